@@ -1,0 +1,202 @@
+"""Every setting, in one frozen tree: its type, bounds, default and meaning. Knows nothing of what uses them.
+
+Read, the later winning, from `intent.toml` (or the file that `INTENT_CONFIG` names), the environment
+(`INTENT_KAFKA__BOOTSTRAP_SERVERS`, nested by `__`) and the command line. Secrets may come from files
+(`INTENT_SECRETS_DIR`), one a setting, named as in the environment.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from worker.errors import SettingError
+
+FILE: Final = "intent.toml"
+PREFIX: Final = "INTENT_"
+
+_Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+_Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Kafka(_Part):
+    """How to reach the brokers."""
+
+    bootstrap_servers: str = Field("127.0.0.1:9092", pattern=r"^[^\s:,]+:\d+(,[^\s:,]+:\d+)*$", description="host:port, comma separated")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_ca_file: Path | None = Field(None, description="CA certificates (PEM); default: the system's")
+    ssl_certificate_file: Path | None = Field(None, description="client certificate (PEM), for mutual TLS")
+    ssl_key_file: Path | None = Field(None, description="key of the client certificate (PEM)")
+
+
+class Topics(_Part):
+    """Names and shape of the topics. All of one deployment have the same number of partitions."""
+
+    events: _Topic = "clickstream.events.v1"
+    scores: _Topic = "intent.scores.v1"
+    latest: _Topic = "intent.latest.v1"
+    dead_letters: _Topic = "clickstream.events.v1.dlq"
+    shadow: _Topic = "intent.scores.v1.shadow"
+    partitions: int = Field(4, ge=1, le=1024)
+    replication_factor: int = Field(1, ge=1, le=9)
+    min_insync_replicas: int = Field(1, ge=1, le=9)
+    retention_hours: int = Field(168, ge=1, le=87_600, description="of scores and dead letters")
+
+
+class Worker(_Part):
+    """The stream worker's process."""
+
+    application_id: str = Field("intent", pattern=r"^[A-Za-z0-9._-]{1,100}$", description="consumer group, prefix of transactions and changelog")
+    mode: Literal["every", "latest"] = Field("every", description="score each event's window, or only a user's newest in a batch")
+    data_dir: Path = Field(Path(".intent/state"), description="RocksDB folder; one per worker process")
+    max_batch_events: int = Field(2000, ge=1, le=100_000, description="events of one partition in one transaction, at most")
+    max_queued_events: int = Field(20_000, ge=1, le=10_000_000, description="fetched events waiting, over all partitions; then fetching pauses")
+    session_timeout_s: float = Field(10.0, ge=1, le=300)
+    request_timeout_s: float = Field(30.0, ge=2, le=600, description="must exceed the session time-out")
+    transaction_timeout_s: float = Field(30.0, ge=1, le=600, description="a transaction that takes longer ends the process, uncommitted")
+    recovery_timeout_s: float = Field(600.0, ge=5, le=86_400, description="a rebalance or recovery without progress for so long ends the process")
+    shutdown_timeout_s: float = Field(15.0, ge=1, le=300)
+    instance_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,100}$", description="static group membership, one per worker process")
+    web_host: str = "127.0.0.1"
+    web_port: _Port = Field(6066, description="health, metrics and Faust's pages; 0 chooses a free port")
+
+
+class Window(_Part):
+    """The two limits of the window rule that a deployment may choose."""
+
+    max_lateness_s: float = Field(600.0, ge=0, le=86_400)
+    expire_after_s: float = Field(35 * 86_400.0, ge=3600, le=3650 * 86_400)
+
+
+class Model(_Part):
+    """What scores the windows, and where."""
+
+    bundle: Path | None = Field(None, description="bundle folder; default: the one shipped with the package")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_batch_windows: int = Field(512, ge=1, le=65_536, description="windows in one forward pass, at most")
+
+
+class Log(_Part):
+    """What the worker says."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON lines")
+
+
+class Settings(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", toml_file=FILE, nested_model_default_partial_update=True
+    )
+
+    kafka: Kafka = Kafka()
+    topics: Topics = Topics()
+    worker: Worker = Worker()
+    window: Window = Window()
+    model: Model = Model()
+    log: Log = Log()
+
+    @property
+    def changelog(self) -> str:
+        """The table's changelog topic, as Faust names it."""
+        return f"{self.worker.application_id}-windows-changelog"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags over environment over secret files over `intent.toml`."""
+        toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get(PREFIX + "CONFIG", FILE)))
+        return init_settings, env_settings, file_secret_settings, toml
+
+
+def load(flags: Mapping[str, object] | None = None) -> Settings:
+    """The effective settings. `flags` is a nested mapping like the tree.
+
+    Raises `SettingError`, one sentence that names the first wrong setting, its value and what is accepted.
+    """
+    _refuse_unknown_environment()
+    secrets = os.environ.get(PREFIX + "SECRETS_DIR")
+    try:
+        return Settings(_secrets_dir=secrets, **dict(flags or {}))  # type: ignore[arg-type]  # nested mappings are validated by pydantic
+    except ValidationError as error:
+        raise SettingError(_sentence(error)) from None
+    except (OSError, ValueError) as error:
+        raise SettingError(f"the settings cannot be read: {error}") from None
+
+
+def leaves(part: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every setting as (dotted name, value), secrets masked by their own type."""
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, BaseModel):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def sources(flags: Mapping[str, Mapping[str, object]] | None = None) -> dict[str, str]:
+    """Where each setting's value came from: `flag`, `environment`, `secret file`, `intent.toml` or `default`."""
+    tree = load(flags)
+    path = Path(os.environ.get(PREFIX + "CONFIG", FILE))
+    toml: dict[str, Any] = TomlConfigSettingsSource(Settings, path)() if path.is_file() else {}
+    environment = {name.lower() for name in os.environ}
+    secrets = Path(os.environ.get(PREFIX + "SECRETS_DIR", os.devnull))
+    origin = {}
+    for name, _ in leaves(tree):
+        section, field = name.split(".")
+        variable = f"{PREFIX}{section}__{field}".lower()
+        if field in (flags or {}).get(section, {}):
+            origin[name] = "flag"
+        elif variable in environment:
+            origin[name] = "environment"
+        elif secrets.is_dir() and (secrets / variable).is_file():
+            origin[name] = "secret file"
+        elif field in toml.get(section, {}):
+            origin[name] = str(path)
+        else:
+            origin[name] = "default"
+    return origin
+
+
+def _refuse_unknown_environment() -> None:
+    """A misspelt variable would otherwise be ignored in silence."""
+    known = {PREFIX + "CONFIG", PREFIX + "SECRETS_DIR", PREFIX + "GA360", PREFIX + "JAVA"}
+    for section, part in Settings.model_fields.items():
+        if isinstance(part.annotation, type) and issubclass(part.annotation, BaseModel):
+            known.add(f"{PREFIX}{section}".upper())
+            known.update(f"{PREFIX}{section}__{field}".upper() for field in part.annotation.model_fields)
+    for name in os.environ:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            raise SettingError(f"the environment variable {name} names no setting; `intent config show` lists those there are")
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"`{name}` is no setting; `intent config show` lists those there are"
+    shown = "(hidden)" if "password" in name else repr(first["input"])
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"the setting `{name}` is {shown}: {message}"

@@ -1,0 +1,266 @@
+"""A user's rolling window: the fold of one event into it, its digest and its binary codec. Pure.
+
+Knows neither Kafka nor Faust, no clock and no model. A window is a `bytes` value, and stays one from the table through
+the changelog to the scoring engine: the usual event (nobody out of order) is folded by slicing, never decoded.
+
+Layout, little endian where not said otherwise:
+
+====== ===================================================================================================
+HEADER version (1), number of ids, number of rows, flags (bit 0: permuted), newest event time in ms (i64)
+        ``facts.CONTEXT``: what is known of the newest event's session
+ROWS   one per kept event in window order, oldest first: low 32 bits of its time in ms, item, category, page,
+        kind | price in cents << 8, session
+IDS    event ids, 8 bytes big endian each, in the order they were folded: the last 128, before them any older
+        one whose event is still kept
+ORDER  only when permuted: for each row the index of its id; else the rows' ids are the last ones, in order
+====== ===================================================================================================
+
+A row's age is ``(newest - time) mod 2**32``: kept events span 30 days, 2**32 ms are 49.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+from struct import Struct
+from typing import Final, NamedTuple
+
+from xxhash import xxh3_64_hexdigest
+
+from worker.errors import Fatal
+from worker.facts import CONTEXT, NO_CONTEXT, Facts
+
+EVENTS: Final = 64
+"""A window keeps at most so many events."""
+RECENT: Final = 128
+"""An id is a duplicate when it is among those of the user's last so many folded events."""
+SPAN_MS: Final = 30 * 24 * 3600 * 1000
+"""No kept event is older than the newest by more."""
+
+VERSION: Final = 1
+HEADER: Final = Struct("<BBBBq")
+ROW: Final = Struct("<5IH")
+ROWS_AT: Final = HEADER.size + CONTEXT.size
+MAX_BYTES: Final = ROWS_AT + EVENTS * (ROW.size + 1) + (RECENT + EVENTS - 1) * 8
+
+_PERMUTED: Final = 1
+_LOW32: Final = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The two limits a deployment may choose."""
+
+    max_lateness_ms: int = 10 * 60 * 1000
+    expire_after_ms: int = 35 * 24 * 3600 * 1000
+
+
+class Outcome(Enum):
+    """What became of the event."""
+
+    FOLDED = "folded"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+
+
+class Folded(NamedTuple):
+    """The window after the event: the same object as before unless `outcome` is FOLDED."""
+
+    outcome: Outcome
+    window: bytes
+
+
+class Row(NamedTuple):
+    """One kept event, decoded."""
+
+    id: int
+    time_ms: int
+    item: int
+    category: int
+    page: int
+    kind: int
+    price_cents: int
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A window decoded, for people and tests; the hot path never builds one."""
+
+    newest_ms: int
+    context: tuple[int, ...]
+    rows: tuple[Row, ...]
+    recent: tuple[int, ...]
+    """Ids of the last folded events, at most `RECENT`, in the order of folding."""
+
+
+def newest_ms(window: bytes) -> int:
+    """Event time of the newest kept event, UTC ms."""
+    newest: int = HEADER.unpack_from(window)[4]
+    return newest
+
+
+def oldest_ms(window: bytes) -> int:
+    """Event time of the oldest kept event, UTC ms."""
+    newest = newest_ms(window)
+    return newest - ((newest - int.from_bytes(window[ROWS_AT : ROWS_AT + 4], "little")) & _LOW32)
+
+
+def length(window: bytes) -> int:
+    """How many events are kept, 1 to 64."""
+    return window[2]
+
+
+def expired(window: bytes, *, partition_newest_ms: int, rules: Rules) -> bool:
+    """Whether the user starts afresh: silent for longer than `expire_after` on the partition's event-time clock."""
+    return partition_newest_ms - newest_ms(window) > rules.expire_after_ms
+
+
+def fold(window: bytes | None, event: Facts, *, rules: Rules) -> Folded:
+    """One event into the user's window (`None`: the first). Constant work, at most `MAX_BYTES` out.
+
+    The caller has skipped offsets at or below the watermark and dropped an expired window.
+    Raises `Fatal` for bytes that this module did not write.
+    """
+    id8 = event.id.to_bytes(8, "big")
+    row = _row(event)
+    if window is None:
+        return Folded(Outcome.FOLDED, _encode(1, event.time_ms, event.context, row, id8, b""))
+    n_rows, newest, flags = _check_size(window)
+    ids_at = ROWS_AT + n_rows * ROW.size
+    ids_end = len(window) - (n_rows if flags else 0)
+    if _holds(window[max(ids_at, ids_end - RECENT * 8) : ids_end], id8):
+        return Folded(Outcome.DUPLICATE, window)
+    if event.time_ms < newest - rules.max_lateness_ms:
+        return Folded(Outcome.LATE, window)
+    context = _context(window, event, newest=newest, ids_at=ids_at)
+    if flags or event.time_ms < newest:
+        return Folded(Outcome.FOLDED, _insert(window, event, row=row, context=context))
+    rows = window[ROWS_AT:ids_at] + row
+    drop = max(0, n_rows + 1 - EVENTS)
+    drop += _too_old(rows, drop, newest=newest, ahead=event.time_ms - newest)
+    ids = (window[ids_at:ids_end] + id8)[-RECENT * 8 :]
+    kept = n_rows + 1 - drop
+    return Folded(Outcome.FOLDED, _encode(kept, event.time_ms, context, rows[drop * ROW.size :], ids, b""))
+
+
+def digest(window: bytes) -> str:
+    """XXH3-64 in 16 hex digits over the kept events' ids, in window order, 8 bytes big endian each."""
+    n_rows, flags = window[2], window[3]
+    if not flags:
+        return xxh3_64_hexdigest(window[-8 * n_rows :])
+    ids_at = ROWS_AT + n_rows * ROW.size
+    return xxh3_64_hexdigest(b"".join(window[ids_at + 8 * i : ids_at + 8 * i + 8] for i in window[-n_rows:]))
+
+
+def view(window: bytes) -> View:
+    """Decodes and checks everything; `Fatal` for bytes that `fold` cannot have written."""
+    n_rows, newest, flags = _check_size(window)
+    ids_at = ROWS_AT + n_rows * ROW.size
+    n_ids = window[1]
+    ids = [int.from_bytes(window[at : at + 8], "big") for at in range(ids_at, ids_at + 8 * n_ids, 8)]
+    order = list(window[-n_rows:]) if flags else list(range(n_ids - n_rows, n_ids))
+    if len(set(order)) != n_rows or max(order) >= n_ids:
+        raise Fatal("a stored window's order does not name its ids; its state folder or changelog is damaged")
+    rows = []
+    for index, fields in zip(order, ROW.iter_unpack(window[ROWS_AT:ids_at]), strict=True):
+        time, item, category, page, kind_price, session = fields
+        age = (newest - time) & _LOW32
+        rows.append(Row(ids[index], newest - age, item, category, page, kind_price & 0xFF, kind_price >> 8, session))
+    times = [row.time_ms for row in rows]
+    if times[-1] != newest or times[0] < newest - SPAN_MS or any(a > b for a, b in pairwise(times)):
+        raise Fatal("a stored window's events are not in time order; its state folder or changelog is damaged")
+    return View(newest, CONTEXT.unpack_from(window, HEADER.size), tuple(rows), tuple(ids[-RECENT:]))
+
+
+def _row(event: Facts) -> bytes:
+    return ROW.pack(
+        event.time_ms & _LOW32,
+        event.item,
+        event.category,
+        event.page,
+        event.kind | event.price_cents << 8,
+        event.session,
+    )
+
+
+def _encode(n_rows: int, newest: int, context: bytes, rows: bytes, ids: bytes, order: bytes) -> bytes:  # noqa: PLR0913
+    # one argument per part of the layout; a carrier object would cost more than the fold
+    flags = _PERMUTED if order else 0
+    return HEADER.pack(VERSION, len(ids) // 8, n_rows, flags, newest) + context + rows + ids + order
+
+
+def _check_size(window: bytes) -> tuple[int, int, int]:
+    """(rows, newest ms, flags) of a window whose header fits its size."""
+    if len(window) >= ROWS_AT:
+        version, n_ids, n_rows, flags, newest = HEADER.unpack_from(window)
+        size = ROWS_AT + n_rows * ROW.size + n_ids * 8 + (n_rows if flags else 0)
+        if version == VERSION and flags <= _PERMUTED and 1 <= n_rows <= min(EVENTS, n_ids) and size == len(window):
+            return n_rows, newest, flags
+    raise Fatal(
+        f"a stored window of {len(window)} bytes is not one of layout version {VERSION}; "
+        "its state folder or changelog is damaged or was written by another version"
+    )
+
+
+def _holds(ids: bytes, id8: bytes) -> bool:
+    at = ids.find(id8)
+    while at >= 0:
+        if at % 8 == 0:
+            return True
+        at = ids.find(id8, at + 1)
+    return False
+
+
+def _context(window: bytes, event: Facts, *, newest: int, ids_at: int) -> bytes:
+    """The context of the newest event's session: its first that is not empty."""
+    old = window[HEADER.size : ROWS_AT]
+    session = int.from_bytes(window[ids_at - 2 : ids_at], "little")
+    if event.session == session:
+        return event.context if old == NO_CONTEXT else old
+    return event.context if event.time_ms >= newest else old
+
+
+def _too_old(rows: bytes, start: int, *, newest: int, ahead: int) -> int:
+    """How many rows from `start` on are over `SPAN_MS` older than an event `ahead` ms after `newest`.
+
+    Ages are taken against the former newest event, where the low 32 bits still tell them.
+    """
+    count = 0
+    for at in range(start * ROW.size, len(rows) - ROW.size, ROW.size):
+        if ahead + ((newest - int.from_bytes(rows[at : at + 4], "little")) & _LOW32) <= SPAN_MS:
+            break
+        count += 1
+    return count
+
+
+def _insert(window: bytes, event: Facts, *, row: bytes, context: bytes) -> bytes:
+    """The general fold: any order. Decodes the rows' places, inserts by (time, arrival), evicts, encodes."""
+    n_rows, newest, flags = _check_size(window)
+    n_ids = window[1]
+    ids_at = ROWS_AT + n_rows * ROW.size
+    ids = [window[at : at + 8] for at in range(ids_at, ids_at + 8 * n_ids, 8)] + [event.id.to_bytes(8, "big")]
+    order = list(window[-n_rows:]) if flags else list(range(n_ids - n_rows, n_ids))
+    kept: list[tuple[int, bytes, int]] = []
+    for index, at in zip(order, range(ROWS_AT, ids_at, ROW.size), strict=True):
+        stored = window[at : at + ROW.size]
+        kept.append((newest - ((newest - int.from_bytes(stored[:4], "little")) & _LOW32), stored, index))
+    place = n_rows
+    while place and kept[place - 1][0] > event.time_ms:
+        place -= 1
+    kept.insert(place, (event.time_ms, row, n_ids))
+    newest = max(newest, event.time_ms)
+    kept = [entry for entry in kept[-EVENTS:] if newest - entry[0] <= SPAN_MS]
+    strays = sorted(index for _, _, index in kept if index < len(ids) - RECENT)
+    shift = max(0, len(ids) - RECENT) - len(strays)
+    place_of = {index: place for place, index in enumerate(strays)}
+    order = [place_of.get(index, index - shift) for _, _, index in kept]
+    all_ids = [ids[index] for index in strays] + ids[-RECENT:]
+    straight = order == list(range(len(all_ids) - len(order), len(all_ids)))
+    return _encode(
+        len(kept),
+        newest,
+        context,
+        b"".join(stored for _, stored, _ in kept),
+        b"".join(all_ids),
+        b"" if straight else bytes(order),
+    )
