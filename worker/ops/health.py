@@ -1,0 +1,74 @@
+"""Is this worker alive, and may it be relied on? Pure judgement over a few facts; knows no web server and no clock.
+
+Liveness asks "would a restart help?" and readiness "is it doing its job?". They differ where the trouble is outside:
+a broker that cannot be reached makes a worker not ready, but restarting it would only add a recovery to the outage.
+"""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final, NamedTuple
+
+import orjson
+
+STALLED_AFTER_S: Final = 120.0
+"""No progress for this long while there is work is a stall: four times a transaction's default time-out, which ends a
+worker that merely waits for the broker well before."""
+
+CONTENT_TYPE: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What is known of the worker at one instant. Taking it must not wait for anything.
+
+    `lag_events` is the work left: source events, or changelog records while it recovers. `since_progress_s` is the age
+    of the newest of: a commit, a recovered record, the arrival of work when none was left.
+    """
+
+    recovered: bool
+    engine_alive: bool
+    broker_reachable: bool
+    lag_events: int
+    since_progress_s: float
+
+
+class Answer(NamedTuple):
+    """An HTTP answer: status 200 or 503, and a JSON body that names each check."""
+
+    status: int
+    body: bytes
+
+
+def liveness(state: State, *, stalled_after_s: float = STALLED_AFTER_S) -> Answer:
+    """503 only where a restart helps: a dead engine, or work that does not move although the broker is there."""
+    return _answer(
+        state,
+        engine=state.engine_alive,
+        progress=not state.broker_reachable or not _stalled(state, stalled_after_s),
+    )
+
+
+def readiness(state: State, *, stalled_after_s: float = STALLED_AFTER_S) -> Answer:
+    """200 when events that arrive now get scores: recovered, connected, engine alive, and moving."""
+    return _answer(
+        state,
+        recovered=state.recovered,
+        broker=state.broker_reachable,
+        engine=state.engine_alive,
+        progress=not _stalled(state, stalled_after_s),
+    )
+
+
+def _stalled(state: State, after_s: float) -> bool:
+    return state.lag_events > 0 and state.since_progress_s > after_s
+
+
+def _answer(state: State, **checks: bool) -> Answer:
+    holds = all(checks.values())
+    body = {
+        "status": "ok" if holds else "failing",
+        "checks": checks,
+        "lag_events": state.lag_events,
+        "since_progress_s": round(state.since_progress_s, 3),
+    }
+    return Answer(HTTPStatus.OK if holds else HTTPStatus.SERVICE_UNAVAILABLE, orjson.dumps(body))
