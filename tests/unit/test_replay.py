@@ -1,0 +1,226 @@
+"""A replay without a broker: tape, port, sink and report over records made here."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from worker import events, scores
+from worker.errors import CheckFailed, IntentError, SettingError
+from worker.events import Event
+from worker.replay.plan import Plan, Stretch
+from worker.replay.report import Distribution, Report, Tally
+from worker.replay.run import State, play
+from worker.replay.sink import ParquetSink
+from worker.window import Rules
+
+START_MS = 1_470_000_000_000
+MODEL = scores.Model("fake", "1")
+
+
+def record(offset: int, user: str, *, event_id: str | None = None, value: bytes | None = None) -> Message:
+    """One event a second; the event id follows the offset."""
+    time_ms = START_MS + offset * 1000
+    event = Event(event_id=event_id or f"e{offset}", user_id=user, event_time=time_ms, type="view_item")
+    value = events.encode(event) if value is None else value
+    return Message("t", 0, offset, user.encode(), value, [], None, (1, time_ms))
+
+
+def end_of_partition(offset: int) -> Message:
+    return Message("t", 0, offset, error=KafkaError(KafkaError._PARTITION_EOF))
+
+
+@dataclass
+class FakeConsumer:
+    """Hands out a script of fetches from the assigned offset on."""
+
+    fetches: Sequence[Sequence[Message]]
+    closed: bool = False
+    assigned: list[TopicPartition] = field(default_factory=list)
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self.assigned = partitions
+        self._left = list(self.fetches)
+
+    def consume(self, _count: int, _timeout_s: float) -> Sequence[Message]:
+        (wanted,) = self.assigned
+        fetch = self._left.pop(0) if self._left else []
+        return [message for message in fetch if message.error() or (message.offset() or 0) >= wanted.offset]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class FakeScores:
+    intent: np.ndarray
+    risk: np.ndarray
+    risk_reasons: np.ndarray
+    reason_codes: np.ndarray
+    reason_weights: np.ndarray
+
+
+class FakeEngine:
+    """30 min probability: the share of a full window."""
+
+    def __init__(self) -> None:
+        self.windows = 0
+
+    async def score(self, windows: Sequence[bytes]) -> FakeScores:
+        self.windows += len(windows)
+        rows = np.array([window[2] for window in windows], dtype=np.float32)
+        n = len(rows)
+        return FakeScores(
+            intent=np.stack([rows / 64, rows / 128, rows / 256], axis=1),
+            risk=np.full(n, 0.5, dtype=np.float32),
+            risk_reasons=np.ones(n, dtype=np.uint8),
+            reason_codes=np.tile(np.array([5, 255, 255], dtype=np.uint8), (n, 1)),
+            reason_weights=np.tile(np.array([0.75, 0, 0], dtype=np.float32), (n, 1)),
+        )
+
+
+async def played(
+    folder: Path,
+    fetches: Sequence[Sequence[Message]],
+    stretch: Stretch,
+    *,
+    state: State = "memory",
+    mode: Any = "every",
+) -> tuple[list[dict[str, Any]], Report, FakeEngine]:
+    consumer = FakeConsumer(fetches)
+    plan = Plan(topic="t", stretches=(stretch,))
+    tally, engine, out = Tally(), FakeEngine(), folder / "scores.parquet"
+    with ParquetSink(out, topic="t", model=MODEL, origin={"topic": "t"}) as sink:
+        await play(
+            plan,
+            consumer=lambda: consumer,  # type: ignore[arg-type, return-value]  # what a tape uses of it
+            engine=engine,
+            sink=sink,
+            tally=tally,
+            rules=Rules(),
+            mode=mode,
+            state=state,
+        )
+    assert consumer.closed
+    report = Report(plan=plan, mode=mode, model=MODEL, out=out, rows=sink.rows, tally=tally, elapsed_s=2.0)
+    report.check()
+    return pq.read_table(out).to_pylist(), report, engine
+
+
+WHOLE = Stretch(partition=0, warm_from=0, start=0, end=6)
+FETCH = [record(offset, "ann" if offset % 2 else "bob") for offset in range(6)]
+
+
+@pytest.mark.parametrize("state", ["memory", "disk"])
+async def test_every_event_gets_its_row(tmp_path: Path, state: State) -> None:
+    rows, report, _ = await played(tmp_path, [FETCH[:4], [], FETCH[4:]], WHOLE, state=state)
+    assert [(row["offset"], row["user_id"], row["window_events"]) for row in rows] == [
+        (0, "bob", 1),
+        (1, "ann", 1),
+        (2, "bob", 2),
+        (3, "ann", 2),
+        (4, "bob", 3),
+        (5, "ann", 3),
+    ]
+    first = rows[0]
+    assert first["score_id"] == "t-0-0"
+    assert first["purchase_30m"] == pytest.approx(1 / 64, abs=1e-6)
+    assert first["risk_reasons"] == ["burst"]
+    assert first["reasons"] == [{"code": "item_viewed_again", "weight": 0.75}]
+    assert first["event_time"].timestamp() * 1000 == START_MS
+    assert report.document()["fates"] == {"scored": 6}
+
+
+async def test_warming_up_folds_and_publishes_nothing(tmp_path: Path) -> None:
+    stretch = Stretch(partition=0, warm_from=1, start=4, end=6)
+    rows, report, engine = await played(tmp_path, [FETCH], stretch)
+    assert [(row["offset"], row["window_events"]) for row in rows] == [(4, 2), (5, 3)]
+    assert (report.tally.warmed, report.tally.read, engine.windows) == (3, 2, 2)
+
+
+async def test_fates_are_the_workers(tmp_path: Path) -> None:
+    fetch = [
+        record(0, "ann"),
+        record(1, "ann", event_id="e0"),
+        record(2, "ann", value=b"{"),
+        record(3, "ann"),
+        record(4, "ann"),
+        record(5, "bob"),
+    ]
+    rows, report, _ = await played(tmp_path, [fetch], WHOLE, mode="latest")
+    assert report.document()["fates"] == {"coalesced": 2, "dead": 1, "duplicate": 1, "scored": 2}
+    assert report.document()["dead_letters"] == {"json": 1}
+    assert [row["offset"] for row in rows] == [4, 5]
+
+
+@pytest.mark.parametrize(
+    "fetches",
+    [
+        pytest.param([FETCH[:5], [record(9, "eve")]], id="a record behind the end"),
+        pytest.param([FETCH[:5], [end_of_partition(8)]], id="the end of the partition"),
+        pytest.param([[end_of_partition(3)], FETCH[:5], [end_of_partition(6)]], id="an end that moved on"),
+    ],
+)
+async def test_markers_at_the_end_are_no_records(tmp_path: Path, fetches: list[list[Message]]) -> None:
+    rows, _, _ = await played(tmp_path, fetches, WHOLE)  # offset 5 is a transaction marker
+    assert len(rows) == 5
+
+
+async def test_nothing_is_left_of_a_replay_that_fails(tmp_path: Path) -> None:
+    refused = Message("t", 0, 2, error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    with pytest.raises(IntentError, match="partition 0 of t cannot be read on"):
+        await played(tmp_path, [FETCH[:2], [refused]], WHOLE)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_silent_broker_is_told(tmp_path: Path) -> None:
+    with pytest.raises(IntentError, match="sent nothing for 60 s"):
+        await played(tmp_path, [FETCH[:2]], WHOLE)
+
+
+async def test_an_empty_plan_gives_an_empty_file(tmp_path: Path) -> None:
+    out = tmp_path / "none.parquet"
+    with ParquetSink(out, topic="t", model=MODEL, origin={"why": "empty"}):
+        pass
+    table = pq.read_table(out)
+    assert table.num_rows == 0
+    assert json.loads(table.schema.metadata[b"intent.replay"]) == {"why": "empty"}
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="--out is .*absent"):
+        ParquetSink(tmp_path / "absent" / "f.parquet", topic="t", model=MODEL, origin={})
+
+
+def test_distribution() -> None:
+    values = Distribution()
+    assert values.summary() is None
+    values.add([])
+    values.add([i / 1000 for i in range(1000)])
+    values.add([1.0])
+    summary = values.summary()
+    assert summary is not None
+    assert summary["mean"] == pytest.approx(0.5, abs=1e-3)
+    assert summary["p50"] == pytest.approx(0.5, abs=1e-4)
+    assert summary["p99"] == pytest.approx(0.99, abs=1e-4)
+    assert summary["max"] == 1.0
+
+
+def test_a_report_that_does_not_add_up() -> None:
+    tally = Tally(read=3)
+    tally.fates.update(scored=2)
+    report = Report(
+        plan=Plan(topic="t", stretches=()), mode="every", model=MODEL, out=Path("f"), rows=2, tally=tally, elapsed_s=1.0
+    )
+    with pytest.raises(CheckFailed, match="3 records were read, 2 have a fate"):
+        report.check()
+
+
+def test_consumer_is_what_the_fake_stands_for() -> None:
+    assert all(hasattr(Consumer, name) for name in ("assign", "consume", "close"))

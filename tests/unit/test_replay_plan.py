@@ -1,0 +1,143 @@
+"""What a person asks a replay for, as offsets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+
+from worker.errors import SettingError
+from worker.replay.plan import (
+    EARLIEST,
+    LATEST,
+    Bound,
+    Instant,
+    Offsets,
+    Plan,
+    Stretch,
+    parse_bound,
+    parse_duration,
+    resolve,
+)
+
+MIDNIGHT = 1_501_545_600_000  # 2017-08-01T00:00:00Z
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        pytest.param("earliest", EARLIEST, id="earliest"),
+        pytest.param(" latest ", LATEST, id="latest, with blanks"),
+        pytest.param("2017-08-01", Instant(MIDNIGHT), id="a date is midnight UTC"),
+        pytest.param("2017-08-01T00:00:00Z", Instant(MIDNIGHT), id="Z"),
+        pytest.param("2017-08-01T02:00:00.250+02:00", Instant(MIDNIGHT + 250), id="an offset and milliseconds"),
+        pytest.param("1969-12-31", Instant(-86_400_000), id="before 1970"),
+        pytest.param("0:12", Offsets({0: 12}), id="one offset"),
+        pytest.param("0:12,3:7", Offsets({0: 12, 3: 7}), id="offsets"),
+    ],
+)
+def test_bounds(text: str, bound: Bound) -> None:
+    assert parse_bound(text, option="--from") == bound
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("yesterday", "accepted are earliest", id="a word"),
+        pytest.param("2017-08-01T00:00:00", "needs its offset", id="a time without an offset"),
+        pytest.param("0:1,0:2", "named twice", id="a partition twice"),
+        pytest.param("-1:5", "accepted are", id="a negative partition"),
+    ],
+)
+def test_bounds_that_are_none(text: str, said: str) -> None:
+    with pytest.raises(SettingError, match=said) as error:
+        parse_bound(text, option="--to")
+    assert "--to" in str(error.value)
+    assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("0", 0),
+        ("90s", 90_000),
+        ("15m", 900_000),
+        ("30d", 2_592_000_000),
+        ("1d12h", 129_600_000),
+        ("2w", 1_209_600_000),
+    ],
+)
+def test_durations(text: str, milliseconds: int) -> None:
+    assert parse_duration(text, option="--warmup") == milliseconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "d", "-1d", "1.5h", "30 d"])
+def test_durations_that_are_none(text: str) -> None:
+    with pytest.raises(SettingError, match="--warmup"):
+        parse_duration(text, option="--warmup")
+
+
+@dataclass
+class Log:
+    """Two partitions with one record an hour from hour 0 on; the first 10 offsets of partition 1 are deleted."""
+
+    hour_ms: int = 3_600_000
+    ends: tuple[int, int] = (100, 50)
+
+    def edges(self, topic: str) -> Mapping[int, tuple[int, int]]:
+        return {0: (0, self.ends[0]), 1: (10, self.ends[1])}
+
+    def at(self, topic: str, time_ms: Mapping[int, int]) -> Mapping[int, int | None]:
+        first = {partition: max(-(-time // self.hour_ms), 0) for partition, time in time_ms.items()}
+        return {
+            partition: max(offset, self.edges(topic)[partition][0]) if offset < self.ends[partition] else None
+            for partition, offset in first.items()
+        }
+
+    def time_of(self, topic: str, offset: Mapping[int, int]) -> Mapping[int, int | None]:
+        return {partition: first * self.hour_ms for partition, first in offset.items()}
+
+
+def planned(begin: Bound, end: Bound, *, warmup_hours: int = 0) -> list[tuple[int, int, int, int]]:
+    log = Log()
+    plan = resolve("t", begin, end, warmup_ms=warmup_hours * log.hour_ms, offsets=log)
+    return [(s.partition, s.warm_from, s.start, s.end) for s in plan.stretches]
+
+
+def hour(number: float) -> Instant:
+    return Instant(int(number * 3_600_000))
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "warmup_hours", "stretches"),
+    [
+        pytest.param(EARLIEST, LATEST, 0, [(0, 0, 0, 100), (1, 10, 10, 50)], id="everything"),
+        pytest.param(EARLIEST, LATEST, 48, [(0, 0, 0, 100), (1, 10, 10, 50)], id="nothing is before the beginning"),
+        pytest.param(hour(20), hour(30), 0, [(0, 20, 20, 30), (1, 20, 20, 30)], id="from inclusive, to exclusive"),
+        pytest.param(hour(19.5), hour(30), 0, [(0, 20, 20, 30), (1, 20, 20, 30)], id="between two records"),
+        pytest.param(hour(20), hour(30), 12, [(0, 8, 20, 30), (1, 10, 20, 30)], id="warm-up, clamped to what is left"),
+        pytest.param(hour(45), hour(70), 0, [(0, 45, 45, 70), (1, 45, 45, 50)], id="one partition ends earlier"),
+        pytest.param(hour(60), LATEST, 5, [(0, 55, 60, 100)], id="a partition with nothing to score is left out"),
+        pytest.param(Offsets({1: 20}), LATEST, 4, [(1, 16, 20, 50)], id="named partitions only"),
+        pytest.param(Offsets({0: 5}), Offsets({0: 1000}), 0, [(0, 5, 5, 100)], id="offsets are clamped"),
+        pytest.param(hour(500), LATEST, 1, [], id="after the end"),
+    ],
+)
+def test_stretches(begin: Bound, end: Bound, warmup_hours: int, stretches: list[tuple[int, int, int, int]]) -> None:
+    assert planned(begin, end, warmup_hours=warmup_hours) == stretches
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "said"),
+    [
+        pytest.param(LATEST, EARLIEST, "--from has to lie before --to", id="the wrong way round"),
+        pytest.param(Offsets({7: 1}), LATEST, "no partition 7; it has 0 to 1", id="unknown partition"),
+    ],
+)
+def test_ranges_that_are_none(begin: Bound, end: Bound, said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        planned(begin, end)
+
+
+def test_a_plan_knows_its_length() -> None:
+    plan = Plan(topic="t", stretches=(Stretch(partition=0, warm_from=5, start=10, end=30),))
+    assert plan.offsets == 25

@@ -1,0 +1,157 @@
+"""Runs a plan: each partition's stretch through `worker.pipeline`, into one sink.
+
+Owns the replay's edges (a `Port` without Kafka behind it, throwaway windows, the order of partitions). The engine, the
+consumers and the sink are handed in. No clock decides anything here: the same range gives the same scores.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+from confluent_kafka import Consumer
+from prometheus_client import CollectorRegistry
+from rocksdict import Options, Rdict
+
+from worker import pipeline
+from worker.ops.metrics import Metrics
+from worker.pipeline import Batch, Engine, Mode, Record
+from worker.replay.plan import Plan, Stretch
+from worker.replay.report import Tally
+from worker.replay.sink import ParquetSink
+from worker.replay.tape import Tape
+from worker.scores import Rating
+from worker.watermark import Watermark
+from worker.window import Rules
+
+State = Literal["memory", "disk"]
+
+PARTITIONS_AT_ONCE: Final = 4
+"""So that one partition folds while another waits for its scores; each holds its windows in memory."""
+
+
+class Windows(Protocol):
+    """Users' windows for the length of a replay."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+    def __setitem__(self, key: bytes, window: bytes) -> None: ...
+    def __delitem__(self, key: bytes) -> None: ...
+    def __contains__(self, key: bytes) -> bool: ...
+
+
+class ReplayPort:
+    """`worker.pipeline.Port` over a tape and a file. Batches end at the range's start, so that warming up never scores."""
+
+    def __init__(self, tape: Tape, stretch: Stretch, *, windows: Windows, sink: ParquetSink, tally: Tally) -> None:
+        self._tape = tape
+        self._stretch = stretch
+        self._windows = windows
+        self._sink = sink
+        self._tally = tally
+        self._before = stretch.start
+
+    async def take(self) -> Sequence[Record]:
+        """The next records of the warm-up, or of the range once that is over."""
+        return await self._tape.read(before=self._before)
+
+    def window(self, key: bytes) -> bytes | None:
+        """As folded so far."""
+        return self._windows.get(key)
+
+    async def publish(self, batch: Batch, ratings: Sequence[Rating]) -> int:
+        """Scores to the file; there is no changelog, so its offset is 0."""
+        self._sink.write(self._stretch.partition, batch, ratings)
+        self._tally.add(batch, ratings)
+        return 0
+
+    def store(self, batch: Batch, changelog_offset: int) -> None:  # noqa: ARG002 - the protocol's
+        """Keep the batch's windows."""
+        for key, after in batch.changed.items():
+            if after is not None:
+                self._windows[key] = after
+            elif key in self._windows:
+                del self._windows[key]
+
+    def done(self, batch: Batch) -> None:
+        """Nothing to acknowledge."""
+
+    async def warm_up(self, *, rules: Rules, mode: Mode) -> Watermark:
+        """Fold what lies before the range and publish none of it; how far that went."""
+        watermark = Watermark(self._stretch.warm_from - 1)
+        while records := await self.take():
+            batch = pipeline.fold(records, windows=self.window, start=watermark, rules=rules, mode=mode)
+            self.store(batch, 0)
+            self._tally.warmed += len(records)
+            watermark = batch.watermark
+        self._before = self._stretch.end
+        return watermark
+
+
+async def play(  # noqa: PLR0913 - the parts that are put together here
+    plan: Plan,
+    *,
+    consumer: Callable[[], Consumer],
+    engine: Engine,
+    sink: ParquetSink,
+    tally: Tally,
+    rules: Rules,
+    mode: Mode,
+    state: State = "memory",
+    max_batch_events: int = 2000,
+) -> None:
+    """Play all stretches into `sink`, counting in `tally`.
+
+    `consumer` makes one for each partition; they are closed here. The first error ends all partitions and is raised.
+    """
+    metrics = Metrics(CollectorRegistry())  # the pipeline's own; a replay's numbers are its report
+    places = asyncio.Semaphore(PARTITIONS_AT_ONCE)
+
+    async def partition(stretch: Stretch) -> None:
+        async with places:
+            own = consumer()
+            try:
+                tape = Tape(own, plan.topic, stretch, max_records=max_batch_events)
+                with throwaway(state) as windows:
+                    port = ReplayPort(tape, stretch, windows=windows, sink=sink, tally=tally)
+                    await pipeline.run(
+                        port,
+                        engine=engine,
+                        start=await port.warm_up(rules=rules, mode=mode),
+                        rules=rules,
+                        mode=mode,
+                        metrics=metrics,
+                        now_ms=lambda: 0,
+                        failed=lambda _error: None,  # raised by `run` itself: nothing here waits for ever
+                    )
+            finally:
+                await asyncio.to_thread(own.close)
+
+    try:
+        async with asyncio.TaskGroup() as partitions:
+            for stretch in plan.stretches:
+                partitions.create_task(partition(stretch))
+    except* Exception as group:  # noqa: BLE001 - unwrapped, not swallowed
+        raise _first(group) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+@contextmanager
+def throwaway(state: State) -> Iterator[Windows]:
+    """Empty windows, gone afterwards: a dictionary, or a RocksDB for more users than memory holds."""
+    if state == "memory":
+        yield {}
+        return
+    folder = tempfile.mkdtemp(prefix="intent-replay-")
+    database = Rdict(str(Path(folder) / "windows"), Options(raw_mode=True))
+    try:
+        yield database
+    finally:
+        database.close()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,132 @@
+"""Where a replay's scores go: one Parquet file, whole or absent. Knows scores, not where they came from."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worker import scores, window
+from worker.errors import SettingError
+from worker.pipeline import Batch, Updated
+from worker.scores import HORIZONS, Rating
+
+ROW_GROUP_ROWS: Final = 65_536
+"""Enough for good compression, and about 30 MB in memory before a group is written."""
+
+_TIME: Final = pa.timestamp("ms", tz="UTC")
+_NAME: Final = pa.dictionary(pa.int32(), pa.string())
+
+SCHEMA: Final = pa.schema(
+    [
+        ("score_id", pa.string()),
+        ("partition", pa.int32()),
+        ("offset", pa.int64()),
+        ("record_time", _TIME),
+        ("event_id", pa.string()),
+        ("user_id", pa.string()),
+        ("session_id", pa.string()),
+        ("event_type", _NAME),
+        ("event_time", _TIME),
+        *((horizon, pa.float64()) for horizon in HORIZONS),
+        ("risk", pa.float64()),
+        ("risk_reasons", pa.list_(pa.string())),
+        ("reasons", pa.list_(pa.struct([("code", pa.string()), ("weight", pa.float64())]))),
+        ("window_events", pa.int32()),
+        ("window_first_event_time", _TIME),
+        ("window_digest", pa.string()),
+        ("model_name", _NAME),
+        ("model_version", _NAME),
+    ]
+)
+"""One row per score: what the scores topic tells, flat, without `scored_at`: a replay has no such moment."""
+
+
+class ParquetSink:
+    """Writes scores row group by row group, under another name until all are there.
+
+    A context manager: leaving it well renames the file to `path`, replacing one that was there; leaving it by an error
+    deletes it. `origin` is kept as JSON in the file's metadata under `intent.replay`.
+    """
+
+    def __init__(self, path: Path, *, topic: str, model: scores.Model, origin: Mapping[str, object]) -> None:
+        self.rows = 0
+        self._path = path
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._topic = topic
+        self._model = model
+        self._waiting: list[tuple[object, ...]] = []
+        schema = SCHEMA.with_metadata({"intent.replay": json.dumps(origin)})
+        try:
+            self._writer = pq.ParquetWriter(self._partial, schema, compression="zstd")
+        except OSError as error:
+            raise SettingError(f"--out is {str(path)!r}, which cannot be written: {error}") from None
+
+    def write(self, partition: int, batch: Batch, ratings: Sequence[Rating]) -> None:
+        """Add a batch's scores; `ratings` run in parallel to `batch.updated`."""
+        self._waiting.extend(
+            self._row(partition, update, rating) for update, rating in zip(batch.updated, ratings, strict=True)
+        )
+        if len(self._waiting) >= ROW_GROUP_ROWS:
+            self._flush()
+
+    def _row(self, partition: int, update: Updated, rating: Rating) -> tuple[object, ...]:
+        """In the order of `SCHEMA`. The way over the wire format makes these the very values that readers get live."""
+        record, event, after = update
+        score = scores.decode(
+            scores.encode(
+                event,
+                after,
+                rating,
+                topic=self._topic,
+                partition=partition,
+                offset=record.offset,
+                model=self._model,
+                scored_at="",
+            )
+        )
+        return (
+            score.score_id,
+            partition,
+            record.offset,
+            record.timestamp,
+            score.event_id,
+            score.user_id,
+            score.session_id,
+            event.type,
+            event.time_ms,
+            *(getattr(score.intent, horizon) for horizon in HORIZONS),
+            score.risk.score,
+            score.risk.reasons,
+            [{"code": reason.code, "weight": reason.weight} for reason in score.reasons],
+            score.window.events,
+            window.oldest_ms(after),
+            score.window.digest,
+            score.model.name,
+            score.model.version,
+        )
+
+    def _flush(self) -> None:
+        columns = zip(*self._waiting, strict=True) if self._waiting else [()] * len(SCHEMA)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+        self.rows += len(self._waiting)
+        self._waiting.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._flush()
+            self._writer.close()
+            if error is None:
+                self._partial.replace(self._path)
+        finally:
+            self._partial.unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+"""One stretch of one partition, read record by record. Owns how a replay's end is found; knows nothing of scores."""
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from worker.errors import IntentError
+from worker.replay.plan import Stretch
+from worker.scores import Headers
+
+POLL_S: Final = 0.1
+"""How long a fetch may wait to become full: the most that the last, partial one costs."""
+SILENCE_S: Final = 60.0
+"""A broker that sends nothing for so long, not even the end of the partition, is not going to."""
+
+
+class Played(NamedTuple):
+    """A source record, in the shape that `worker.pipeline` takes."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class Tape:
+    """Plays a stretch once, in order. `consumer` is this tape's alone: it is assigned by hand and commits nothing."""
+
+    def __init__(self, consumer: Consumer, topic: str, stretch: Stretch, *, max_records: int) -> None:
+        self._consumer = consumer
+        self._stretch = stretch
+        self._max_records = max_records
+        self._ahead: list[Played] = []
+        self._over = stretch.offsets == 0
+        self._silent_s = 0.0
+        self.name = f"partition {stretch.partition} of {topic}"
+        consumer.assign([TopicPartition(topic, stretch.partition, stretch.warm_from)])
+
+    async def read(self, *, before: int) -> Sequence[Played]:
+        """The next records with offsets below `before`, at most `max_records`; empty when there are no more.
+
+        Raises `IntentError` when the broker falls silent or refuses.
+        """
+        while not self._ahead and not self._over:
+            self._accept(await asyncio.to_thread(self._consumer.consume, self._max_records, POLL_S))
+        count = bisect_left(self._ahead, before, key=attrgetter("offset"))
+        taken, self._ahead = self._ahead[:count], self._ahead[count:]
+        return taken
+
+    def _accept(self, messages: Sequence[Message]) -> None:
+        end = self._stretch.end
+        for message in messages:
+            offset = message.offset() or 0
+            if (error := message.error()) is None:
+                if offset < end:
+                    self._ahead.append(_played(message, offset))
+                # The last offsets may be transaction markers, which are no records: then a record behind the end tells,
+                # or the end of the partition.
+                self._over |= offset >= end - 1
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name in librdkafka
+                self._over |= offset >= end
+            else:
+                raise IntentError(f"{self.name} cannot be read on: {error.str()}")
+        self._silent_s = 0.0 if messages else self._silent_s + POLL_S
+        if self._silent_s > SILENCE_S:
+            raise IntentError(f"{self.name} sent nothing for {SILENCE_S:.0f} s; is its broker up?")
+
+
+def _played(message: Message, offset: int) -> Played:
+    headers = message.headers() or []
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return Played(
+        offset, message.timestamp()[1], message.key(), message.value(), [(name, _bytes(part)) for name, part in pairs]
+    )
+
+
+def _bytes(content: str | bytes | None) -> bytes:
+    return content.encode() if isinstance(content, str) else content or b""
