@@ -1,6 +1,7 @@
 """A replay without a broker: tape, port, sink and report over records made here."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,7 +177,7 @@ async def test_nothing_is_left_of_a_replay_that_fails(tmp_path: Path) -> None:
     refused = Message("t", 0, 2, error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
     with pytest.raises(IntentError, match="partition 0 of t cannot be read on"):
         await played(tmp_path, [FETCH[:2], [refused]], WHOLE)
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == []
 
 
 async def test_a_silent_broker_is_told(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ async def test_an_empty_plan_gives_an_empty_file(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="--out is .*absent"):
+    with pytest.raises(SettingError, match=r"--out is .*absent"):
         ParquetSink(tmp_path / "absent" / "f.parquet", topic="t", model=MODEL, origin={})
 
 

@@ -83,17 +83,17 @@ class Log:
     hour_ms: int = 3_600_000
     ends: tuple[int, int] = (100, 50)
 
-    def edges(self, topic: str) -> Mapping[int, tuple[int, int]]:
+    def edges(self, _topic: str, /) -> Mapping[int, tuple[int, int]]:
         return {0: (0, self.ends[0]), 1: (10, self.ends[1])}
 
-    def at(self, topic: str, time_ms: Mapping[int, int]) -> Mapping[int, int | None]:
+    def at(self, topic: str, /, time_ms: Mapping[int, int]) -> Mapping[int, int | None]:
         first = {partition: max(-(-time // self.hour_ms), 0) for partition, time in time_ms.items()}
         return {
             partition: max(offset, self.edges(topic)[partition][0]) if offset < self.ends[partition] else None
             for partition, offset in first.items()
         }
 
-    def time_of(self, topic: str, offset: Mapping[int, int]) -> Mapping[int, int | None]:
+    def time_of(self, _topic: str, /, offset: Mapping[int, int]) -> Mapping[int, int | None]:
         return {partition: first * self.hour_ms for partition, first in offset.items()}
 
 

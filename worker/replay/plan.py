@@ -78,13 +78,13 @@ class Plan:
 class TopicOffsets(Protocol):
     """What a topic can be asked for. `KafkaOffsets` asks a broker; tests bring their own."""
 
-    def edges(self, topic: str) -> Mapping[int, tuple[int, int]]:
+    def edges(self, topic: str, /) -> Mapping[int, tuple[int, int]]:
         """First offset and end (one past the last readable) of each partition."""
 
-    def at(self, topic: str, time_ms: Mapping[int, int]) -> Mapping[int, int | None]:
+    def at(self, topic: str, /, time_ms: Mapping[int, int]) -> Mapping[int, int | None]:
         """Per partition, the first offset whose record is not older than its time; None where there is none."""
 
-    def time_of(self, topic: str, offset: Mapping[int, int]) -> Mapping[int, int | None]:
+    def time_of(self, topic: str, /, offset: Mapping[int, int]) -> Mapping[int, int | None]:
         """Per partition, the timestamp (UTC ms) of the first record from its offset on; None where there is none."""
 
 
@@ -194,7 +194,7 @@ def _warm_from(
 
 
 class KafkaOffsets:
-    """`TopicOffsets` answered by a broker. Blocks, each question at most `ASK_TIMEOUT_S`; commits and subscribes nothing.
+    """`TopicOffsets` answered by a broker. Blocks, at most `ASK_TIMEOUT_S` a question; commits nothing.
 
     `consumer` must read committed, so that the end is the last stable offset. Its assignment is replaced.
     """
@@ -202,7 +202,7 @@ class KafkaOffsets:
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
 
-    def edges(self, topic: str) -> Mapping[int, tuple[int, int]]:
+    def edges(self, topic: str, /) -> Mapping[int, tuple[int, int]]:
         """As the protocol says. Raises `SettingError` for a topic that is not there."""
         try:
             described = self._consumer.list_topics(topic, timeout=ASK_TIMEOUT_S).topics[topic]
@@ -218,7 +218,7 @@ class KafkaOffsets:
             raise SettingError(f"partition {partition} of {topic} did not tell its offsets within {ASK_TIMEOUT_S} s")
         return answer
 
-    def at(self, topic: str, time_ms: Mapping[int, int]) -> Mapping[int, int | None]:
+    def at(self, topic: str, /, time_ms: Mapping[int, int]) -> Mapping[int, int | None]:
         """As the protocol says."""
         if not time_ms:
             return {}
@@ -226,7 +226,7 @@ class KafkaOffsets:
         answers: Sequence[TopicPartition] = self._consumer.offsets_for_times(asked, timeout=ASK_TIMEOUT_S)
         return {answer.partition: answer.offset if answer.offset >= 0 else None for answer in answers}
 
-    def time_of(self, topic: str, offset: Mapping[int, int]) -> Mapping[int, int | None]:
+    def time_of(self, topic: str, /, offset: Mapping[int, int]) -> Mapping[int, int | None]:
         """As the protocol says: reads one record of each partition."""
         return {partition: self._time_of(topic, partition, first) for partition, first in offset.items()}
 

@@ -93,8 +93,8 @@ class Report:
         tally = self.tally
         if tally.fates.total() != tally.read or self.rows != tally.fates["scored"]:
             raise CheckFailed(
-                f"{tally.read} records were read, {tally.fates.total()} have a fate, {tally.fates['scored']} were scored "
-                f"and {self.rows} rows written: these do not add up"
+                f"{tally.read} records were read, {tally.fates.total()} have a fate, "
+                f"{tally.fates['scored']} were scored and {self.rows} rows written: these do not add up"
             )
 
     @property

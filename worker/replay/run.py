@@ -36,14 +36,16 @@ PARTITIONS_AT_ONCE: Final = 4
 class Windows(Protocol):
     """Users' windows for the length of a replay."""
 
-    def get(self, key: bytes) -> bytes | None: ...
+    def get(self, key: bytes) -> bytes | None:
+        """The window, `None` for an unknown user."""
+
     def __setitem__(self, key: bytes, window: bytes) -> None: ...
     def __delitem__(self, key: bytes) -> None: ...
     def __contains__(self, key: bytes) -> bool: ...
 
 
 class ReplayPort:
-    """`worker.pipeline.Port` over a tape and a file. Batches end at the range's start, so that warming up never scores."""
+    """`worker.pipeline.Port` over a tape and a file. A batch ends at the range's start: warming up never scores."""
 
     def __init__(self, tape: Tape, stretch: Stretch, *, windows: Windows, sink: ParquetSink, tally: Tally) -> None:
         self._tape = tape
@@ -90,7 +92,7 @@ class ReplayPort:
         return watermark
 
 
-async def play(  # noqa: PLR0913 - the parts that are put together here
+async def play(
     plan: Plan,
     *,
     consumer: Callable[[], Consumer],
@@ -133,7 +135,7 @@ async def play(  # noqa: PLR0913 - the parts that are put together here
         async with asyncio.TaskGroup() as partitions:
             for stretch in plan.stretches:
                 partitions.create_task(partition(stretch))
-    except* Exception as group:  # noqa: BLE001 - unwrapped, not swallowed
+    except* Exception as group:
         raise _first(group) from None
 
 
