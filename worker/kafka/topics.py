@@ -1,0 +1,167 @@
+"""The topics of a deployment: what each must be, making them, and naming each difference to what stands on the brokers.
+
+Owns names, partitions, retention and compaction. Knows nothing of what the records mean. Every topic has the same number of
+partitions: a score, a dead letter and a window stay in the partition of the event they come from.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, TopicMetadata
+
+from worker.config import Settings
+from worker.errors import IntentError
+from worker.kafka import clients
+
+_TIMEOUT_S: Final = 10.0
+_POLL_S: Final = 0.05
+_HOUR_MS: Final = 3_600_000
+_DAY_MS: Final = 24 * _HOUR_MS
+_MAX_MESSAGE_BYTES: Final = 2**20 + 12  # Kafka's own default: a record of 1 MiB and its batch header
+# A dead letter is the whole record that failed and why. A record that came well compressed may leave much larger.
+_MAX_DEAD_LETTER_BYTES: Final = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a topic must be."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing about a topic that is not as declared. `what` is `topic`, `partitions`, `replication factor` or a config name."""
+
+    topic: str
+    what: str
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"{self.topic}: {self.what} is {self.found}, wanted {self.wanted}"
+
+
+def declared(settings: Settings) -> tuple[Topic, ...]:
+    """Every topic that the worker reads or writes."""
+    topics = settings.topics
+    retention_ms = str(topics.retention_hours * _HOUR_MS)
+
+    def topic(name: str, **config: str) -> Topic:
+        common = {
+            "min.insync.replicas": str(topics.min_insync_replicas),
+            "compression.type": "producer",  # the brokers keep what the producer sent, and spend no time on it
+            "max.message.bytes": str(_MAX_MESSAGE_BYTES),
+        }
+        named = {name.replace("_", "."): value for name, value in config.items()}
+        return Topic(name, topics.partitions, topics.replication_factor, {**common, **named})
+
+    kept = {"cleanup_policy": "delete", "retention_ms": retention_ms}
+    compacted = {
+        "cleanup_policy": "compact",
+        "min_cleanable_dirty_ratio": "0.1",
+        "segment_bytes": str(64 * 2**20),  # only closed segments are compacted, and a start reads all that is not
+        "max_compaction_lag_ms": str(_DAY_MS),  # what a user had erased is gone from the disk within a day
+        # A reader that was away for longer than this may miss that a key was deleted.
+        "delete_retention_ms": str(7 * _DAY_MS),
+    }
+    return (
+        topic(topics.events, **kept),
+        topic(topics.scores, **kept),
+        topic(topics.latest, **compacted),
+        topic(topics.dead_letters, **kept, max_message_bytes=str(_MAX_DEAD_LETTER_BYTES)),
+        topic(topics.shadow, **kept),
+        topic(settings.changelog, **compacted),
+    )
+
+
+def create(settings: Settings) -> dict[str, bool]:
+    """Creates what is missing: topic name → whether this call made it. What stands already is not touched.
+
+    Returns when each new topic has a leader for every partition. Idempotent. Raises `IntentError` when the brokers do not
+    answer or refuse.
+    """
+    made = {}
+    with _brokers(settings) as admin:
+        new = [
+            NewTopic(topic.name, topic.partitions, topic.replication_factor, config=dict(topic.config))
+            for topic in declared(settings)
+        ]
+        for name, done in admin.create_topics(new, operation_timeout=_TIMEOUT_S).items():
+            try:
+                done.result(_TIMEOUT_S)
+                made[name] = True
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise IntentError(f"the topic {name} cannot be created: {error.args[0].str()}") from None
+                made[name] = False
+        _await_leaders(admin, {topic.name: topic.partitions for topic in declared(settings) if made[topic.name]})
+    return made
+
+
+def check(settings: Settings) -> list[Difference]:
+    """Each difference between the declarations and the brokers; empty when all is as declared. Changes nothing.
+
+    Raises `IntentError` when the brokers do not answer.
+    """
+    wanted = declared(settings)
+    with _brokers(settings) as admin:
+        found = admin.list_topics(timeout=_TIMEOUT_S).topics
+        there = [topic for topic in wanted if topic.name in found]
+        resources = [ConfigResource(ConfigResource.Type.TOPIC, topic.name) for topic in there]
+        configs = {
+            resource.name: {name: entry.value for name, entry in answer.result(_TIMEOUT_S).items()}
+            for resource, answer in (admin.describe_configs(resources) if resources else {}).items()
+        }
+    differences = []
+    for topic in wanted:
+        if topic.name not in configs:
+            differences.append(Difference(topic.name, "topic", "missing", "created"))
+        else:
+            differences += _differences(topic, found[topic.name], configs[topic.name])
+    return differences
+
+
+def _differences(topic: Topic, found: TopicMetadata, config: Mapping[str, str | None]) -> Iterator[Difference]:
+    if len(found.partitions) != topic.partitions:
+        yield Difference(topic.name, "partitions", str(len(found.partitions)), str(topic.partitions))
+    replicas = min(len(partition.replicas) for partition in found.partitions.values())
+    if replicas != topic.replication_factor:
+        yield Difference(topic.name, "replication factor", str(replicas), str(topic.replication_factor))
+    for name, wanted in topic.config.items():
+        if config.get(name) != wanted:
+            yield Difference(topic.name, name, str(config.get(name)), wanted)
+
+
+def _await_leaders(admin: AdminClient, partitions: Mapping[str, int]) -> None:
+    """A topic just made is known to the controller first and to the brokers a moment later."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while time.monotonic() < deadline:
+        found = admin.list_topics(timeout=_TIMEOUT_S).topics
+        if all(
+            name in found and sum(partition.leader >= 0 for partition in found[name].partitions.values()) == count
+            for name, count in partitions.items()
+        ):
+            return
+        time.sleep(_POLL_S)
+    raise IntentError(f"the new topics had no leaders after {_TIMEOUT_S:.0f} s: {', '.join(partitions)}")
+
+
+@contextmanager
+def _brokers(settings: Settings) -> Iterator[AdminClient]:
+    """An admin client whose failures to reach the brokers are one sentence."""
+    try:
+        yield clients.admin(settings.kafka)
+    except (KafkaException, TimeoutError) as error:
+        reason = error.args[0].str() if isinstance(error, KafkaException) else "no answer in time"
+        raise IntentError(
+            f"Kafka at {settings.kafka.bootstrap_servers} (setting `kafka.bootstrap_servers`) does not answer: {reason}; "
+            "is it running? `intent broker start` starts one here"
+        ) from None
