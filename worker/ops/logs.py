@@ -51,7 +51,7 @@ def stdlib_config(*, level: str = "info", format: Format = "auto") -> Mapping[st
     For `faust.Worker(logging_config=...)`, which would otherwise put its own handlers in place of ours.
     """
     threshold = level.upper()
-    library_threshold = max(logging.INFO, logging.getLevelNamesMapping()[threshold])
+    library_threshold = logging.INFO if threshold == "DEBUG" else logging.WARNING  # Faust tells each step of each service
     return {
         "version": 1,
         "disable_existing_loggers": False,

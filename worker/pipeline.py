@@ -1,0 +1,264 @@
+"""The order of the steps, written once: take, decode, fold, score, publish, store, done.
+
+Live and replay share it; they differ in the `Port` they pass in. Owns what a batch is, each event's fate and the order in
+which effects become durable. Knows neither Kafka, Faust, RocksDB nor torch.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import starmap
+from typing import Final, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from worker import events, facts, window
+from worker.errors import Fatal, Invalid
+from worker.ops.metrics import Metrics
+from worker.scores import Headers, Rating
+from worker.watermark import Watermark
+
+Mode = Literal["every", "latest"]
+LATE: Final = "late"
+
+
+class Record(Protocol):
+    """One source record, as a consumer hands it out."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...  # ms
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Headers: ...
+
+
+class EngineScores(Protocol):
+    """The engine's answer for n windows, row by row."""
+
+    intent: np.ndarray  # [n, 3] float32
+    risk: np.ndarray  # [n] float32
+    risk_reasons: np.ndarray  # [n] uint8
+    reason_codes: np.ndarray  # [n, 3] uint8
+    reason_weights: np.ndarray  # [n, 3] float32
+
+
+class Engine(Protocol):
+    """What scores windows."""
+
+    async def score(self, windows: Sequence[bytes]) -> EngineScores: ...
+
+
+class Updated(NamedTuple):
+    """An event that folded, and the window right after it."""
+
+    record: Record
+    event: events.Event
+    window: bytes
+
+
+class Rejected(NamedTuple):
+    """A record for the dead-letter topic."""
+
+    record: Record
+    stage: str
+    reason: str
+    message: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """Everything that one transaction makes visible, and what it leaves behind."""
+
+    updated: list[Updated] = field(default_factory=list)
+    """To be scored, in offset order."""
+    changed: dict[bytes, bytes | None] = field(default_factory=dict)
+    """User key to new window, `None` for a user who was erased."""
+    latest: dict[bytes, int | None] = field(default_factory=dict)
+    """User key to the place in `updated` of the newest score, `None` for a user who was erased."""
+    rejected: list[Rejected] = field(default_factory=list)
+    fates: Counter[str] = field(default_factory=Counter)
+    watermark: Watermark = Watermark()
+    timestamps: list[int] = field(default_factory=list)
+    """The source records' own, in ms."""
+
+
+class Port(Protocol):
+    """One source partition's edges. Live: a Kafka transaction and RocksDB. Replay: a range of a topic and a file."""
+
+    async def take(self) -> Sequence[Record]:
+        """What has arrived, contiguous with what came before; waits for the first record, and for nothing more.
+        Empty at the end of the input."""
+
+    def window(self, key: bytes) -> bytes | None:
+        """The user's stored window."""
+
+    async def publish(self, batch: Batch, ratings: Sequence[Rating]) -> int:
+        """All of the batch, visible together or not at all; its changelog's end offset. Bounded in time."""
+
+    def store(self, batch: Batch, changelog_offset: int) -> None:
+        """Windows, watermark and changelog offset, as one write. Only ever after `publish`."""
+
+    def done(self, batch: Batch) -> None:
+        """The batch is durable."""
+
+
+class Overlay:
+    """Windows of batches that are published but not yet stored, over those that are."""
+
+    def __init__(self, stored: Callable[[bytes], bytes | None]) -> None:
+        self._stored = stored
+        self._changed: dict[bytes, bytes | None] = {}
+
+    def __call__(self, key: bytes) -> bytes | None:
+        try:
+            return self._changed[key]
+        except KeyError:
+            return self._stored(key)
+
+    def add(self, changed: dict[bytes, bytes | None]) -> None:
+        """Show a batch's windows to the batches behind it."""
+        self._changed.update(changed)
+
+    def settle(self, changed: dict[bytes, bytes | None]) -> None:
+        """The batch is stored: forget what no later batch has replaced."""
+        mine = self._changed
+        for key, value in changed.items():
+            if mine.get(key, mine) is value:
+                del mine[key]
+
+
+def fold(
+    records: Sequence[Record], *, windows: Callable[[bytes], bytes | None], start: Watermark, rules: window.Rules, mode: Mode
+) -> Batch:
+    """Records of one partition, in offset order and all above `start`, to a batch. Pure.
+
+    Every record gets one fate; nothing but `Fatal` (a damaged window) is raised.
+    """
+    if records[0].offset <= start.offset:
+        raise Fatal(f"offset {records[0].offset} was read again though {start.offset} is done")
+    batch = Batch(timestamps=[record.timestamp for record in records])
+    newest_ms = start.newest_ms
+    for record in records:
+        try:
+            event = events.decode(record.value, key=record.key, timestamp_ms=record.timestamp)
+        except Invalid as error:
+            batch.rejected.append(Rejected(record, "decode", error.reason, str(error)))
+            batch.fates["dead"] += 1
+            continue
+        newest_ms = max(newest_ms, event.time_ms)
+        key = event.user_id.encode()
+        if event.type == events.ERASE:
+            batch.changed[key] = batch.latest[key] = None
+            batch.fates["erased"] += 1
+            continue
+        before = batch.changed[key] if key in batch.changed else windows(key)
+        if before is not None and window.expired(before, partition_newest_ms=newest_ms, rules=rules):
+            before = None
+        outcome, after = window.fold(before, facts.of(event), rules=rules)
+        if outcome is window.Outcome.DUPLICATE:
+            batch.fates["duplicate"] += 1
+        elif outcome is window.Outcome.LATE:
+            newest = window.newest_ms(after)
+            message = f"event time is {(newest - event.time_ms) / 1000:.0f} s before the user's newest; {rules.max_lateness_ms / 1000:.0f} s are allowed"
+            batch.rejected.append(Rejected(record, "fold", LATE, message))
+            batch.fates["late"] += 1
+        else:
+            batch.changed[key] = after
+            batch.latest[key] = len(batch.updated)
+            batch.updated.append(Updated(record, event, after))
+    _coalesce(batch, mode)
+    batch.watermark = Watermark(records[-1].offset, newest_ms)
+    return batch
+
+
+def _coalesce(batch: Batch, mode: Mode) -> None:
+    """In mode `latest` only the updates that no later one of the same user replaced keep their place."""
+    total = len(batch.updated)
+    if mode == "latest":
+        newest = {update.event.user_id: update for update in batch.updated}
+        batch.updated[:] = [update for update in batch.updated if newest[update.event.user_id] is update]
+        places = {update.event.user_id.encode(): place for place, update in enumerate(batch.updated)}
+        for key, place in batch.latest.items():
+            if place is not None:
+                batch.latest[key] = places[key]
+    batch.fates["scored"] = len(batch.updated)
+    batch.fates["coalesced"] = total - len(batch.updated)
+
+
+def ratings(scores: EngineScores) -> list[Rating]:
+    """Arrays to rows; 6 decimals, which is finer than what the engine promises to repeat."""
+    rounded = [np.round(part.astype(np.float64), 6).tolist() for part in (scores.intent, scores.risk)]
+    weights = np.round(scores.reason_weights.astype(np.float64), 4).tolist()
+    rows = zip(*rounded, scores.risk_reasons.tolist(), scores.reason_codes.tolist(), weights, strict=True)
+    return list(starmap(Rating, rows))
+
+
+async def run(  # noqa: PLR0913 - the parts that are put together here
+    port: Port,
+    *,
+    engine: Engine,
+    start: Watermark,
+    rules: window.Rules,
+    mode: Mode,
+    metrics: Metrics,
+    now_ms: Callable[[], int],
+    failed: Callable[[BaseException], None],
+) -> None:
+    """One partition's ordered loop, until its input ends.
+
+    A batch is folded and scored while the one before it is still in its transaction; transactions run one at a time, in
+    order. Any error leaves the loop with nothing of its batch committed; `failed` hears at once of one in the background,
+    since the loop itself may be waiting for input. When the loop is cancelled, a commit under way goes on to its end.
+    """
+    overlay = Overlay(port.window)
+    committing: asyncio.Task[None] | None = None
+    watermark = start
+    while records := await port.take():
+        batch = fold(records, windows=overlay, start=watermark, rules=rules, mode=mode)
+        overlay.add(batch.changed)
+        watermark = batch.watermark
+        rated: list[Rating] = []
+        if batch.updated:
+            begin = time.perf_counter()
+            rated = ratings(await engine.score([update.window for update in batch.updated]))
+            metrics.score_seconds.observe(time.perf_counter() - begin)
+        await _finished(committing)
+        committing = asyncio.create_task(_commit(port, batch, rated, overlay=overlay, metrics=metrics, now_ms=now_ms))
+        committing.add_done_callback(lambda task: _tell(task, failed))
+    await _finished(committing)
+
+
+async def _commit(  # noqa: PLR0913
+    port: Port, batch: Batch, rated: Sequence[Rating], *, overlay: Overlay, metrics: Metrics, now_ms: Callable[[], int]
+) -> None:
+    """Publish, then store, then tell: local state is never ahead of what readers and the next owner can see."""
+    begin = time.perf_counter()
+    changelog_offset = await port.publish(batch, rated)
+    metrics.transaction_seconds.observe(time.perf_counter() - begin)
+    port.store(batch, changelog_offset)
+    overlay.settle(batch.changed)
+    port.done(batch)
+    metrics.count_fates(batch.fates)
+    metrics.scores_total.inc(len(batch.updated))
+    for reason, count in Counter(rejected.reason for rejected in batch.rejected).items():
+        metrics.dead_letters_total.labels(reason=reason).inc(count)
+    metrics.batch_events.observe(len(batch.timestamps))
+    metrics.event_to_score_seconds.observe((now_ms() - np.asarray(batch.timestamps)) / 1000)
+
+
+async def _finished(committing: asyncio.Task[None] | None) -> None:
+    if committing is not None:
+        await asyncio.wait([committing])  # unlike `await committing`: cancelling this wait leaves the commit alone
+        committing.result()
+
+
+def _tell(task: asyncio.Task[None], failed: Callable[[BaseException], None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        failed(error)

@@ -1,0 +1,185 @@
+"""The output score: its type, its reason codes and its codec. Knows neither the model nor the transport.
+
+The JSON Schema of the same contract is `schemas/intent.scores.v1.json`; a contract test holds the two together.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+import orjson
+from msgspec import Meta, Struct
+
+from worker import window as windows
+from worker.events import Event
+
+HORIZONS: Final = ("purchase_30m", "purchase_24h", "purchase_7d")
+"""What the model predicts, in the order of its heads."""
+
+REASONS: Final = (
+    "purchase_in_window",
+    "checkout_started",
+    "payment_info_added",
+    "cart_added",
+    "cart_removed",
+    "item_viewed_again",
+    "many_item_views",
+    "search_used",
+    "returning_visitor",
+    "fresh_session",
+    "long_idle",
+    "promotion_selected",
+)
+"""Reason codes of an intent; may be appended to, never reordered: bundles refer to them by place."""
+
+NO_REASON: Final = 255
+
+RISK_REASONS: Final = ("burst", "machine_pace", "repetition", "no_dwell")
+"""Reason codes of a risk, by bit of the engine's mask."""
+
+CONTENT_TYPE: Final = "application/json"
+EVENT_TYPE: Final = "intent.score.v1"
+
+Headers = list[tuple[str, bytes]]
+
+_Probability = Annotated[float, Meta(ge=0, le=1)]
+_UTC = dt.UTC
+
+
+class Source(Struct, frozen=True):
+    """The record that was scored."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Intent(Struct, frozen=True):
+    """Calibrated probabilities of a purchase within the horizon."""
+
+    purchase_30m: _Probability
+    purchase_24h: _Probability
+    purchase_7d: _Probability
+
+
+class Risk(Struct, frozen=True):
+    """How little the window looks like a person's."""
+
+    score: _Probability
+    reasons: tuple[str, ...]
+
+
+class WindowFacts(Struct, frozen=True):
+    """Which events the score rests on."""
+
+    events: int
+    first_event_time: str
+    last_event_time: str
+    digest: str
+
+
+class Model(Struct, frozen=True):
+    """What scored."""
+
+    name: str
+    version: str
+
+
+class Reason(Struct, frozen=True):
+    """One code and how much it moved the 24 h score, in logits."""
+
+    code: str
+    weight: float
+
+
+class Score(Struct, frozen=True):
+    """One score as readers see it; fields they do not know are ignored."""
+
+    score_id: str
+    event_id: str
+    user_id: str
+    session_id: str | None
+    event_time: str
+    source: Source
+    intent: Intent
+    risk: Risk
+    window: WindowFacts
+    model: Model
+    reasons: tuple[Reason, ...]
+    scored_at: str
+    schema_version: int = 1
+
+
+class Rating(NamedTuple):
+    """The engine's answer for one window. Codes and weights run in parallel; `NO_REASON` marks an empty place."""
+
+    intent: Sequence[float]
+    risk: float
+    risk_reasons: int
+    reason_codes: Sequence[int]
+    reason_weights: Sequence[float]
+
+
+def decode(value: bytes) -> Score:
+    """A published score. Raises `msgspec.DecodeError` (its `ValidationError` included) for anything else."""
+    return msgspec.json.decode(value, type=Score)
+
+
+def score_id(topic: str, partition: int, offset: int) -> str:
+    """The score's identity: where its event came from. The same in every retry and every replay."""
+    return f"{topic}-{partition}-{offset}"
+
+
+def rfc3339(time_ms: int) -> str:
+    """UTC with milliseconds, e.g. ``2016-08-01T07:00:00.000Z``."""
+    return dt.datetime.fromtimestamp(time_ms / 1000, _UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def encode(  # noqa: PLR0913 - the parts of the record, by name
+    event: Event, window: bytes, rating: Rating, *, topic: str, partition: int, offset: int, model: Model, scored_at: str
+) -> bytes:
+    """The score as JSON."""
+    first, last = windows.oldest_ms(window), windows.newest_ms(window)
+    mask = rating.risk_reasons
+    return orjson.dumps(
+        {
+            "schema_version": 1,
+            "score_id": f"{topic}-{partition}-{offset}",
+            "event_id": event.event_id,
+            "user_id": event.user_id,
+            "session_id": event.session_id,
+            "event_time": rfc3339(event.time_ms),
+            "source": {"topic": topic, "partition": partition, "offset": offset},
+            "intent": dict(zip(HORIZONS, rating.intent, strict=True)),
+            "risk": {
+                "score": rating.risk,
+                "reasons": [code for bit, code in enumerate(RISK_REASONS) if mask >> bit & 1] if mask else [],
+            },
+            "window": {
+                "events": windows.length(window),
+                "first_event_time": rfc3339(first),
+                "last_event_time": rfc3339(last),
+                "digest": windows.digest(window),
+            },
+            "model": {"name": model.name, "version": model.version},
+            "reasons": [
+                {"code": REASONS[code], "weight": weight}
+                for code, weight in zip(rating.reason_codes, rating.reason_weights, strict=True)
+                if code != NO_REASON
+            ],
+            "scored_at": scored_at,
+        }
+    )
+
+
+def headers(score_id: str, *, source: str, scored_at: str) -> Headers:
+    """CloudEvents 1.0, Kafka binary binding. `source` is the application that scored."""
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", score_id.encode()),
+        ("ce_type", EVENT_TYPE.encode()),
+        ("ce_source", source.encode()),
+        ("ce_time", scored_at.encode()),
+        ("content-type", CONTENT_TYPE.encode()),
+    ]

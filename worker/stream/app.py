@@ -1,0 +1,236 @@
+"""The Faust app: topic, table, agent, web pages and lifecycle, put together from the settings.
+
+An engineer who knows Faust finds the usual parts here; how records move is in `consumer` and `partition`.
+Private parts of Faust in use: `App._new_transport`, `Producer._settings_default`, `Producer._settings_auth`.
+"""
+
+import logging
+import signal
+import ssl
+import time
+from collections.abc import Iterable
+from typing import Any, Final, NoReturn
+
+import faust
+import structlog
+from aiokafka import AIOKafkaProducer
+from faust.auth import SASLCredentials, SSLCredentials
+from faust.types import TP
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from worker.config import Settings
+from worker.ops import health
+from worker.ops.metrics import Metrics
+from worker.stream.consumer import Transport
+from worker.stream.partition import MAX_RECORD_BATCH_BYTES, MAX_REQUEST_BYTES, Partitions, Shared
+from worker.stream.table import Table
+from worker.stream.watchdog import Watchdog, end_process
+
+_FETCH_BYTES: Final = 4 << 20
+_LOOP_STALL_S: Final = 60.0
+_BEAT_S: Final = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class IntentApp(faust.App):
+    """One worker's app. `engine` is a `scoring.engine.Engine`."""
+
+    logger = logging.getLogger("faust.app")  # Faust's own lines are not ours
+
+    partitions: Partitions
+    table: Table
+    watchdog: Watchdog
+
+    def __init__(self, settings: Settings, *, engine: Any, metrics: Metrics) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.metrics = metrics
+        self.watchdog = Watchdog()
+        worker, kafka = settings.worker, settings.kafka
+        super().__init__(
+            worker.application_id,
+            broker=[f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
+            broker_credentials=_credentials(settings),
+            broker_session_timeout=worker.session_timeout_s,
+            broker_heartbeat_interval=worker.session_timeout_s / 4,
+            broker_request_timeout=worker.request_timeout_s,
+            broker_max_poll_interval=worker.recovery_timeout_s,
+            broker_commit_interval=1.0,
+            consumer_auto_offset_reset="earliest",
+            consumer_group_instance_id=worker.instance_id,
+            consumer_max_fetch_size=_FETCH_BYTES,
+            producer_acks=-1,
+            producer_linger=0,
+            producer_max_batch_size=MAX_RECORD_BATCH_BYTES,
+            producer_max_request_size=MAX_REQUEST_BYTES,
+            producer_compression_type="lz4",
+            store="rocksdb://",
+            datadir=worker.data_dir.resolve(),
+            stream_wait_empty=True,
+            table_standby_replicas=0,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            topic_partitions=settings.topics.partitions,
+            topic_replication_factor=settings.topics.replication_factor,
+            web_host=worker.web_host,
+            web_bind=worker.web_host,
+            web_port=worker.web_port,
+            worker_redirect_stdouts=False,
+            autodiscover=False,
+        )
+        self.conf.Table = Table
+        self.partitions = Partitions(
+            Shared(
+                settings=settings,
+                engine=engine,
+                metrics=metrics,
+                new_producer=self._new_transactional_producer,
+                changelog=settings.changelog,
+                fatal=end_process,
+            )
+        )
+        metrics.show_model(name=engine.model.name, version=engine.model.version)
+        metrics.engine_queue_windows.set_function(lambda: engine.queued)
+        events = self.topic(settings.topics.events, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+        self.table = self.Table(
+            "windows", partitions=settings.topics.partitions, key_type=bytes, value_type=bytes, options={"driver": "rocksdict"}
+        )
+        self.agent(events, name="windows")(_subscribe)
+        self.timer(_BEAT_S)(self._beat)
+        for path, page in (("/livez", self._livez), ("/readyz", self._readyz), ("/metrics", self._metrics_page)):
+            self.page(path, name=path.strip("/"))(page)
+
+    # -- what the consumer calls ---------------------------------------------------------------------------------------
+
+    async def open_partitions(self, assigned: Iterable[TP], generation: int) -> None:
+        """New assignment: fence the former owners. A failure is fatal: the group would wait for a worker that hangs."""
+        self.metrics.rebalances_total.inc()
+        self.watchdog.arm("recovery", self.settings.worker.recovery_timeout_s)
+        sources = [tp for tp in assigned if tp.topic == self.settings.topics.events]
+        log.info("assigned", partitions=sorted(tp.partition for tp in sources), generation=generation)
+        try:
+            await self.partitions.open(sources, generation)
+        except Exception as error:  # noqa: BLE001 - Faust would log it and leave a worker that does nothing
+            end_process("the transactional producers could not be opened", error)
+
+    def start_partitions(self, sources: Iterable[TP]) -> None:
+        """Recovered: begin after each watermark."""
+        self.partitions.start(sources, self.table.store, self.consumer_generation_id)
+        if self.partitions.live:
+            self.watchdog.disarm("recovery")
+
+    async def close_partitions(self) -> None:
+        """Revoked or stopping: finish the batches in hand. Fatal when one does not end."""
+        try:
+            await self.partitions.close()
+        except Exception as error:  # noqa: BLE001 - as above
+            end_process("a partition could not be closed", error)
+
+    def on_recovered(self, count: int) -> None:
+        """So many changelog records were read back."""
+        self.metrics.recovered_records_total.inc(count)
+        self.partitions.progressed_at = time.monotonic()
+        self.watchdog.arm("recovery", self.settings.worker.recovery_timeout_s)
+
+    # -- Faust's hooks -------------------------------------------------------------------------------------------------
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self, loop=self.loop)
+
+    async def crash(self, reason: BaseException) -> NoReturn:
+        """Faust may go on after a crash during a rebalance; this process does not."""
+        end_process("faust crashed", reason)
+
+    def _new_transactional_producer(self, partition: int) -> AIOKafkaProducer:
+        """For one source partition. The id is the application's and the partition's: an owner fences the one before it."""
+        producer: Any = self.producer
+        worker = self.settings.worker
+        return AIOKafkaProducer(
+            **{
+                **producer._settings_default(),  # noqa: SLF001
+                **producer._settings_auth(),  # noqa: SLF001
+                "acks": "all",
+                "enable_idempotence": True,
+                "transactional_id": f"{worker.application_id}-{partition}",
+                "transaction_timeout_ms": int(worker.transaction_timeout_s * 1000 * 2),  # ours strikes first
+            }
+        )
+
+    async def _beat(self) -> None:
+        self.watchdog.arm("the event loop", _LOOP_STALL_S)
+
+    # -- web -----------------------------------------------------------------------------------------------------------
+
+    def state(self) -> health.State:
+        """What health is judged by."""
+        consumer: Any = self.consumer
+        return health.State(
+            recovered=self.partitions.live and not self.rebalancing and self.tables.recovery.completed.is_set(),
+            engine_alive=self.engine.alive,
+            broker_reachable=consumer.connected,
+            lag_events=self.partitions.lag,
+            since_progress_s=time.monotonic() - self.partitions.progressed_at,
+        )
+
+    async def _livez(self, request: Any) -> Any:  # noqa: ARG002
+        return self._answer(health.liveness(self.state()))
+
+    async def _readyz(self, request: Any) -> Any:  # noqa: ARG002
+        return self._answer(health.readiness(self.state()))
+
+    async def _metrics_page(self, request: Any) -> Any:  # noqa: ARG002
+        return self.web.bytes(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def _answer(self, answer: health.Answer) -> Any:
+        return self.web.bytes(answer.body, content_type=health.CONTENT_TYPE, status=answer.status)
+
+
+async def _subscribe(stream: Any) -> None:
+    """Makes Faust subscribe to the topic and assign the table's partitions with it; the partitions do the work."""
+    async for _ in stream:
+        raise AssertionError("the consumer never feeds streams")
+
+
+def _credentials(settings: Settings) -> SASLCredentials | SSLCredentials | None:
+    """Faust's credentials for the settings' security protocol."""
+    kafka = settings.kafka
+    context = None
+    if kafka.security_protocol in ("SSL", "SASL_SSL"):
+        context = ssl.create_default_context(cafile=kafka.ssl_ca_file)
+        if kafka.ssl_certificate_file is not None:
+            context.load_cert_chain(kafka.ssl_certificate_file, kafka.ssl_key_file)
+    if kafka.security_protocol.startswith("SASL"):
+        password = kafka.sasl_password.get_secret_value() if kafka.sasl_password else None
+        return SASLCredentials(
+            username=kafka.sasl_username, password=password, mechanism=kafka.sasl_mechanism, ssl_context=context
+        )
+    return SSLCredentials(context) if context else None
+
+
+class Runner(faust.Worker):
+    """Faust's process, with bounded stopping: a second signal, or no end in time, exits non-zero and uncommitted."""
+
+    logger = logging.getLogger("faust.worker")
+
+    app: IntentApp
+
+    def _schedule_shutdown(self, signal: signal.Signals) -> None:
+        if self._signal_stop_time:
+            end_process(f"a second signal ({signal.name}) while stopping")
+        self.app.watchdog.arm("a clean stop", self.app.settings.worker.shutdown_timeout_s)
+        super()._schedule_shutdown(signal)
+
+
+def serve(settings: Settings, *, engine: Any, metrics: Metrics) -> NoReturn:
+    """Run one worker until a signal. Blocks; exits the process."""
+    app = IntentApp(settings, engine=engine, metrics=metrics)
+    app.watchdog.start()
+    app.finalize()
+    runner = Runner(
+        app,
+        quiet=True,
+        override_logging=False,  # `ops.logs` has set it up
+        redirect_stdouts=False,
+    )
+    runner.execute_from_commandline()

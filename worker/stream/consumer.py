@@ -1,0 +1,212 @@
+"""Whole fetches in, one watermark a partition out, recovery in bulk. All that knows the inside of Faust's consumer.
+
+Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which are pinned for it. Private parts in use:
+
+- faust `Consumer`: `_drain_messages`, `_filter_tps_with_pending_acks`, `_filter_committable_offsets`, `_wait_next_records`,
+  `_read_offset`, `_committed_offset`, `_is_changelog_tp`, `_new_consumer_thread`, `_thread`, `flow_active`
+- faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
+- faust `Recovery`: `active_tps`, `active_offsets`, `active_highwaters`, `tp_to_table`, `need_recovery`,
+  `_set_recovery_ended`, `signal_recovery_end`, `in_recovery`
+- aiokafka: `AIOKafkaConsumer._isolation_level`, `_subscription`, `_client._conns`; `PartitionRecords._consumer_record`;
+  `sender.BACKOFF_OVERRIDE`
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+from aiokafka.consumer import fetcher as aiokafka_fetcher
+from aiokafka.producer import sender as aiokafka_sender
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
+from faust.transport.drivers.aiokafka import Transport as FaustTransport
+from faust.types import TP
+
+if TYPE_CHECKING:
+    from worker.stream.app import IntentApp
+
+log = structlog.get_logger(__name__)
+
+# The record as the C parser made it has all that is read here; the 11-field ConsumerRecord costs 1 µs more.
+aiokafka_fetcher.PartitionRecords._consumer_record = lambda self, tp, record: record  # noqa: ARG005, SLF001
+
+# While the broker still writes the markers of the transaction before, aiokafka sleeps 20 ms; a commit takes 1.3 ms.
+aiokafka_sender.BACKOFF_OVERRIDE = 0.002
+
+
+class ReadCommittedThread(AIOKafkaConsumerThread):
+    """Reads committed records only: recovery must not see what a crashed owner left. Faust has no setting for it."""
+
+    logger = logging.getLogger("faust.consumer")
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"  # noqa: SLF001
+        return consumer
+
+
+class Consumer(FaustConsumer):
+    """Faust's consumer without a message, event and task per record."""
+
+    logger = logging.getLogger("faust.consumer")
+
+    app: "IntentApp"  # type: ignore[assignment]  # the only app it is made for
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._recovering: set[TP] = set()
+        """Changelog partitions that recovery has resumed: only then are its offsets and ends those of this assignment."""
+        self._recovered = 0
+        self._recovery_began: float | None = None
+
+    def _new_consumer_thread(self) -> ReadCommittedThread:
+        return ReadCommittedThread(self, loop=self.loop, beacon=self.beacon)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection to any broker is open."""
+        consumer = getattr(self._thread, "_consumer", None)
+        return consumer is not None and any(conn.connected() for conn in consumer._client._conns.values())  # noqa: SLF001
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """The fetcher's loop: whole fetches to partitions and to recovery."""
+        partitions = self.app.partitions
+        try:
+            while not (self._stopped.is_set() or fetcher._stopped.is_set()):  # noqa: SLF001
+                records, _ = await self._wait_next_records(1.0)
+                if not records or self.should_stop:
+                    self._end_recovery_by_position()
+                    await asyncio.sleep(0)
+                    continue
+                if not self.flow_active:  # a rebalance began while the fetch was under way
+                    await self._seek_back()
+                    continue
+                for tp, fetched in records.items():
+                    if fetched:
+                        await self._hand_over(TP(*tp), fetched)
+                # only now: the positions it judges by are already behind the records in hand
+                self._end_recovery_by_position()
+                if partitions.full:
+                    await self.wait_first(partitions.room(), self.suspend_flow.wait())
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+
+    async def _seek_back(self) -> None:
+        try:
+            await self.perform_seek()
+        except self.consumer_stopped_errors as error:
+            log.warning("seek after a rebalance failed; contiguity is checked when records come", error=repr(error))
+
+    async def _hand_over(self, tp: TP, records: Sequence[Any]) -> None:
+        if self._is_changelog_tp(tp):
+            self._recover(tp, records)
+            await asyncio.sleep(0)  # heartbeats and health between write batches
+            return
+        end_offset = self.highwater(tp)
+        seek_to = self.app.partitions.feed(tp, records, end_offset)
+        if seek_to is not None:
+            await self.seek(tp, seek_to)
+            return
+        self._read_offset[tp] = records[-1].offset
+        self.app.monitor.track_tp_end_offset(tp, end_offset)
+        self.app.monitor.stream_inbound_time[tp] = time.monotonic()  # the livelock detector looks here
+
+    # -- recovery ------------------------------------------------------------------------------------------------------
+
+    def _recover(self, tp: TP, records: Sequence[Any]) -> None:
+        """One fetch of a changelog partition into RocksDB, as one write batch."""
+        recovery = self.app.tables.recovery
+        if tp not in self._recovering or tp not in recovery.active_tps:
+            return  # recovery will seek before it reads
+        done = recovery.active_offsets[tp]
+        fresh = [record for record in records if done is None or record.offset > done]
+        if not fresh:
+            return
+        if self._recovery_began is None:
+            self._recovery_began = time.monotonic()
+        self.app.table.store.write(tp.partition, ((record.key, record.value) for record in fresh), fresh[-1].offset)
+        recovery.active_offsets[tp] = fresh[-1].offset
+        self._recovered += len(fresh)
+        self.app.on_recovered(len(fresh))
+        self._maybe_end_recovery()
+
+    def _end_recovery_by_position(self) -> None:
+        """Transaction markers and aborted records hold offsets but are never delivered: the position tells the end."""
+        recovery = self.app.tables.recovery
+        subscription = self._thread._consumer._subscription.subscription  # noqa: SLF001
+        if subscription is None or not self._recovering:
+            return
+        assignment = subscription.assignment
+        for tp in self._recovering & recovery.active_tps:
+            state = assignment.state_value(tp) if tp in assignment.tps else None
+            end, done = recovery.active_highwaters.get(tp), recovery.active_offsets[tp]
+            if state is None or end is None or not state.has_valid_position:
+                continue
+            if state.position > end and done is not None and done < end:
+                recovery.active_offsets[tp] = end
+        self._maybe_end_recovery()
+
+    def _maybe_end_recovery(self) -> None:
+        recovery = self.app.tables.recovery
+        if self._recovering and recovery.in_recovery and not recovery.need_recovery():
+            self._recovering.clear()
+            recovery._set_recovery_ended()  # noqa: SLF001
+            recovery.signal_recovery_end.set()
+            seconds = time.monotonic() - (self._recovery_began or time.monotonic())
+            log.info("recovered", records=self._recovered, seconds=round(seconds, 2))
+            self._recovered, self._recovery_began = 0, None
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Faust resumes changelogs when recovery may read, sources when it is done: then the watermarks are known."""
+        tps = set(tps)
+        super().resume_partitions(tps)
+        changelogs = {tp for tp in tps if self._is_changelog_tp(tp)}
+        self._recovering |= changelogs
+        self.app.start_partitions(tps - changelogs)
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Any:  # noqa: ARG002
+        return list(self.app.partitions.committed)
+
+    def _filter_committable_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """The group's offsets, for lag tools; a partition whose start is not its watermark reads some records in vain."""
+        done = self.app.partitions.committed
+        return {tp: done[tp] for tp in tps if tp in done and done[tp] > (self._committed_offset[tp] or 0)}
+
+    # -- assignment ----------------------------------------------------------------------------------------------------
+
+    async def wait_empty(self) -> None:
+        """Finish the batches in hand, then commit the group's offsets."""
+        await self.app.close_partitions()
+        await self.commit_and_end_transactions()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Fence the former owner of each partition, and only then let recovery look for the changelog's end."""
+        self._recovering.clear()
+        # Faust clears it up to 5 s late: a rebalance right after a recovery would end the next one at once, with old state
+        self.app.tables.recovery.signal_recovery_end.clear()
+        await self.app.open_partitions(assigned, generation_id)
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Stop everything of the partitions before their next owner starts."""
+        self._recovering.clear()
+        await super().on_partitions_revoked(revoked)  # comes to `wait_empty`, with what is done still known
+        await self.app.close_partitions()
+        self.app.partitions.forget()
+
+
+class Transport(FaustTransport):
+    """Faust's aiokafka transport with the consumer above."""
+
+    Consumer = cast("Any", Consumer)

@@ -1,0 +1,69 @@
+"""What a batch writes to the output topics, as records. Pure: knows the wire types, not the producer."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from worker import deadletter, scores, watermark
+from worker.pipeline import Batch
+from worker.scores import Headers, Rating
+
+
+class OutRecord(NamedTuple):
+    """One record to be sent. `timestamp_ms` of `None` is the time of sending."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int | None = None
+
+
+class Rendered(NamedTuple):
+    """The records of one transaction, by topic."""
+
+    scores: list[OutRecord]
+    latest: list[OutRecord]
+    dead_letters: list[OutRecord]
+    changelog: list[OutRecord]
+
+
+def render(  # noqa: PLR0913 - the record's coordinates and signature, by name
+    batch: Batch,
+    ratings: Sequence[Rating],
+    *,
+    topic: str,
+    partition: int,
+    model: scores.Model,
+    application: str,
+    scored_at: str,
+) -> Rendered:
+    """All records of a batch. `ratings` run in parallel to `batch.updated`."""
+    scored = []
+    for (record, event, window), rating in zip(batch.updated, ratings, strict=True):
+        offset = record.offset
+        value = scores.encode(
+            event, window, rating, topic=topic, partition=partition, offset=offset, model=model, scored_at=scored_at
+        )
+        headers = scores.headers(scores.score_id(topic, partition, offset), source=application, scored_at=scored_at)
+        scored.append(OutRecord(record.key, value, headers))
+    latest = [OutRecord(key, None, []) if place is None else scored[place] for key, place in batch.latest.items()]
+    return Rendered(scored, latest, list(_dead(batch, topic, partition)), list(_changelog(batch)))
+
+
+def _dead(batch: Batch, topic: str, partition: int) -> Iterator[OutRecord]:
+    for record, stage, reason, message in batch.rejected:
+        headers = deadletter.headers(
+            list(record.headers),
+            topic=topic,
+            partition=partition,
+            offset=record.offset,
+            stage=stage,
+            reason=reason,
+            message=message,
+        )
+        yield OutRecord(record.key, record.value, headers, record.timestamp)
+
+
+def _changelog(batch: Batch) -> Iterator[OutRecord]:
+    for key, window in batch.changed.items():
+        yield OutRecord(key, window, [])
+    yield OutRecord(watermark.KEY, batch.watermark.encode(), [])

@@ -1,0 +1,322 @@
+"""One assigned source partition: its queue, its transactional producer and its ordered loop; and the set of them.
+
+The live `Port` of the pipeline. Owns which fetched record is next (contiguity), what one transaction holds, and back-
+pressure. Knows aiokafka's producer, but not Faust's consumer: that feeds records in and asks for what is done.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+from faust.types import TP
+
+from worker import scores, watermark
+from worker.config import Settings
+from worker.errors import Fatal
+from worker.ops.metrics import Metrics
+from worker.pipeline import Batch, Record, run
+from worker.scores import Rating
+from worker.stream.output import OutRecord, render
+from worker.stream.table import Store
+from worker.watermark import Watermark
+from worker.window import Rules
+
+MAX_RECORD_BATCH_BYTES: Final = 512 << 10
+MAX_REQUEST_BYTES: Final = 16 << 20
+"""Above any record of the source topic, so that a bad one of any size fits into a dead letter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all partitions of a worker have in common."""
+
+    settings: Settings
+    engine: Any  # scoring.engine.Engine: importing it here would import torch
+    metrics: Metrics
+    new_producer: Callable[[int], AIOKafkaProducer]
+    changelog: str
+    fatal: Callable[[str, BaseException | None], Any]
+
+    @property
+    def rules(self) -> Rules:
+        """The window rule's limits."""
+        limits = self.settings.window
+        return Rules(max_lateness_ms=int(limits.max_lateness_s * 1000), expire_after_ms=int(limits.expire_after_s * 1000))
+
+
+def now_ms() -> int:
+    """Wall clock, for `scored_at` and latency only: no outcome depends on it."""
+    return time.time_ns() // 1_000_000
+
+
+class Partition:
+    """One partition, of one assignment."""
+
+    def __init__(self, tp: TP, *, generation: int, producer: AIOKafkaProducer, shared: Shared, owner: "Partitions") -> None:
+        self.tp = tp
+        self.generation = generation
+        self.end_offset = 0
+        self._producer = producer
+        self._shared = shared
+        self._owner = owner
+        self._queue: deque[Sequence[Record]] = deque()
+        self._more = asyncio.Event()
+        self._closing = False
+        self._next: int | None = None
+        self._sought: int | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._store: Store | None = None
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def live(self) -> bool:
+        """Recovered and running."""
+        return self._task is not None
+
+    @property
+    def lag(self) -> int:
+        """Source offsets from the watermark to the end of the partition."""
+        return max(0, self.end_offset - self._owner.committed.get(self.tp, self.end_offset))
+
+    def start(self, store: Store) -> None:
+        """The table is recovered: read the watermark, begin after it."""
+        self._store = store
+        self._read = store.read(self.tp.partition)
+        start = Watermark.decode(self._read(watermark.KEY))
+        self._next = self._owner.committed[self.tp] = start.offset + 1
+        shared = self._shared
+        self._task = asyncio.create_task(
+            run(
+                self,
+                engine=shared.engine,
+                start=start,
+                rules=shared.rules,
+                mode=shared.settings.worker.mode,
+                metrics=shared.metrics,
+                now_ms=now_ms,
+                failed=lambda error: shared.fatal(f"a commit of partition {self.tp.partition} failed", error),
+            ),
+            name=f"partition-{self.tp.partition}",
+        )
+        self._task.add_done_callback(self._ended)
+
+    def feed(self, records: Sequence[Record]) -> int | None:
+        """Queue one fetch. Says the offset to seek to, when the fetch is not the one that is due.
+
+        A fetch that starts after the next offset may be a hole in the source (transaction markers, compaction, retention)
+        or a fetch that went astray in a rebalance. Only one that was asked for from exactly there proves the hole.
+        """
+        due = self._next
+        if due is None:  # not recovered yet; Faust seeks once it is
+            return None
+        if records[-1].offset < due:
+            return due
+        if records[0].offset > due and self._sought != due:
+            self._sought = due
+            return due
+        if records[0].offset < due:
+            records = [record for record in records if record.offset >= due]
+        self._next = records[-1].offset + 1
+        self._queue.append(records)
+        self._owner.took(-len(records))
+        self._more.set()
+        return None
+
+    async def take(self) -> Sequence[Record]:
+        """Whatever has arrived, at most `max_batch_events`. No timer. Empty once the partition closes."""
+        while not self._queue and not self._closing:
+            self._more.clear()
+            await self._more.wait()
+        if self._closing:
+            return []
+        limit = self._shared.settings.worker.max_batch_events
+        records = list(self._queue.popleft())
+        while self._queue and len(records) < limit:
+            records.extend(self._queue.popleft())
+        if len(records) > limit:
+            self._queue.appendleft(records[limit:])
+            del records[limit:]
+        self._owner.took(len(records))
+        return records
+
+    def window(self, key: bytes) -> bytes | None:
+        """The user's window in RocksDB."""
+        return self._read(key)
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    async def publish(self, batch: Batch, ratings: Sequence[Rating]) -> int:
+        """One Kafka transaction. Raises after `transaction_timeout_s`: a transactional producer never gives up itself."""
+        settings = self._shared.settings
+        rendered = render(
+            batch,
+            ratings,
+            topic=self.tp.topic,
+            partition=self.tp.partition,
+            model=self._shared.engine.model,
+            application=settings.worker.application_id,
+            scored_at=scores.rfc3339(now_ms()),
+        )
+        async with asyncio.timeout(settings.worker.transaction_timeout_s):
+            await self._producer.begin_transaction()
+            changelog = await self._send(self._shared.changelog, rendered.changelog)
+            others = [
+                *await self._send(settings.topics.scores, rendered.scores),
+                *await self._send(settings.topics.latest, rendered.latest),
+                *await self._send(settings.topics.dead_letters, rendered.dead_letters),
+            ]
+            # `send_batch` acknowledges the *base* offset of a record batch
+            end = max([(await acknowledged).offset + count - 1 for acknowledged, count in changelog])
+            for acknowledged, _ in others:
+                await acknowledged
+            await self._producer.commit_transaction()
+        return end
+
+    async def _send(self, topic: str, records: Iterable[OutRecord]) -> list[tuple[Awaitable[Any], int]]:
+        """Records in as few record batches as fit: (acknowledgement, number of records) each."""
+        sent: list[tuple[Awaitable[Any], int]] = []
+        builder = None
+        for key, value, headers, timestamp_ms in records:
+            if builder is None or builder.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
+                if builder is not None:
+                    sent.append(await self._send_batch(topic, builder))
+                builder = self._producer.create_batch()
+                if builder.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
+                    raise Fatal(f"a record of {len(value or b'')} bytes does not fit into a request to {topic}")
+        if builder is not None:
+            sent.append(await self._send_batch(topic, builder))
+        return sent
+
+    async def _send_batch(self, topic: str, builder: Any) -> tuple[Awaitable[Any], int]:
+        count = builder.record_count()
+        builder.close()
+        return await self._producer.send_batch(builder, topic, partition=self.tp.partition), count
+
+    def store(self, batch: Batch, changelog_offset: int) -> None:
+        """Windows, watermark and changelog offset, as one write."""
+        assert self._store is not None  # noqa: S101 - started
+        items = [*batch.changed.items(), (watermark.KEY, batch.watermark.encode())]
+        self._store.write(self.tp.partition, items, changelog_offset)
+
+    def done(self, batch: Batch) -> None:
+        """Tell the group and the metrics."""
+        self._owner.committed[self.tp] = batch.watermark.offset + 1
+        self._owner.took(0)
+        self._shared.metrics.show_progress(
+            partition=self.tp.partition, watermark=batch.watermark.offset, lag_events=self.lag
+        )
+
+    # -- end -----------------------------------------------------------------------------------------------------------
+
+    async def close(self, within_s: float) -> None:
+        """Finish the batch in hand, take no other, stop the producer. Nothing of this partition runs afterwards."""
+        self._closing = True
+        self._queue.clear()
+        self._more.set()
+        if self._task is not None:
+            _, late = await asyncio.wait([self._task], timeout=within_s)
+            if late:
+                raise Fatal(f"partition {self.tp.partition} did not finish its batch within {within_s:g} s")
+        await asyncio.wait_for(self._producer.stop(), within_s)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._shared.fatal(f"partition {self.tp.partition} failed", error)
+
+
+class Partitions:
+    """The assigned source partitions, and how much they may hold."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._parts: dict[TP, Partition] = {}
+        self._room = asyncio.Event()
+        self.queued = 0
+        self.progressed_at = time.monotonic()
+        self.committed: dict[TP, int] = {}
+        """The next source offset that is not done, for the group's offsets; the watermark is the truth."""
+
+    @property
+    def full(self) -> bool:
+        """Fetching has to pause."""
+        return self.queued >= self._shared.settings.worker.max_queued_events
+
+    @property
+    def live(self) -> bool:
+        """All assigned partitions are recovered and run."""
+        return all(part.live for part in self._parts.values())
+
+    @property
+    def lag(self) -> int:
+        """Source offsets not done, over all partitions."""
+        return sum(part.lag for part in self._parts.values())
+
+    async def room(self) -> None:
+        """Wait until half of the queue is free."""
+        self._room.clear()
+        await self._room.wait()
+
+    async def open(self, tps: Iterable[TP], generation: int) -> None:
+        """A producer for each partition. Initialising it ends what a former owner left open and fences it off, which has
+        to happen before recovery looks for the changelog's end."""
+        await self.close()
+        within_s = self._shared.settings.worker.request_timeout_s
+        wanted = sorted(tps)
+        async with asyncio.timeout(within_s):
+            producers = await asyncio.gather(*(self._initialised(tp.partition) for tp in wanted))
+        self._parts = {
+            tp: Partition(tp, generation=generation, producer=producer, shared=self._shared, owner=self)
+            for tp, producer in zip(wanted, producers, strict=True)
+        }
+
+    async def _initialised(self, partition: int) -> AIOKafkaProducer:
+        producer = self._shared.new_producer(partition)
+        await producer.start()
+        return producer
+
+    def start(self, tps: Iterable[TP], store: Store, generation: int) -> None:
+        """Recovery is done for these."""
+        for tp in tps:
+            part = self._parts.get(tp)
+            if part is not None and not part.live and part.generation == generation:
+                part.start(store)
+
+    def feed(self, tp: TP, records: Sequence[Record], end_offset: int | None) -> int | None:
+        """One fetch to its partition; says the offset to seek to, if another fetch is due."""
+        part = self._parts.get(tp)
+        if part is None:
+            return None
+        if end_offset is not None:
+            if part.lag == 0:
+                self.progressed_at = time.monotonic()  # work arrives where none was left
+            part.end_offset = end_offset
+        return part.feed(records)
+
+    async def close(self) -> None:
+        """Close all, each finishing its batch."""
+        parts, self._parts = self._parts, {}
+        within_s = self._shared.settings.worker.shutdown_timeout_s
+        await asyncio.gather(*(part.close(within_s) for part in parts.values()))
+        for tp, part in parts.items():
+            if part.live:
+                self._shared.metrics.forget_partition(tp.partition)
+        self.queued = 0
+        self._shared.metrics.stream_queue_events.set(0)
+        self._room.set()
+
+    def forget(self) -> None:
+        """The partitions are revoked: their offsets are their next owner's to commit."""
+        self.committed.clear()
+
+    def took(self, count: int) -> None:
+        """So many events left the queue (negative: joined it)."""
+        self.queued -= count
+        self.progressed_at = time.monotonic()
+        self._shared.metrics.stream_queue_events.set(self.queued)
+        if self.queued < self._shared.settings.worker.max_queued_events // 2:
+            self._room.set()

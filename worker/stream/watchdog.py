@@ -1,0 +1,57 @@
+"""Ends the process when something does not happen in time. Knows only names and deadlines.
+
+A thread of its own, since what it watches may block the event loop. Crash-only: what is not committed is aborted by the
+next owner of the partition, so the safe answer to any doubt is to stop at once and non-zero.
+"""
+
+import os
+import sys
+import threading
+import time
+from typing import Final, NoReturn
+
+import structlog
+
+EXIT_FATAL: Final = 1
+_POLL_S: Final = 0.2
+
+log = structlog.get_logger(__name__)
+
+
+def end_process(why: str, error: BaseException | None = None) -> NoReturn:
+    """Log and exit non-zero at once, without a commit and without clean-up. Callable from any thread."""
+    log.critical("fatal", why=why, error=repr(error) if error else None, exc_info=error)
+    sys.stderr.flush()
+    os._exit(EXIT_FATAL)
+
+
+class Watchdog:
+    """Named deadlines. `arm` sets or moves one, `disarm` lifts it; one that passes ends the process."""
+
+    def __init__(self) -> None:
+        self._deadlines: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def arm(self, name: str, within_s: float) -> None:
+        """`name` (what is waited for) must be armed again or disarmed within `within_s`."""
+        with self._lock:
+            self._deadlines[name] = (time.monotonic() + within_s, within_s)
+
+    def disarm(self, name: str) -> None:
+        """It happened. Idempotent."""
+        with self._lock:
+            self._deadlines.pop(name, None)
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(_POLL_S)
+            now = time.monotonic()
+            with self._lock:
+                missed = [(name, within_s) for name, (at, within_s) in self._deadlines.items() if now > at]
+            for name, within_s in missed:
+                end_process(f"{name}: not within {within_s:g} s")
