@@ -1,7 +1,6 @@
 """A replay without a broker: tape, port, sink and report over records made here."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +113,10 @@ async def played(
     return pq.read_table(out).to_pylist(), report, engine
 
 
+def files(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
 WHOLE = Stretch(partition=0, warm_from=0, start=0, end=6)
 FETCH = [record(offset, "ann" if offset % 2 else "bob") for offset in range(6)]
 
@@ -177,7 +180,7 @@ async def test_nothing_is_left_of_a_replay_that_fails(tmp_path: Path) -> None:
     refused = Message("t", 0, 2, error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
     with pytest.raises(IntentError, match="partition 0 of t cannot be read on"):
         await played(tmp_path, [FETCH[:2], [refused]], WHOLE)
-    assert os.listdir(tmp_path) == []
+    assert files(tmp_path) == []
 
 
 async def test_a_silent_broker_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""The deployment files, checked as far as that goes without Docker: linters, schemas, names that the code knows."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+
+from worker import config
+from worker.ops.metrics import FATES, Metrics
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+COMPOSE = ["compose.yaml", "compose.gpu.yaml"]
+
+
+def load(name: str) -> Any:
+    return yaml.safe_load((DEPLOY / name).read_text())
+
+
+def program(name: str) -> str:
+    found = shutil.which(name, path=sysconfig.get_path("scripts"))
+    if found is None:
+        pytest.skip(f"{name} is not installed; it comes with the extra `dev`")
+    return found
+
+
+def settings_names() -> set[str]:
+    return {f"INTENT_{name.replace('.', '__').upper()}" for name, _ in config.leaves(config.Settings.model_construct())}
+
+
+def exposed_names() -> set[str]:
+    """Every name a query may use: of samples, and of families."""
+    metrics = Metrics(CollectorRegistry())
+    metrics.show_model(name="m", version="1")
+    metrics.show_progress(partition=0, watermark=0, lag_events=0)
+    metrics.dead_letters_total.labels(reason="json")
+    return set(re.findall(r"^(?:# HELP )?(intent_\w+)", generate_latest(metrics.registry).decode(), re.MULTILINE))
+
+
+def test_dockerfile_lint() -> None:
+    done = subprocess.run([program("hadolint"), DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_yaml_lint() -> None:
+    command = [sys.executable, "-m", "yamllint", "--strict", "-c", str(DEPLOY / ".yamllint.yaml"), str(DEPLOY)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_compose_follows_its_specification(name: str) -> None:
+    spec = importlib.util.find_spec("check_jsonschema")  # carries the schema; found without importing it
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip(
+            "check-jsonschema, which carries the Compose schema, is not installed; it comes with the extra `dev`"
+        )
+    (package,) = spec.submodule_search_locations
+    schema = json.loads((Path(package) / "builtin_schemas" / "vendor" / "compose-spec.json").read_text())
+    jsonschema.validate(load(name), schema)
+
+
+def test_compose_services_wait_for_what_they_need() -> None:
+    services = load("compose.yaml")["services"]
+    assert services["worker"]["depends_on"] == {"topics": {"condition": "service_completed_successfully"}}
+    assert services["topics"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
+    assert services["worker"]["stop_grace_period"] == "30s"
+    assert config.Settings.model_fields["worker"].default.shutdown_timeout_s < 30
+    for service in services.values():
+        image = service["image"]
+        assert "build" in service or re.fullmatch(r".+:v?\d+\.\d+\.\d+", image), f"{image} has no exact version"
+
+
+def test_settings_named_in_deploy_exist() -> None:
+    text = "".join((DEPLOY / name).read_text() for name in ("Dockerfile", *COMPOSE))
+    named = set(re.findall(r"\bINTENT_[A-Z_]*__[A-Z_]+[A-Z]\b", text))
+    assert len(named) >= 6
+    assert named <= settings_names()
+
+
+def test_image_runs_as_nobody_in_particular() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    assert "USER 10001:10001" in lines
+    assert 'ENTRYPOINT ["intent"]' in lines  # exec form: signals reach the worker
+
+
+def test_metrics_named_in_alerts_exist() -> None:
+    text = (DEPLOY / "alerts.yml").read_text() + (DEPLOY / "prometheus.yml").read_text()
+    named = set(re.findall(r"\bintent_\w+", text))
+    assert len(named) >= 5
+    assert named <= exposed_names()
+    assert set(re.findall(r'fate="(\w+)"', text)) <= set(FATES)
+
+
+def test_alerts_are_complete() -> None:
+    (group,) = load("alerts.yml")["groups"]
+    names = [rule["alert"] for rule in group["rules"]]
+    assert len(set(names)) == len(names)
+    for rule in group["rules"]:
+        assert rule["labels"]["severity"] in {"page", "ticket"}
+        assert {"summary", "description"} == rule["annotations"].keys()
+        assert rule["expr"].count("(") == rule["expr"].count(")")
+
+
+def test_prometheus_finds_worker_and_rules() -> None:
+    prometheus = load("prometheus.yml")
+    services = load("compose.yaml")["services"]
+    assert [DEPLOY / name for name in prometheus["rule_files"]] == [DEPLOY / "alerts.yml"]
+    mounted = {volume.split(":")[0] for volume in services["prometheus"]["volumes"]}
+    assert {"./prometheus.yml", "./alerts.yml"} <= mounted
+    (job,) = prometheus["scrape_configs"]
+    (discovery,) = job["dns_sd_configs"]
+    assert set(discovery["names"]) <= services.keys()
+    assert f"INTENT_WORKER__WEB_PORT={discovery['port']}" in (DEPLOY / "Dockerfile").read_text()
+    for rule in load("alerts.yml")["groups"][0]["rules"]:
+        assert set(re.findall(r'job="([\w-]+)"', rule["expr"])) <= {job["job_name"]}
