@@ -1,4 +1,4 @@
-"""The embedded broker: the real Apache Kafka on this machine, one node or three, started, stopped and broken on purpose.
+"""The embedded broker: the real Apache Kafka on this machine, one node or more, started, stopped, broken on purpose.
 
 For development, demos and tests. Owns the lives of its nodes; knows nothing of topics or of what is sent.
 """
@@ -29,8 +29,8 @@ _POLL_S = 0.05
 class EmbeddedBroker:
     """Kafka nodes below `folder`, as a context manager or by `start` and `stop`.
 
-    `port` is the first node's client port (0: any free one). `properties` are added to every node's server properties, or
-    replace ours. A leashed broker dies with this process, even by SIGKILL. Not for use from several threads at once.
+    `port` is the first node's client port (0: any free one). `properties` are added to every node's server properties,
+    or replace ours. A leashed broker dies with this process, even by SIGKILL. For one thread at a time.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class EmbeddedBroker:
     def start(self) -> str:
         """Starts every node and waits until each answers. Returns the bootstrap servers.
 
-        Blocks for about 4 s a node, longer when the jars must be fetched first. Data already in the folder is kept. Raises
-        `IntentError` with one sentence (no Java, port taken, jars unreachable, not enough memory) and leaves nothing running.
+        Blocks for about 4 s a node, longer when the jars must be fetched first. Data already in the folder is kept.
+        Raises `IntentError` (no Java, port taken, jars unreachable, not enough memory, ...) and leaves nothing running.
         """
         self.launch()
         try:
@@ -137,14 +137,18 @@ class EmbeddedBroker:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def _check_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise IntentError(f"the broker's folder {self.folder} cannot be made: {error.strerror}; choose another") from None
+            raise IntentError(
+                f"the broker's folder {self.folder} cannot be made: {error.strerror}; choose another"
+            ) from None
         held = len(list(self.folder.glob("data-*/meta.properties")))
         if held not in {0, self._count}:
             raise IntentError(
@@ -157,15 +161,15 @@ class EmbeddedBroker:
         available = psutil.virtual_memory().available // 2**20
         if available < needed:
             raise IntentError(
-                f"not enough memory for the embedded broker: {self._count} Kafka node{'s' * (self._count > 1)} may take {needed} MB, "
-                f"and {available} MB are available; stop something else, or ask for fewer nodes"
+                f"not enough memory for the embedded broker: {self._count} node{'s' * (self._count > 1)} may take "
+                f"{needed} MB, and {available} MB are available; stop something else, or ask for fewer nodes"
             )
 
 
 def stop(processes: Collection[psutil.Process], *, timeout_s: float = STOP_TIMEOUT_S) -> None:
     """SIGTERM to all, then SIGKILL to those left after `timeout_s` together. Processes already gone are no error.
 
-    In a cluster of several the last nodes have no quorum left to say goodbye to, and end by SIGKILL; no data is lost by it.
+    In a cluster of several, the last nodes have no quorum left to sign off from and end by SIGKILL. That loses no data.
     """
     for process in processes:
         with suppress(psutil.NoSuchProcess):

@@ -54,14 +54,14 @@ def aiokafka(kafka: Kafka) -> dict[str, Any]:
 
 
 def ssl_context(kafka: Kafka) -> ssl.SSLContext | None:
-    """The TLS context of the settings, or None for a protocol without TLS. Raises `SettingError` as `librdkafka` does."""
+    """The settings' TLS context, None for a protocol without TLS. Raises `SettingError` when a file is not usable."""
     if kafka.security_protocol not in {"SSL", "SASL_SSL"}:
         return None
-    authority, certificate, key = (_file(kafka, name) for name in ("ssl_ca_file", "ssl_certificate_file", "ssl_key_file"))
+    certificate = _file(kafka, "ssl_certificate_file")
     try:
-        context = ssl.create_default_context(cafile=authority)
+        context = ssl.create_default_context(cafile=_file(kafka, "ssl_ca_file"))
         if certificate is not None:
-            context.load_cert_chain(certificate, key)
+            context.load_cert_chain(certificate, _file(kafka, "ssl_key_file"))
     except ssl.SSLError as error:
         raise SettingError(f"a file of the settings `kafka.ssl_*` is not usable PEM: {error}") from None
     return context

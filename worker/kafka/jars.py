@@ -1,8 +1,8 @@
 """The jars of Apache Kafka: which ones, each with its checksum, and how they reach this machine's cache.
 
-`jars.lock` beside this file pins every jar (Maven coordinate, bytes, SHA-256), as the Python lock does for packages; jgo
-fetches them without Maven or Java. Knows nothing of brokers. `python -m worker.kafka.jars` fetches; with `lock` as its
-argument it writes the list anew.
+`jars.lock` beside this file pins every jar (Maven coordinate, bytes, SHA-256), as the Python lock does for packages;
+jgo fetches them without Maven or Java. Knows nothing of brokers. `python -m worker.kafka.jars` fetches; with `lock` as
+its argument it writes the list anew.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from worker.errors import IntentError
 
 KAFKA_VERSION = "4.3.0"
-# Kafka logs through SLF4J and brings Log4j but not the bridge between them: without it a broker is silent about its own failure.
+# Kafka logs through SLF4J and brings Log4j but not the bridge between them: without it a broker says nothing.
 _ROOTS = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4")
 _LOCK = Path(__file__).with_name("jars.lock")
 _FETCHERS = 8
@@ -64,9 +64,9 @@ def repository() -> Path:
 
 
 def classpath() -> str:
-    """The Java class path of a broker. Fetches what is missing (44 MB the first time) and checks every jar's checksum.
+    """The Java class path of a broker. Fetches what is missing, 45 MB at first, and checks every jar.
 
-    Blocks for seconds to minutes the first time, for about 0.1 s afterwards. Safe to call from several processes at once.
+    Blocks for seconds to minutes the first time, then for 0.1 s. Safe to call from several processes at once.
     """
     folder = repository()
     jars = pinned()
@@ -93,7 +93,7 @@ def _fetch(jars: Sequence[Jar], folder: Path) -> None:
         context.project(group, artifact).at_version(version).artifact().resolve()
         if not jar.stands(folder):
             jar.path(folder).unlink()
-            raise IntentError(f"{jar.coordinate} came with another checksum than worker/kafka/jars.lock pins; it was not kept")
+            raise IntentError(f"{jar.coordinate} came with another checksum than jars.lock pins, and was not kept")
         return jar
 
     with bar, ThreadPoolExecutor(_FETCHERS) as threads:
@@ -137,10 +137,11 @@ def _write_lock() -> None:
     for root in _ROOTS:
         direct, transitive = context.resolver.resolve([context.create_dependency(root)])
         for dependency in [*direct, *transitive]:
-            if dependency.scope in {None, "compile", "runtime"} and (dependency.groupId, dependency.artifactId) not in lines:
+            name = dependency.groupId, dependency.artifactId
+            if dependency.scope in {None, "compile", "runtime"} and name not in lines:
                 content = dependency.artifact.resolve().read_bytes()
-                coordinate = f"{dependency.groupId}:{dependency.artifactId}:{dependency.version}"
-                lines[dependency.groupId, dependency.artifactId] = f"{coordinate} {len(content)} {hashlib.sha256(content).hexdigest()}"
+                coordinate = ":".join([*name, dependency.version])
+                lines[name] = f"{coordinate} {len(content)} {hashlib.sha256(content).hexdigest()}"
     header = "# Written by `make lock`: Maven coordinate, bytes, SHA-256."
     _LOCK.write_text("\n".join([header, *sorted(lines.values())]) + "\n")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from worker.errors import SettingError
 
 OLDEST = 17  # Kafka 4 brokers need Java 17
-_VERSION_TIMEOUT_S = 20
+_TIMEOUT_S = 20
 
 
 def find() -> Path:
@@ -57,7 +57,7 @@ def _candidates() -> Iterator[tuple[str, Path | None]]:
 def _version(program: Path) -> int | None:
     """The major version it reports (`1.8` is 8), or None when it does not run."""
     try:
-        run = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S, check=True)
+        run = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     found = re.search(r'version "(?:1\.)?(\d+)', run.stderr)

@@ -1,7 +1,7 @@
 """Becomes another program that dies with its parent. Run as a script: `leash.py PARENT_PID PROGRAM ARGUMENT...`.
 
-The kernel kills the program when the thread that started this script ends, however it ends. A script of its own, because
-code between fork and exec in a process with threads may deadlock; it imports nothing of the project, to start in 20 ms.
+The kernel kills the program when the thread that started this script ends, however it ends. A script of its own,
+because code between fork and exec in a process with threads may deadlock. Imports nothing of the project, to be quick.
 """
 
 import ctypes

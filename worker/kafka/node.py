@@ -1,16 +1,18 @@
 """One Kafka node: its ports, its folder, its server properties, its process. Knows nothing of the other nodes' lives.
 
 Every node is broker and KRaft controller at once and listens on the loopback address only, on three ports: CLIENT for
-those who use it, INTERNAL between brokers and for the readiness check, CONTROLLER for the quorum. INTERNAL stays plain, so
-that a test can put TLS or SASL on CLIENT with properties alone.
+those who use it, INTERNAL between brokers and for the readiness check, CONTROLLER for the quorum. INTERNAL stays plain,
+so that a test can put TLS or SASL on CLIENT with properties alone.
 """
 
+import errno
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
@@ -18,28 +20,20 @@ from random import SystemRandom
 import psutil
 
 from worker.errors import IntentError
+from worker.kafka import properties
 
 HOST = "127.0.0.1"
 HEAP_MB = 512
-# Below the range from which the kernel takes outgoing ports: there, a client that keeps reconnecting to a killed node can be given
-# that very port, connect to itself, and keep the node from coming back.
+# Below the range from which the kernel takes outgoing ports: there, a client that keeps reconnecting to a killed node
+# can be given that very port, connect to itself, and keep the node from coming back.
 _PORTS = range(20_000, 32_000)
 _LEASH = Path(__file__).with_name("leash.py")
 _CLUSTER_ID = "aW50ZW50LXdvcmtlci0wMQ"  # 16 bytes in base64; clusters are told apart by their folders
 _FORMAT_TIMEOUT_S = 60
-_LOG4J = """\
-rootLogger.level = INFO
-rootLogger.appenderRef.out.ref = out
-appender.out.type = Console
-appender.out.name = out
-appender.out.layout.type = PatternLayout
-appender.out.layout.pattern = %d{yyyy-MM-dd HH:mm:ss.SSS} %-5p %c{1} - %m%n
-logger.values.name = org.apache.kafka.common.config.AbstractConfig
-logger.values.level = WARN
-"""
+_STARTS = "---- the node starts ----"
 
-# The kernel ties a leash to the thread that forked, not to its process. This one thread lives as long as the process; a caller's
-# thread may end at any time, and would take its brokers along.
+# The kernel ties a leash to the thread that forked, not to its process. This one thread lives as long as the process;
+# a caller's thread may end at any time, and would take its brokers along.
 _forker = ThreadPoolExecutor(1, thread_name_prefix="kafka-forker")
 
 
@@ -68,6 +62,11 @@ class Node:
         """Its server properties."""
         return self.folder / f"server-{self.number}.properties"
 
+    @property
+    def log_settings(self) -> Path:
+        """How it logs; one file for all nodes."""
+        return self.folder / "log4j2.properties"
+
 
 @dataclass(frozen=True, slots=True)
 class Java:
@@ -88,7 +87,7 @@ class Java:
             "-XX:+ExitOnOutOfMemoryError",
             "--enable-native-access=ALL-UNNAMED",  # the compression codecs; Java 24 and later warn without it
             "-Djava.awt.headless=true",
-            f"-Dlog4j2.configurationFile={node.folder / 'log4j2.properties'}",
+            f"-Dlog4j2.configurationFile={node.log_settings}",
             "-cp",
             self.classpath,
             main,
@@ -97,7 +96,7 @@ class Java:
 
 
 def plan(folder: Path, *, nodes: int, port: int = 0) -> list[Node]:
-    """Nodes 1 to `nodes` below `folder`. `port` is the first node's client port, the others follow it; 0 chooses free ones.
+    """Nodes 1 to `nodes` below `folder`. `port` is the first one's client port, the others follow; 0 chooses free ones.
 
     Raises `IntentError` when a named port is taken.
     """
@@ -110,16 +109,24 @@ def plan(folder: Path, *, nodes: int, port: int = 0) -> list[Node]:
 
 
 def prepare(node: Node, peers: Sequence[Node], java: Java, extra: Mapping[str, str]) -> None:
-    """Writes the node's properties (`extra` over ours) and, once, formats its data folder. Blocks for about a second then."""
+    """Writes the node's properties (`extra` over ours) and formats its data folder, once: that takes a second."""
     node.folder.mkdir(parents=True, exist_ok=True)
-    (node.folder / "log4j2.properties").write_text(_LOG4J)
-    lines = (f"{name}={_escaped(value)}" for name, value in {**_server_properties(node, peers), **extra}.items())
-    node.properties.write_text("\n".join(lines) + "\n")
+    node.log_settings.write_text(properties.LOG4J)
+    node.properties.write_text(properties.render({**_server_properties(node, peers), **extra}))
     if (node.data / "meta.properties").exists():
         return
     command = java.command(node, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(node.properties))
     with node.log.open("a") as log:
-        done = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, timeout=_FORMAT_TIMEOUT_S, check=False)
+        print(_STARTS, file=log, flush=True)
+        done = subprocess.run(
+            command,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
+            timeout=_FORMAT_TIMEOUT_S,
+            check=False,
+        )
     if done.returncode != 0:
         raise IntentError(why_it_ended(node))
 
@@ -133,14 +140,14 @@ def spawn(node: Node, java: Java, *, leashed: bool) -> psutil.Process:
     if leashed:
         command = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *command]
     log = os.open(node.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.write(log, f"{_STARTS}\n".encode())
     streams = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, log, 1),
         (os.POSIX_SPAWN_DUP2, log, 2),
     ]
-    environment = {**os.environ, "LC_ALL": "C.UTF-8"}  # else Java cannot open paths beyond ASCII
     try:
-        spawned = _forker.submit(os.posix_spawn, command[0], command, environment, file_actions=streams, setsid=True)
+        spawned = _forker.submit(os.posix_spawn, command[0], command, _environment(), file_actions=streams, setsid=True)
         return psutil.Process(spawned.result())
     finally:
         os.close(log)
@@ -155,69 +162,53 @@ def alive(process: psutil.Process) -> bool:
 
 
 def why_it_ended(node: Node) -> str:
-    """One sentence about a node that did not come up, from the end of its log."""
-    tail = node.log.read_text(errors="replace")[-20_000:].splitlines() if node.log.exists() else []
+    """One sentence about a node that did not come up, from what it said since its last start."""
+    said = node.log.read_text(errors="replace").rpartition(_STARTS)[2].splitlines() if node.log.exists() else []
     ports = f"{node.client_port}, {node.internal_port} or {node.controller_port}"
     for signs, sentence in (
-        (("Address already in use",), f"one of the ports {ports} on {HOST} was taken by another program in the meantime; start again"),
+        (("Address already in use",), f"port {ports} was taken in the meantime; try again"),
         (
             ("insufficient memory", "Could not reserve enough space", "OutOfMemoryError", "Cannot allocate memory"),
             "there was not enough memory for it; stop something else, or give the container more",
         ),
         (("No space left on device",), f"the disk that holds {node.folder} is full"),
+        (("Failed to acquire lock",), f"another broker works on {node.data}; stop that one, or choose another folder"),
     ):
-        if any(sign in line for line in tail for sign in signs):
+        if any(sign in line for line in said for sign in signs):
             return f"Kafka node {node.number} did not start: {sentence} (its log: {node.log})"
-    said = [line for line in tail if "ERROR" in line or "FATAL" in line or "Exception" in line or line.startswith("Error")]
-    return f"Kafka node {node.number} ended while it started: {said[-1].strip() if said else 'it said nothing'} (its log: {node.log})"
+    errors = [line.strip() for line in said if "ERROR" in line or "Exception" in line or line.startswith("Error")]
+    last = errors[-1] if errors else "it did not say why, and was perhaps killed for want of memory"
+    return f"Kafka node {node.number} ended while it started: {last} (its log: {node.log})"
 
 
 def _server_properties(node: Node, peers: Sequence[Node]) -> dict[str, str]:
-    replicas = str(min(3, len(peers)))
-    in_sync = str(min(2, len(peers)))
     here = f"CLIENT://{HOST}:{node.client_port},INTERNAL://{HOST}:{node.internal_port}"
     return {
-        "process.roles": "broker,controller",
+        **properties.cluster(len(peers)),
         "node.id": str(node.number),
         "controller.quorum.voters": ",".join(f"{peer.number}@{HOST}:{peer.controller_port}" for peer in peers),
         "listeners": f"{here},CONTROLLER://{HOST}:{node.controller_port}",
         "advertised.listeners": here,
-        "listener.security.protocol.map": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "inter.broker.listener.name": "INTERNAL",
-        "controller.listener.names": "CONTROLLER",
         "log.dirs": str(node.data),
-        "auto.create.topics.enable": "false",
-        "default.replication.factor": replicas,
-        "min.insync.replicas": in_sync,
-        "offsets.topic.replication.factor": replicas,
-        "transaction.state.log.replication.factor": replicas,
-        "transaction.state.log.min.isr": in_sync,
-        "share.coordinator.state.topic.replication.factor": replicas,
-        "share.coordinator.state.topic.min.isr": in_sync,
-        # Kafka's 50 partitions of each state topic are for many groups; here they would cost a second at the first use.
-        "offsets.topic.num.partitions": "4",
-        "transaction.state.log.num.partitions": "8",
-        "share.coordinator.state.topic.num.partitions": "4",
-        # A lone worker need not wait for others, and a fault test wants short sessions.
-        "group.initial.rebalance.delay.ms": "0",
-        "group.min.session.timeout.ms": "1000",
-        # A killed node that comes back is let in only when its former life's session has ended: 9 s by Kafka's default.
-        "broker.heartbeat.interval.ms": "500",
-        "broker.session.timeout.ms": "4000",
-        "num.network.threads": "2",
-        "num.io.threads": "4",
-        "log.cleaner.dedupe.buffer.size": str(16 * 2**20),  # Kafka's 128 MB would be a quarter of the heap
     }
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C.UTF-8"}  # in a plain C locale Java cannot open paths beyond ASCII
 
 
 def _named(port: int) -> int:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Kafka does: connections just closed do not count
+        # As Kafka does: connections closed a moment ago do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            reason = "is taken" if getattr(error, "errno", None) == 98 else f"cannot be used ({error})"
-            raise IntentError(f"port {port} on {HOST} {reason}; choose another with --port, or stop what listens there") from None
+            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            raise IntentError(
+                f"port {port} on {HOST} {'is taken' if taken else f'cannot be used ({error})'}; "
+                "choose another, or stop what listens there"
+            ) from None
     return port
 
 
@@ -225,19 +216,9 @@ def _free(taken: set[int]) -> int:
     random = SystemRandom()  # two test runs seeded alike must not meet on one port
     for _ in range(1000):
         port = random.choice(_PORTS)
-        with socket.socket() as probe:
-            if port not in taken and probe.connect_ex((HOST, port)) != 0:
-                try:
-                    probe.bind((HOST, port))
-                except OSError:
-                    continue
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            if port not in taken:
                 taken.add(port)
                 return port
     raise IntentError(f"no free port between {_PORTS.start} and {_PORTS.stop} on {HOST}")
-
-
-def _escaped(value: str) -> str:
-    """Java reads properties as Latin-1 with escapes."""
-    units = value.encode("utf-16-be", "surrogatepass")
-    codes = (int.from_bytes(units[i : i + 2]) for i in range(0, len(units), 2))
-    return "".join(chr(code) if 32 <= code < 127 and code != 92 else f"\\u{code:04x}" for code in codes)

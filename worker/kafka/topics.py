@@ -1,6 +1,6 @@
 """The topics of a deployment: what each must be, making them, and naming each difference to what stands on the brokers.
 
-Owns names, partitions, retention and compaction. Knows nothing of what the records mean. Every topic has the same number of
+Owns partitions, retention and compaction. Knows nothing of what the records mean. Every topic has the same number of
 partitions: a score, a dead letter and a window stay in the partition of the event they come from.
 """
 
@@ -38,7 +38,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing about a topic that is not as declared. `what` is `topic`, `partitions`, `replication factor` or a config name."""
+    """One thing that is not as declared. `what` is `topic`, `partitions`, `replication factor` or a config's name."""
 
     topic: str
     what: str
@@ -85,8 +85,8 @@ def declared(settings: Settings) -> tuple[Topic, ...]:
 def create(settings: Settings) -> dict[str, bool]:
     """Creates what is missing: topic name → whether this call made it. What stands already is not touched.
 
-    Returns when each new topic has a leader for every partition. Idempotent. Raises `IntentError` when the brokers do not
-    answer or refuse.
+    Returns when each new topic has a leader for every partition. Idempotent. Raises `IntentError` when the brokers do
+    not answer or refuse.
     """
     made = {}
     with _brokers(settings) as admin:
@@ -157,11 +157,12 @@ def _await_leaders(admin: AdminClient, partitions: Mapping[str, int]) -> None:
 @contextmanager
 def _brokers(settings: Settings) -> Iterator[AdminClient]:
     """An admin client whose failures to reach the brokers are one sentence."""
+    servers = settings.kafka.bootstrap_servers
     try:
         yield clients.admin(settings.kafka)
     except (KafkaException, TimeoutError) as error:
         reason = error.args[0].str() if isinstance(error, KafkaException) else "no answer in time"
         raise IntentError(
-            f"Kafka at {settings.kafka.bootstrap_servers} (setting `kafka.bootstrap_servers`) does not answer: {reason}; "
+            f"Kafka at {servers} (setting `kafka.bootstrap_servers`) does not answer ({reason}); "
             "is it running? `intent broker start` starts one here"
         ) from None
