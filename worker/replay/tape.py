@@ -2,13 +2,15 @@
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from worker.config import Kafka
 from worker.errors import IntentError
+from worker.kafka import clients
 from worker.replay.plan import Stretch
 from worker.scores import Headers
 
@@ -16,6 +18,27 @@ POLL_S: Final = 0.1
 """How long a fetch may wait to become full: the most that the last, partial one costs."""
 SILENCE_S: Final = 60.0
 """A broker that sends nothing for so long, not even the end of the partition, is not going to."""
+
+
+def reader(kafka: Kafka) -> Consumer:
+    """A consumer that leaves no trace: assigned by hand, in no group, committing nothing. It reads committed records.
+
+    Connects when first used; the caller closes it.
+    """
+    return Consumer(
+        {
+            **clients.librdkafka(kafka),
+            "group.id": "intent-replay",  # librdkafka wants a name; without `subscribe` no group comes of it
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,  # the last offsets may be markers: only this tells that they were passed
+            "auto.offset.reset": "error",  # records deleted under the replay must not be skipped in silence
+            "allow.auto.create.topics": False,
+            "queued.max.messages.kbytes": 16 * 1024,
+            "fetch.wait.max.ms": 100,
+        }
+    )
 
 
 class Played(NamedTuple):
@@ -29,9 +52,9 @@ class Played(NamedTuple):
 
 
 class Tape:
-    """Plays a stretch once, in order. `consumer` is this tape's alone: it is assigned by hand and commits nothing."""
+    """Plays a stretch once, in order. `consumer` is this tape's alone while it plays; its assignment is replaced."""
 
-    def __init__(self, consumer: Consumer, topic: str, stretch: Stretch, *, max_records: int) -> None:
+    def __init__(self, consumer: Consumer, topic: str, stretch: Stretch, *, max_records: int = 2000) -> None:
         self._consumer = consumer
         self._stretch = stretch
         self._max_records = max_records
@@ -47,12 +70,21 @@ class Tape:
         Raises `IntentError` when the broker falls silent or refuses.
         """
         while not self._ahead and not self._over:
-            self._accept(await asyncio.to_thread(self._consumer.consume, self._max_records, POLL_S))
+            await asyncio.to_thread(self._fetch)
         count = bisect_left(self._ahead, before, key=attrgetter("offset"))
         taken, self._ahead = self._ahead[:count], self._ahead[count:]
         return taken
 
-    def _accept(self, messages: Sequence[Message]) -> None:
+    def __iter__(self) -> Iterator[Played]:
+        """All records, blocking; errors as `read`."""
+        while self._ahead or not self._over:
+            taken, self._ahead = self._ahead, []
+            yield from taken
+            if not self._over:
+                self._fetch()
+
+    def _fetch(self) -> None:
+        messages = self._consumer.consume(self._max_records, POLL_S)
         end = self._stretch.end
         for message in messages:
             offset = message.offset() or 0
@@ -74,9 +106,8 @@ class Tape:
 def _played(message: Message, offset: int) -> Played:
     headers = message.headers() or []
     pairs = headers.items() if isinstance(headers, dict) else headers
-    return Played(
-        offset, message.timestamp()[1], message.key(), message.value(), [(name, _bytes(part)) for name, part in pairs]
-    )
+    parts = [(name, _bytes(part)) for name, part in pairs]
+    return Played(offset, message.timestamp()[1], message.key(), message.value(), parts)
 
 
 def _bytes(content: str | bytes | None) -> bytes:

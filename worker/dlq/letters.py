@@ -1,0 +1,103 @@
+"""Dead letters read back: what failed, where, why, and the record as it came. Sends nothing.
+
+The parts that a person reads (reason, message, coordinates) carry nothing of the event; key, headers and value do.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from worker import deadletter
+from worker.config import Settings
+from worker.replay.plan import Bound, KafkaOffsets, Plan, resolve
+from worker.replay.tape import Played, Tape, reader
+from worker.scores import Headers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """One dead letter. `topic` to `offset` are those of the record that failed; empty or -1 without such a header."""
+
+    id: str
+    """Where the letter itself lies: `partition:offset` of the dead-letter topic."""
+    time_ms: int
+    """The failed record's own timestamp."""
+    topic: str
+    partition: int
+    offset: int
+    stage: str
+    reason: str
+    message: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    """As the record had them; those of the error are left out."""
+
+    @property
+    def source(self) -> str:
+        """The failed record's coordinates in one word."""
+        return f"{self.topic}-{self.partition}-{self.offset}"
+
+
+def plan(settings: Settings, begin: Bound, end: Bound) -> Plan:
+    """Which part of the dead-letter topic `[begin, end)` is. Raises `SettingError` where the topic cannot be read."""
+    consumer = reader(settings.kafka)
+    try:
+        return resolve(settings.topics.dead_letters, begin, end, warmup_ms=0, offsets=KafkaOffsets(consumer))
+    finally:
+        consumer.close()
+
+
+def read(settings: Settings, chosen: Plan) -> Iterator[Letter]:
+    """The letters of a plan, partition by partition, oldest first. Blocks; raises `IntentError` as a tape does."""
+    consumer = reader(settings.kafka)
+    try:
+        for stretch in chosen.stretches:
+            for played in Tape(consumer, chosen.topic, stretch):
+                yield parse(played, partition=stretch.partition)
+    finally:
+        consumer.close()
+
+
+def parse(record: Played, *, partition: int) -> Letter:
+    """A record of the dead-letter topic. Takes any: what another program put there has an empty reason."""
+    errors: dict[str, str] = {}
+    own: Headers = []
+    for name, content in record.headers:
+        if name.startswith(deadletter.PREFIX):
+            errors[name.removeprefix(deadletter.PREFIX)] = content.decode("utf-8", "replace")
+        else:
+            own.append((name, content))
+    return Letter(
+        id=f"{partition}:{record.offset}",
+        time_ms=record.timestamp,
+        topic=errors.get("topic", ""),
+        partition=_number(errors, "partition"),
+        offset=_number(errors, "offset"),
+        stage=errors.get("stage", ""),
+        reason=errors.get("exception.class.name", ""),
+        message=errors.get("exception.message", ""),
+        key=record.key,
+        value=record.value,
+        headers=own,
+    )
+
+
+def _number(errors: Mapping[str, str], name: str) -> int:
+    text = errors.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else -1
+
+
+def escaped(raw: bytes | None) -> str:
+    """Any bytes as printable text: safe for a terminal, and told apart from each other.
+
+    UTF-8 stays readable; control characters, bytes that are no UTF-8 and the backslash become escapes.
+    """
+    if raw is None:
+        return "(none)"
+    text = raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Text with its control characters as escapes: nothing in it can steer a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

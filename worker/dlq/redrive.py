@@ -1,0 +1,102 @@
+"""Dead letters sent again to where they came from, unless they would only come back. Decides first, then sends."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from worker import events
+from worker.config import Kafka
+from worker.dlq.letters import Letter
+from worker.errors import IntentError, Invalid
+from worker.kafka import clients
+from worker.pipeline import LATE
+
+FROM_HEADER: Final = "intent.redriven-from"
+"""Added to a record that is sent again: the dead letter's topic, partition and offset."""
+
+_FLUSH_TIMEOUT_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the letters."""
+
+    sent: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    """By why they would fail again."""
+
+
+def obstacle(letter: Letter, *, now_ms: int) -> str | None:
+    """Why sending it again would fail again, as a reason code; None when it may do well now.
+
+    `now_ms` is the timestamp that the new record would get: what lay too far ahead once may be past today. A late
+    event stays late, since its user's newest event only moves on.
+    """
+    if not letter.topic or letter.partition < 0:
+        return "no_source"
+    if letter.reason == LATE:
+        return LATE
+    try:
+        events.decode(letter.value, key=letter.key, timestamp_ms=now_ms)
+    except Invalid as error:
+        return error.reason
+    return None
+
+
+class Redriver:
+    """Sends letters to the topic and partition they came from, with their key, value and headers, and a new timestamp.
+
+    Acknowledged by all replicas. Sending one twice does little harm: the worker drops the second as a duplicate while
+    the first is among the user's last 128 events.
+    """
+
+    def __init__(self, kafka: Kafka, *, dead_letters: str) -> None:
+        self._dead_letters = dead_letters
+        self._producer = Producer({**clients.librdkafka(kafka), "enable.idempotence": True, "linger.ms": 20})
+        self._failed: Counter[str] = Counter()
+
+    def send(self, letters: Iterable[Letter]) -> int:
+        """Send all and wait until they are acknowledged; how many. Raises `IntentError` when one was not."""
+        count = 0
+        for letter in letters:
+            where = f"{self._dead_letters}-{letter.id.replace(':', '-')}"
+            self._produce(letter, [*letter.headers, (FROM_HEADER, where.encode())])
+            count += 1
+        left = self._producer.flush(_FLUSH_TIMEOUT_S)
+        if left or self._failed:
+            why = "; ".join(f"{number}: {reason}" for reason, number in self._failed.items())
+            raise IntentError(
+                f"{left + self._failed.total()} of {count} letters were not acknowledged ({why or 'no answer'}); "
+                "the rest was sent: run the same command again, what arrived already counts once"
+            )
+        return count
+
+    def _produce(self, letter: Letter, headers: list[tuple[str, str | bytes | None]]) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    letter.topic,
+                    value=letter.value,
+                    key=letter.key,
+                    partition=letter.partition,
+                    headers=headers,
+                    on_delivery=self._delivered,
+                )
+                self._producer.poll(0)
+            except BufferError:  # the local queue is full: wait for acknowledgements
+                self._producer.poll(1)
+            else:
+                return
+
+    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            self._failed[error.str()] += 1
+
+
+def wall_clock_ms() -> int:
+    """Now, UTC ms."""
+    return time.time_ns() // 1_000_000
