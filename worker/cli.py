@@ -1,12 +1,10 @@
 """The program `intent`: which command does what. Bodies live with what they command and are imported when called."""
 
 import sys
-from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from worker import __version__
 from worker.errors import CheckFailed, IntentError, SettingError
 
 EXIT_FAILED = 1
@@ -23,14 +21,27 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def worker(
-    constant: Annotated[bool, typer.Option(hidden=True)] = False,
-) -> None:
-    """Run the stream worker until SIGTERM or Ctrl-C."""
-    from worker.run import serve
+def _mount() -> None:
+    """Every command. The modules named here import only what their options need."""
+    from worker.kafka.commands import broker_app, topics_app
 
-    serve(constant=constant)
+    app.add_typer(broker_app, name="broker")
+    app.add_typer(topics_app, name="topics")
+
+
+@app.command()
+def worker() -> None:
+    """Run the stream worker until SIGTERM or Ctrl-C.
+
+    Settings come from `intent.toml`, then the environment (`INTENT_KAFKA__BOOTSTRAP_SERVERS`, nested by `__`); see
+    `intent config show`. Health is at `/livez` and `/readyz`, metrics at `/metrics` of `worker.web_port`.
+    """
+    from worker import config, run
+
+    run.serve(config.load())
+
+
+_mount()
 
 
 def main() -> None:

@@ -34,7 +34,9 @@ class _Part(BaseModel):
 class Kafka(_Part):
     """How to reach the brokers."""
 
-    bootstrap_servers: str = Field("127.0.0.1:9092", pattern=r"^[^\s:,]+:\d+(,[^\s:,]+:\d+)*$", description="host:port, comma separated")
+    bootstrap_servers: str = Field(
+        "127.0.0.1:9092", pattern=r"^[^\s:,]+:\d+(,[^\s:,]+:\d+)*$", description="host:port, comma separated"
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     sasl_username: str | None = None
@@ -61,17 +63,31 @@ class Topics(_Part):
 class Worker(_Part):
     """The stream worker's process."""
 
-    application_id: str = Field("intent", pattern=r"^[A-Za-z0-9._-]{1,100}$", description="consumer group, prefix of transactions and changelog")
-    mode: Literal["every", "latest"] = Field("every", description="score each event's window, or only a user's newest in a batch")
+    application_id: str = Field(
+        "intent", pattern=r"^[A-Za-z0-9._-]{1,100}$", description="consumer group, prefix of transactions and changelog"
+    )
+    mode: Literal["every", "latest"] = Field(
+        "every", description="score each event's window, or only a user's newest in a batch"
+    )
     data_dir: Path = Field(Path(".intent/state"), description="RocksDB folder; one per worker process")
-    max_batch_events: int = Field(2000, ge=1, le=100_000, description="events of one partition in one transaction, at most")
-    max_queued_events: int = Field(20_000, ge=1, le=10_000_000, description="fetched events waiting, over all partitions; then fetching pauses")
+    max_batch_events: int = Field(
+        2000, ge=1, le=100_000, description="events of one partition in one transaction, at most"
+    )
+    max_queued_events: int = Field(
+        20_000, ge=1, le=10_000_000, description="fetched events waiting, over all partitions; then fetching pauses"
+    )
     session_timeout_s: float = Field(10.0, ge=1, le=300)
     request_timeout_s: float = Field(30.0, ge=2, le=600, description="must exceed the session time-out")
-    transaction_timeout_s: float = Field(30.0, ge=1, le=600, description="a transaction that takes longer ends the process, uncommitted")
-    recovery_timeout_s: float = Field(600.0, ge=5, le=86_400, description="a rebalance or recovery without progress for so long ends the process")
+    transaction_timeout_s: float = Field(
+        30.0, ge=1, le=600, description="a transaction that takes longer ends the process, uncommitted"
+    )
+    recovery_timeout_s: float = Field(
+        600.0, ge=5, le=86_400, description="a rebalance or recovery without progress for so long ends the process"
+    )
     shutdown_timeout_s: float = Field(15.0, ge=1, le=300)
-    instance_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,100}$", description="static group membership, one per worker process")
+    instance_id: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9._-]{1,100}$", description="static group membership, one per worker process"
+    )
     web_host: str = "127.0.0.1"
     web_port: _Port = Field(6066, description="health, metrics and Faust's pages; 0 chooses a free port")
 
@@ -95,14 +111,21 @@ class Log(_Part):
     """What the worker says."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON lines")
+    format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto: console on a terminal, else JSON lines"
+    )
 
 
 class Settings(BaseSettings):
     """The whole tree."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", toml_file=FILE, nested_model_default_partial_update=True
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        toml_file=FILE,
+        nested_model_default_partial_update=True,
     )
 
     kafka: Kafka = Kafka()
@@ -123,7 +146,7 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the parent's signature
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags over environment over secret files over `intent.toml`."""
@@ -189,7 +212,9 @@ def _refuse_unknown_environment() -> None:
             known.update(f"{PREFIX}{section}__{field}".upper() for field in part.annotation.model_fields)
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            raise SettingError(f"the environment variable {name} names no setting; `intent config show` lists those there are")
+            raise SettingError(
+                f"the environment variable {name} names no setting; `intent config show` lists those there are"
+            )
 
 
 def _sentence(error: ValidationError) -> str:

@@ -11,7 +11,9 @@ PREFIX: Final = "__connect.errors."
 _MAX_MESSAGE: Final = 500
 
 
-def headers(original: Headers, *, topic: str, partition: int, offset: int, stage: str, reason: str, message: str) -> Headers:  # noqa: PLR0913 - one per header
+def headers(
+    original: Headers, *, topic: str, partition: int, offset: int, stage: str, reason: str, message: str
+) -> Headers:
     """The record's own headers, then its coordinates and the error. `message` is cut at 500 characters."""
     errors = {
         "topic": topic,

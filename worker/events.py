@@ -140,4 +140,6 @@ def _check_bounds(event: Event, key: bytes | None, timestamp_ms: int) -> None:
     if time_ms < 0:
         raise Invalid("schema", "`event_time` is before 1970")
     if time_ms > timestamp_ms + MAX_AHEAD_MS:
-        raise Invalid("future", f"`event_time` is {(time_ms - timestamp_ms) / 3.6e6:.1f} h ahead of the record's timestamp")
+        raise Invalid(
+            "future", f"`event_time` is {(time_ms - timestamp_ms) / 3.6e6:.1f} h ahead of the record's timestamp"
+        )

@@ -1,7 +1,7 @@
 """The order of the steps, written once: take, decode, fold, score, publish, store, done.
 
-Live and replay share it; they differ in the `Port` they pass in. Owns what a batch is, each event's fate and the order in
-which effects become durable. Knows neither Kafka, Faust, RocksDB nor torch.
+Live and replay share it; they differ in the `Port` they pass in. Owns what a batch is, each event's fate and the order
+in which effects become durable. Knows neither Kafka, Faust, RocksDB nor torch.
 """
 
 import asyncio
@@ -28,15 +28,24 @@ class Record(Protocol):
     """One source record, as a consumer hands it out."""
 
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """In its partition."""
+
     @property
-    def timestamp(self) -> int: ...  # ms
+    def timestamp(self) -> int:
+        """The record's own, UTC ms."""
+
     @property
-    def key(self) -> bytes | None: ...
+    def key(self) -> bytes | None:
+        """Raw."""
+
     @property
-    def value(self) -> bytes | None: ...
+    def value(self) -> bytes | None:
+        """Raw."""
+
     @property
-    def headers(self) -> Headers: ...
+    def headers(self) -> Headers:
+        """Raw."""
 
 
 class EngineScores(Protocol):
@@ -52,7 +61,8 @@ class EngineScores(Protocol):
 class Engine(Protocol):
     """What scores windows."""
 
-    async def score(self, windows: Sequence[bytes]) -> EngineScores: ...
+    async def score(self, windows: Sequence[bytes]) -> EngineScores:
+        """Row i is window i's. An error is that of these windows alone."""
 
 
 class Updated(NamedTuple):
@@ -84,7 +94,7 @@ class Batch:
     """User key to the place in `updated` of the newest score, `None` for a user who was erased."""
     rejected: list[Rejected] = field(default_factory=list)
     fates: Counter[str] = field(default_factory=Counter)
-    watermark: Watermark = Watermark()
+    watermark: Watermark = field(default_factory=Watermark)
     timestamps: list[int] = field(default_factory=list)
     """The source records' own, in ms."""
 
@@ -94,7 +104,8 @@ class Port(Protocol):
 
     async def take(self) -> Sequence[Record]:
         """What has arrived, contiguous with what came before; waits for the first record, and for nothing more.
-        Empty at the end of the input."""
+        Empty at the end of the input.
+        """
 
     def window(self, key: bytes) -> bytes | None:
         """The user's stored window."""
@@ -116,7 +127,8 @@ class Overlay:
         self._stored = stored
         self._changed: dict[bytes, bytes | None] = {}
 
-    def __call__(self, key: bytes) -> bytes | None:
+    def window(self, key: bytes) -> bytes | None:
+        """The user's window as of the last batch."""
         try:
             return self._changed[key]
         except KeyError:
@@ -135,7 +147,12 @@ class Overlay:
 
 
 def fold(
-    records: Sequence[Record], *, windows: Callable[[bytes], bytes | None], start: Watermark, rules: window.Rules, mode: Mode
+    records: Sequence[Record],
+    *,
+    windows: Callable[[bytes], bytes | None],
+    start: Watermark,
+    rules: window.Rules,
+    mode: Mode,
 ) -> Batch:
     """Records of one partition, in offset order and all above `start`, to a batch. Pure.
 
@@ -165,8 +182,8 @@ def fold(
         if outcome is window.Outcome.DUPLICATE:
             batch.fates["duplicate"] += 1
         elif outcome is window.Outcome.LATE:
-            newest = window.newest_ms(after)
-            message = f"event time is {(newest - event.time_ms) / 1000:.0f} s before the user's newest; {rules.max_lateness_ms / 1000:.0f} s are allowed"
+            behind_s, allowed_s = (window.newest_ms(after) - event.time_ms) / 1000, rules.max_lateness_ms / 1000
+            message = f"event time is {behind_s:.0f} s before the user's newest; {allowed_s:.0f} s are allowed"
             batch.rejected.append(Rejected(record, "fold", LATE, message))
             batch.fates["late"] += 1
         else:
@@ -200,7 +217,7 @@ def ratings(scores: EngineScores) -> list[Rating]:
     return list(starmap(Rating, rows))
 
 
-async def run(  # noqa: PLR0913 - the parts that are put together here
+async def run(
     port: Port,
     *,
     engine: Engine,
@@ -214,14 +231,14 @@ async def run(  # noqa: PLR0913 - the parts that are put together here
     """One partition's ordered loop, until its input ends.
 
     A batch is folded and scored while the one before it is still in its transaction; transactions run one at a time, in
-    order. Any error leaves the loop with nothing of its batch committed; `failed` hears at once of one in the background,
-    since the loop itself may be waiting for input. When the loop is cancelled, a commit under way goes on to its end.
+    order. Any error leaves the loop with nothing of its batch committed; `failed` hears at once of one in the
+    background, since the loop itself may be waiting for input. When the loop is cancelled, a commit under way goes on to its end.
     """
     overlay = Overlay(port.window)
     committing: asyncio.Task[None] | None = None
     watermark = start
     while records := await port.take():
-        batch = fold(records, windows=overlay, start=watermark, rules=rules, mode=mode)
+        batch = fold(records, windows=overlay.window, start=watermark, rules=rules, mode=mode)
         overlay.add(batch.changed)
         watermark = batch.watermark
         rated: list[Rating] = []
@@ -235,7 +252,7 @@ async def run(  # noqa: PLR0913 - the parts that are put together here
     await _finished(committing)
 
 
-async def _commit(  # noqa: PLR0913
+async def _commit(
     port: Port, batch: Batch, rated: Sequence[Rating], *, overlay: Overlay, metrics: Metrics, now_ms: Callable[[], int]
 ) -> None:
     """Publish, then store, then tell: local state is never ahead of what readers and the next owner can see."""

@@ -136,8 +136,16 @@ def rfc3339(time_ms: int) -> str:
     return dt.datetime.fromtimestamp(time_ms / 1000, _UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def encode(  # noqa: PLR0913 - the parts of the record, by name
-    event: Event, window: bytes, rating: Rating, *, topic: str, partition: int, offset: int, model: Model, scored_at: str
+def encode(
+    event: Event,
+    window: bytes,
+    rating: Rating,
+    *,
+    topic: str,
+    partition: int,
+    offset: int,
+    model: Model,
+    scored_at: str,
 ) -> bytes:
     """The score as JSON."""
     first, last = windows.oldest_ms(window), windows.newest_ms(window)

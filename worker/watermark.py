@@ -32,5 +32,5 @@ class Watermark(NamedTuple):
         if stored is None:
             return cls()
         if len(stored) != _LAYOUT.size or stored[0] != _VERSION:
-            raise Fatal("the stored watermark is unreadable; its state folder or changelog is damaged or of another version")
+            raise Fatal("the stored watermark is unreadable; its state folder or changelog is damaged")
         return cls(*_LAYOUT.unpack(stored)[1:])

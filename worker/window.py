@@ -183,7 +183,7 @@ def _row(event: Facts) -> bytes:
     )
 
 
-def _encode(n_rows: int, newest: int, context: bytes, rows: bytes, ids: bytes, order: bytes) -> bytes:  # noqa: PLR0913
+def _encode(n_rows: int, newest: int, context: bytes, rows: bytes, ids: bytes, order: bytes) -> bytes:
     # one argument per part of the layout; a carrier object would cost more than the fold
     flags = _PERMUTED if order else 0
     return HEADER.pack(VERSION, len(ids) // 8, n_rows, flags, newest) + context + rows + ids + order

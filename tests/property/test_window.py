@@ -26,7 +26,9 @@ def check(sequence: list[tuple[int, int]]) -> None:
     for number, step in sequence:
         time_ms = max(0, clock + step)
         clock = max(clock, time_ms)
-        event = Event(event_id=f"e{number}", user_id="u", event_time=time_ms, type="view_item", session_id=f"s{number % 3}")
+        event = Event(
+            event_id=f"e{number}", user_id="u", event_time=time_ms, type="view_item", session_id=f"s{number % 3}"
+        )
         rules = window.Rules()
         if state is not None and window.expired(state, partition_newest_ms=clock, rules=rules):
             state = None
@@ -52,7 +54,9 @@ def test_any_sequence_folds_as_the_oracle_says(sequence: list[tuple[int, int]]) 
     check(sequence)
 
 
-@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(-9 * MINUTE_MS, 2 * MINUTE_MS)), min_size=130, max_size=420))
+@given(
+    st.lists(st.tuples(st.integers(0, 1000), st.integers(-9 * MINUTE_MS, 2 * MINUTE_MS)), min_size=130, max_size=420)
+)
 @settings(max_examples=40, deadline=None)
 def test_long_disordered_sequences_evict_and_forget_as_the_oracle_says(sequence: list[tuple[int, int]]) -> None:
     check(sequence)

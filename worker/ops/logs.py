@@ -51,7 +51,8 @@ def stdlib_config(*, level: str = "info", format: Format = "auto") -> Mapping[st
     For `faust.Worker(logging_config=...)`, which would otherwise put its own handlers in place of ours.
     """
     threshold = level.upper()
-    library_threshold = logging.INFO if threshold == "DEBUG" else logging.WARNING  # Faust tells each step of each service
+    own = logging.getLevelNamesMapping()[threshold]
+    library_threshold = max(own, logging.WARNING) if own > logging.DEBUG else logging.INFO  # Faust tells every step
     return {
         "version": 1,
         "disable_existing_loggers": False,

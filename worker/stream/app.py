@@ -15,6 +15,7 @@ import faust
 import structlog
 from aiokafka import AIOKafkaProducer
 from faust.auth import SASLCredentials, SSLCredentials
+from faust.tables.recovery import Recovery
 from faust.types import TP
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -39,7 +40,6 @@ class IntentApp(faust.App):
     logger = logging.getLogger("faust.app")  # Faust's own lines are not ours
 
     partitions: Partitions
-    table: Table
     watchdog: Watchdog
 
     def __init__(self, settings: Settings, *, engine: Any, metrics: Metrics) -> None:
@@ -79,7 +79,7 @@ class IntentApp(faust.App):
             worker_redirect_stdouts=False,
             autodiscover=False,
         )
-        self.conf.Table = Table
+        self.conf.Table = Table  # type: ignore[assignment]  # a setting that takes a class or its name
         self.partitions = Partitions(
             Shared(
                 settings=settings,
@@ -92,14 +92,28 @@ class IntentApp(faust.App):
         )
         metrics.show_model(name=engine.model.name, version=engine.model.version)
         metrics.engine_queue_windows.set_function(lambda: engine.queued)
-        events = self.topic(settings.topics.events, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-        self.table = self.Table(
-            "windows", partitions=settings.topics.partitions, key_type=bytes, value_type=bytes, options={"driver": "rocksdict"}
+        events = self.topic(
+            settings.topics.events, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
+        table: Any = self.Table(
+            "windows",
+            partitions=settings.topics.partitions,
+            key_type=bytes,
+            value_type=bytes,
+            options={"driver": "rocksdict"},
+        )
+        self.table: Table = table
         self.agent(events, name="windows")(_subscribe)
         self.timer(_BEAT_S)(self._beat)
-        for path, page in (("/livez", self._livez), ("/readyz", self._readyz), ("/metrics", self._metrics_page)):
-            self.page(path, name=path.strip("/"))(page)
+        pages: dict[str, Any] = {"livez": self._livez, "readyz": self._readyz, "metrics": self._metrics_page}
+        for name, page in pages.items():
+            self.page(f"/{name}", name=name)(page)
+
+    @property
+    def recovery(self) -> Recovery:
+        """Faust's recovery service."""
+        recovery: Recovery = self.tables.recovery  # type: ignore[attr-defined]  # in the class, not in its interface
+        return recovery
 
     # -- what the consumer calls ---------------------------------------------------------------------------------------
 
@@ -111,7 +125,7 @@ class IntentApp(faust.App):
         log.info("assigned", partitions=sorted(tp.partition for tp in sources), generation=generation)
         try:
             await self.partitions.open(sources, generation)
-        except Exception as error:  # noqa: BLE001 - Faust would log it and leave a worker that does nothing
+        except Exception as error:  # Faust would log it and leave a worker that does nothing
             end_process("the transactional producers could not be opened", error)
 
     def start_partitions(self, sources: Iterable[TP]) -> None:
@@ -124,7 +138,7 @@ class IntentApp(faust.App):
         """Revoked or stopping: finish the batches in hand. Fatal when one does not end."""
         try:
             await self.partitions.close()
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # as above
             end_process("a partition could not be closed", error)
 
     def on_recovered(self, count: int) -> None:
@@ -143,7 +157,7 @@ class IntentApp(faust.App):
         end_process("faust crashed", reason)
 
     def _new_transactional_producer(self, partition: int) -> AIOKafkaProducer:
-        """For one source partition. The id is the application's and the partition's: an owner fences the one before it."""
+        """For one source partition, by its transactional id: each owner fences the one before it."""
         producer: Any = self.producer
         worker = self.settings.worker
         return AIOKafkaProducer(
@@ -162,11 +176,11 @@ class IntentApp(faust.App):
 
     # -- web -----------------------------------------------------------------------------------------------------------
 
-    def state(self) -> health.State:
+    def condition(self) -> health.State:
         """What health is judged by."""
         consumer: Any = self.consumer
         return health.State(
-            recovered=self.partitions.live and not self.rebalancing and self.tables.recovery.completed.is_set(),
+            recovered=self.partitions.live and not self.rebalancing and self.recovery.completed.is_set(),
             engine_alive=self.engine.alive,
             broker_reachable=consumer.connected,
             lag_events=self.partitions.lag,
@@ -174,10 +188,10 @@ class IntentApp(faust.App):
         )
 
     async def _livez(self, request: Any) -> Any:  # noqa: ARG002
-        return self._answer(health.liveness(self.state()))
+        return self._answer(health.liveness(self.condition()))
 
     async def _readyz(self, request: Any) -> Any:  # noqa: ARG002
-        return self._answer(health.readiness(self.state()))
+        return self._answer(health.readiness(self.condition()))
 
     async def _metrics_page(self, request: Any) -> Any:  # noqa: ARG002
         return self.web.bytes(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -233,4 +247,5 @@ def serve(settings: Settings, *, engine: Any, metrics: Metrics) -> NoReturn:
         override_logging=False,  # `ops.logs` has set it up
         redirect_stdouts=False,
     )
+    runner.spinner = None  # it writes to stdout, terminal or not
     runner.execute_from_commandline()

@@ -2,8 +2,8 @@
 
 Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which are pinned for it. Private parts in use:
 
-- faust `Consumer`: `_drain_messages`, `_filter_tps_with_pending_acks`, `_filter_committable_offsets`, `_wait_next_records`,
-  `_read_offset`, `_committed_offset`, `_is_changelog_tp`, `_new_consumer_thread`, `_thread`, `flow_active`
+- faust `Consumer`: `_drain_messages`, `_filter_tps_with_pending_acks`, `_filter_committable_offsets`,
+  `_wait_next_records`, `_read_offset`, `_committed_offset`, `_is_changelog_tp`, `_new_consumer_thread`, `_thread`, `flow_active`
 - faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
 - faust `Recovery`: `active_tps`, `active_offsets`, `active_highwaters`, `tp_to_table`, `need_recovery`,
   `_set_recovery_ended`, `signal_recovery_end`, `in_recovery`
@@ -53,12 +53,12 @@ class Consumer(FaustConsumer):
 
     logger = logging.getLogger("faust.consumer")
 
-    app: "IntentApp"  # type: ignore[assignment]  # the only app it is made for
+    app: "IntentApp"  # the only app it is made for
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._recovering: set[TP] = set()
-        """Changelog partitions that recovery has resumed: only then are its offsets and ends those of this assignment."""
+        """Changelog partitions that recovery has resumed: only of these are its offsets those of this assignment."""
         self._recovered = 0
         self._recovery_began: float | None = None
 
@@ -124,11 +124,11 @@ class Consumer(FaustConsumer):
 
     def _recover(self, tp: TP, records: Sequence[Any]) -> None:
         """One fetch of a changelog partition into RocksDB, as one write batch."""
-        recovery = self.app.tables.recovery
+        recovery = self.app.recovery
         if tp not in self._recovering or tp not in recovery.active_tps:
             return  # recovery will seek before it reads
         done = recovery.active_offsets[tp]
-        fresh = [record for record in records if done is None or record.offset > done]
+        fresh = [record for record in records if record.offset > done]
         if not fresh:
             return
         if self._recovery_began is None:
@@ -141,8 +141,9 @@ class Consumer(FaustConsumer):
 
     def _end_recovery_by_position(self) -> None:
         """Transaction markers and aborted records hold offsets but are never delivered: the position tells the end."""
-        recovery = self.app.tables.recovery
-        subscription = self._thread._consumer._subscription.subscription  # noqa: SLF001
+        recovery = self.app.recovery
+        consumer = self._thread._consumer  # noqa: SLF001
+        subscription = consumer._subscription.subscription if consumer else None  # noqa: SLF001
         if subscription is None or not self._recovering:
             return
         assignment = subscription.assignment
@@ -151,12 +152,12 @@ class Consumer(FaustConsumer):
             end, done = recovery.active_highwaters.get(tp), recovery.active_offsets[tp]
             if state is None or end is None or not state.has_valid_position:
                 continue
-            if state.position > end and done is not None and done < end:
+            if state.position > end and done < end:
                 recovery.active_offsets[tp] = end
         self._maybe_end_recovery()
 
     def _maybe_end_recovery(self) -> None:
-        recovery = self.app.tables.recovery
+        recovery = self.app.recovery
         if self._recovering and recovery.in_recovery and not recovery.need_recovery():
             self._recovering.clear()
             recovery._set_recovery_ended()  # noqa: SLF001
@@ -179,7 +180,7 @@ class Consumer(FaustConsumer):
         return list(self.app.partitions.committed)
 
     def _filter_committable_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
-        """The group's offsets, for lag tools; a partition whose start is not its watermark reads some records in vain."""
+        """The group's offsets, which only serve lag tools."""
         done = self.app.partitions.committed
         return {tp: done[tp] for tp in tps if tp in done and done[tp] > (self._committed_offset[tp] or 0)}
 
@@ -193,8 +194,9 @@ class Consumer(FaustConsumer):
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Fence the former owner of each partition, and only then let recovery look for the changelog's end."""
         self._recovering.clear()
-        # Faust clears it up to 5 s late: a rebalance right after a recovery would end the next one at once, with old state
-        self.app.tables.recovery.signal_recovery_end.clear()
+        # Faust clears it up to 5 s late: a rebalance right after a recovery would end the next one at once, with old
+        # state.
+        self.app.recovery.signal_recovery_end.clear()
         await self.app.open_partitions(assigned, generation_id)
         await super().on_partitions_assigned(assigned, generation_id)
 

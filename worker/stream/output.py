@@ -26,7 +26,7 @@ class Rendered(NamedTuple):
     changelog: list[OutRecord]
 
 
-def render(  # noqa: PLR0913 - the record's coordinates and signature, by name
+def render(
     batch: Batch,
     ratings: Sequence[Rating],
     *,

@@ -45,7 +45,9 @@ class Shared:
     def rules(self) -> Rules:
         """The window rule's limits."""
         limits = self.settings.window
-        return Rules(max_lateness_ms=int(limits.max_lateness_s * 1000), expire_after_ms=int(limits.expire_after_s * 1000))
+        return Rules(
+            max_lateness_ms=int(limits.max_lateness_s * 1000), expire_after_ms=int(limits.expire_after_s * 1000)
+        )
 
 
 def now_ms() -> int:
@@ -56,7 +58,9 @@ def now_ms() -> int:
 class Partition:
     """One partition, of one assignment."""
 
-    def __init__(self, tp: TP, *, generation: int, producer: AIOKafkaProducer, shared: Shared, owner: "Partitions") -> None:
+    def __init__(
+        self, tp: TP, *, generation: int, producer: AIOKafkaProducer, shared: Shared, owner: "Partitions"
+    ) -> None:
         self.tp = tp
         self.generation = generation
         self.end_offset = 0
@@ -108,8 +112,8 @@ class Partition:
     def feed(self, records: Sequence[Record]) -> int | None:
         """Queue one fetch. Says the offset to seek to, when the fetch is not the one that is due.
 
-        A fetch that starts after the next offset may be a hole in the source (transaction markers, compaction, retention)
-        or a fetch that went astray in a rebalance. Only one that was asked for from exactly there proves the hole.
+        A fetch that starts after the next offset may show a hole in the source (transaction markers, compaction,
+        retention) or have gone astray in a rebalance. Only one that was asked for from exactly there proves the hole.
         """
         due = self._next
         if due is None:  # not recovered yet; Faust seeks once it is
@@ -151,7 +155,7 @@ class Partition:
     # -- out -----------------------------------------------------------------------------------------------------------
 
     async def publish(self, batch: Batch, ratings: Sequence[Rating]) -> int:
-        """One Kafka transaction. Raises after `transaction_timeout_s`: a transactional producer never gives up itself."""
+        """One Kafka transaction. Raises after `transaction_timeout_s`: the producer itself never gives up."""
         settings = self._shared.settings
         rendered = render(
             batch,
@@ -171,7 +175,7 @@ class Partition:
                 *await self._send(settings.topics.dead_letters, rendered.dead_letters),
             ]
             # `send_batch` acknowledges the *base* offset of a record batch
-            end = max([(await acknowledged).offset + count - 1 for acknowledged, count in changelog])
+            end: int = max([(await acknowledged).offset + count - 1 for acknowledged, count in changelog])
             for acknowledged, _ in others:
                 await acknowledged
             await self._producer.commit_transaction()
@@ -199,7 +203,7 @@ class Partition:
 
     def store(self, batch: Batch, changelog_offset: int) -> None:
         """Windows, watermark and changelog offset, as one write."""
-        assert self._store is not None  # noqa: S101 - started
+        assert self._store is not None
         items = [*batch.changed.items(), (watermark.KEY, batch.watermark.encode())]
         self._store.write(self.tp.partition, items, changelog_offset)
 
@@ -262,8 +266,11 @@ class Partitions:
         await self._room.wait()
 
     async def open(self, tps: Iterable[TP], generation: int) -> None:
-        """A producer for each partition. Initialising it ends what a former owner left open and fences it off, which has
-        to happen before recovery looks for the changelog's end."""
+        """A producer for each partition.
+
+        Initialising it ends what a former owner left open and fences it off, which has to happen before recovery looks
+        for the changelog's end.
+        """
         await self.close()
         within_s = self._shared.settings.worker.request_timeout_s
         wanted = sorted(tps)

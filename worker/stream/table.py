@@ -35,7 +35,7 @@ class Store(RocksDBStore):
     def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], changelog_offset: int) -> None:
         """Put, or delete where the value is `None`, all with the changelog offset that they come from, as one write.
 
-        Not synced to disk: after a power cut an older state is found, with its own offset, and the changelog fills it up.
+        Not synced to disk: after a power cut an older state is found, with its offset, and the changelog fills it up.
         """
         batch = rocksdict.WriteBatch(raw_mode=True)
         for key, value in items:
@@ -97,5 +97,6 @@ class Table(faust.Table[bytes, bytes]):
     @property
     def store(self) -> Store:
         """The table's store, by its own type."""
-        data: Store = self.data
+        data = self.data
+        assert isinstance(data, Store)
         return data
