@@ -1,0 +1,197 @@
+"""A deployment under test: one worker process on a real broker, and plain readers of its topics.
+
+Starts the program as a supervisor would, through its command line and environment. What comes out is read with a consumer
+of its own and handed on as raw bytes.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
+
+from worker.config import Settings
+
+WAIT_S = 90.0
+_POLL_S = 0.05
+_SECRETS = ("sasl_password",)
+
+
+@dataclass(frozen=True)
+class Read:
+    """One record as a consumer gets it."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: dict[str, bytes]
+    timestamp_ms: int
+
+
+@dataclass
+class Worker:
+    """The worker's process. `settings` name its topics, folder and port; `command` replaces the program."""
+
+    settings: Settings
+    log: Path
+    command: tuple[str, ...] = (sys.executable, "-m", "worker.cli", "worker")
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, wait: bool = True) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, env=os.environ | dict(variables(self.settings)) | dict(self.environment), stdout=log, stderr=log
+            )
+        if wait:
+            self.await_ready()
+
+    def await_ready(self) -> None:
+        until(lambda: self.get("readyz") is not None, self, "the worker is ready")
+
+    def get(self, path: str) -> bytes | None:
+        """The body of a page; `None` while it is not answered with 200."""
+        url = f"http://127.0.0.1:{self.settings.worker.web_port}/{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                body: bytes = answer.read()
+                return body
+        except (urllib.error.URLError, OSError):
+            return None
+
+    def metric(self, name: str) -> dict[tuple[str, ...], float]:
+        """Samples of one metric, by their labels' values."""
+        text = (self.get("metrics") or b"").decode()
+        return {
+            tuple(sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name
+        }
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def close(self) -> None:
+        if self.process is not None and psutil.pid_exists(self.process.pid):
+            self.process.kill()
+            self.process.wait(10)
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:]
+
+
+def variables(settings: Settings) -> Iterable[tuple[str, str]]:
+    """The settings as environment variables."""
+    for section, part in settings:
+        for name, value in part:
+            if value is not None and name not in _SECRETS:
+                yield f"INTENT_{section}__{name}".upper(), str(value)
+
+
+def until(condition: "Condition", worker: Worker, what: str, within_s: float = WAIT_S) -> None:
+    """Poll until it holds; fails with the worker's log when it ends first or the time is up."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert worker.process is None or worker.process.poll() is None, f"the worker ended, waiting for: {what}\n{worker.said()}"
+        assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}\n{worker.said()}"
+        time.sleep(_POLL_S)
+
+
+class Topic:
+    """Follows one topic from its beginning, all partitions."""
+
+    def __init__(self, servers: str, topic: str, *, isolation: str = "read_committed") -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": servers,
+                "group.id": "test-reader",
+                "enable.auto.commit": False,
+                "isolation.level": isolation,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 20,
+                "log_level": 0,
+            }
+        )
+        partitions = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        self._consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+        self._at_end: set[int] = set()
+        self._partitions = set(partitions)
+        self.records: list[Read] = []
+
+    def poll(self) -> list[Read]:
+        """What has come since; also appended to `records`."""
+        new = []
+        for message in self._consumer.consume(5000, timeout=_POLL_S):
+            error = message.error()
+            partition, offset = message.partition(), message.offset()
+            assert partition is not None
+            if error is not None:
+                assert error.code() == KafkaError._PARTITION_EOF, error
+                self._at_end.add(partition)
+                continue
+            self._at_end.discard(partition)
+            assert offset is not None
+            headers = {name: value or b"" for name, value in message.headers() or []}
+            new.append(Read(partition, offset, message.key(), message.value(), headers, message.timestamp()[1]))
+        self.records += new
+        return new
+
+    def drain(self) -> list[Read]:
+        """All records up to the ends of the partitions."""
+        self._at_end.clear()
+        while self._at_end != self._partitions:
+            self.poll()
+        return self.records
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def read_all(servers: str, topic: str, *, isolation: str = "read_committed") -> list[Read]:
+    """Everything that a reader of the topic sees."""
+    reader = Topic(servers, topic, isolation=isolation)
+    try:
+        return reader.drain()
+    finally:
+        reader.close()
+
+
+def publish(servers: str, topic: str, records: Iterable[tuple[bytes | None, bytes | None, dict[str, bytes]]]) -> int:
+    """(key, value, headers) each, partitioned by key as Java clients do; waits for all acknowledgements."""
+    errors: list[object] = []
+    producer = Producer(
+        {"bootstrap.servers": servers, "partitioner": "murmur2_random", "linger.ms": 20, "enable.idempotence": True}
+    )
+    count = 0
+    for key, value, headers in records:
+        producer.produce(
+            topic, value, key, headers=list(headers.items()), on_delivery=lambda error, _: errors.append(error) if error else None
+        )
+        producer.poll(0)
+        count += 1
+    assert producer.flush(30) == 0
+    assert not errors, errors[:3]
+    return count
+
+
+Condition = "Callable[[], bool]"
