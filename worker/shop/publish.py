@@ -1,0 +1,146 @@
+"""The open-loop publisher: each record goes out at its due time, whether or not earlier ones were acknowledged.
+
+Owns pacing, delivery reports and what they add up to. Knows nothing of what the records say. A publisher that waited
+for answers would slow down with the system it loads, and so hide that system's delay; here a slow broker shows as a
+growing local queue, then as `delay_ms`: how long after its due time a record left.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+from hdrh.histogram import HdrHistogram
+
+from worker.config import Settings
+from worker.errors import IntentError, SettingError
+from worker.kafka import clients
+from worker.shop.outgoing import Outgoing
+
+_SHORTEST_WAIT_S: Final = 0.001  # librdkafka's poll counts whole milliseconds: a shorter wait would spin
+_FULL_WAIT_S: Final = 0.05
+_ANSWER_S: Final = 10.0
+_MAX_DELAY_MS: Final = 3_600_000
+_SERVE_EVERY: Final = 1024  # delivery reports wait in memory until they are asked for
+
+
+class Sends(Protocol):
+    """The part of `confluent_kafka.Producer` that is used here."""
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None = ...,
+        key: bytes | None = ...,
+        *,
+        timestamp: int = ...,
+        on_delivery: Callable[[Any, Any], None] | None = ...,
+    ) -> None:
+        """Queues a record; `BufferError` when the queue is full."""
+
+    def poll(self, timeout: float = ...) -> int:
+        """Calls back for answers, waiting up to `timeout` seconds for one."""
+
+    def flush(self, timeout: float = ...) -> int:
+        """Waits until all are answered; how many are not."""
+
+
+def connect(settings: Settings, *, max_queued: int = 100_000) -> Producer:
+    """A producer for the events topic: idempotent, bounded, and partitioned as Java clients do.
+
+    Raises `IntentError` when the brokers do not answer or the topic is not there.
+    """
+    producer = Producer(
+        clients.librdkafka(settings.kafka)
+        | {
+            "partitioner": "murmur2_random",
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            "compression.type": "lz4",
+            "queue.buffering.max.messages": max_queued,
+            "message.timeout.ms": 30_000,
+        }
+    )
+    topic, servers = settings.topics.events, settings.kafka.bootstrap_servers
+    try:
+        known = producer.list_topics(topic, timeout=_ANSWER_S).topics[topic]
+    except KafkaException as error:
+        reason = error.args[0].str()
+        raise IntentError(f"Kafka at {servers} does not answer ({reason}); `intent broker start` starts one") from None
+    if known.error is not None:
+        raise SettingError(f"the topic {topic} (setting `topics.events`) is not there; `intent topics create` makes it")
+    return producer
+
+
+class Publisher:
+    """Sends one stream of records. The counts may be read from another thread while `run` is under way."""
+
+    def __init__(
+        self,
+        producer: Sends,
+        topic: str,
+        *,
+        monotonic_s: Callable[[], float] = time.monotonic,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.sent = 0
+        self.acked = 0
+        self.failed = 0
+        self.seconds = 0.0
+        self.delay_ms = HdrHistogram(1, _MAX_DELAY_MS, 2)
+        self._producer = producer
+        self._topic = topic
+        self._monotonic_s = monotonic_s
+        self._wall_s = wall_s
+        self._first_error = ""
+
+    def run(self, records: Iterable[Outgoing], *, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Sends until the records end or `stopped`; then `finish` must follow. Blocks; due times in ascending order.
+
+        A record's timestamp is its scheduled send, so that latency measured from it includes what the schedule slipped.
+        """
+        start_s, start_ms = self._monotonic_s(), self._wall_s() * 1000
+        for due_s, key, value in records:
+            at_s = self._monotonic_s() - start_s
+            while due_s is not None and at_s < due_s and not stopped():
+                self._producer.poll(min(max(due_s - at_s, _SHORTEST_WAIT_S), 0.5))
+                at_s = self._monotonic_s() - start_s
+            if stopped():
+                break
+            scheduled_s = at_s if due_s is None else due_s
+            self._send(key, value, timestamp_ms=int(start_ms + scheduled_s * 1000))
+            at_s = self._monotonic_s() - start_s
+            if due_s is not None:
+                self.delay_ms.record_value(min(int((at_s - due_s) * 1000), _MAX_DELAY_MS))
+            self.seconds = at_s
+            if self.sent % _SERVE_EVERY == 0:
+                self._producer.poll(0)
+
+    def finish(self, *, timeout_s: float = 40.0) -> None:
+        """Waits for the outstanding acknowledgements. Raises `IntentError` when a record was not delivered."""
+        left = self._producer.flush(timeout_s)
+        if left or self.failed:
+            reason = self._first_error or f"no answer within {timeout_s:.0f} s"
+            raise IntentError(
+                f"{self.failed + left} of {self.sent} events were not delivered to {self._topic}: {reason}; "
+                "is Kafka running, and its disk not full?"
+            )
+
+    def _send(self, key: bytes | None, value: bytes | None, *, timestamp_ms: int) -> None:
+        while True:
+            try:
+                self._producer.produce(self._topic, value, key, timestamp=timestamp_ms, on_delivery=self._delivered)
+            except BufferError:  # the local queue is bounded; the delay shows that we waited
+                self._producer.poll(_FULL_WAIT_S)
+            except KafkaException as error:
+                raise IntentError(f"{self._topic} takes no events: {error.args[0].str()}") from None
+            else:
+                self.sent += 1
+                return
+
+    def _delivered(self, error: KafkaError | None, _: object) -> None:
+        if error is None:
+            self.acked += 1
+        else:
+            self.failed += 1
+            self._first_error = self._first_error or error.str()
