@@ -95,6 +95,7 @@ async def played(
 ) -> tuple[list[dict[str, Any]], Report, FakeEngine]:
     consumer = FakeConsumer(fetches)
     plan = Plan(topic="t", stretches=(stretch,))
+    advanced: list[int] = []
     tally, engine, out = Tally(), FakeEngine(), folder / "scores.parquet"
     with ParquetSink(out, topic="t", model=MODEL, origin={"topic": "t"}) as sink:
         await play(
@@ -106,8 +107,10 @@ async def played(
             rules=Rules(),
             mode=mode,
             state=state,
+            advanced=advanced.append,
         )
     assert consumer.closed
+    assert sum(advanced) == plan.offsets
     report = Report(plan=plan, mode=mode, model=MODEL, out=out, rows=sink.rows, tally=tally, elapsed_s=2.0)
     report.check()
     return pq.read_table(out).to_pylist(), report, engine

@@ -47,17 +47,32 @@ class Windows(Protocol):
 class ReplayPort:
     """`worker.pipeline.Port` over a tape and a file. A batch ends at the range's start: warming up never scores."""
 
-    def __init__(self, tape: Tape, stretch: Stretch, *, windows: Windows, sink: ParquetSink, tally: Tally) -> None:
+    def __init__(
+        self,
+        tape: Tape,
+        stretch: Stretch,
+        *,
+        windows: Windows,
+        sink: ParquetSink,
+        tally: Tally,
+        advanced: Callable[[int], None],
+    ) -> None:
         self._tape = tape
         self._stretch = stretch
         self._windows = windows
         self._sink = sink
         self._tally = tally
         self._before = stretch.start
+        self._passed = stretch.warm_from
+        self._advanced = advanced
 
     async def take(self) -> Sequence[Record]:
         """The next records of the warm-up, or of the range once that is over."""
-        return await self._tape.read(before=self._before)
+        records = await self._tape.read(before=self._before)
+        passed = records[-1].offset + 1 if records else self._before
+        self._advanced(passed - self._passed)
+        self._passed = passed
+        return records
 
     def window(self, key: bytes) -> bytes | None:
         """As folded so far."""
@@ -103,10 +118,12 @@ async def play(
     mode: Mode,
     state: State = "memory",
     max_batch_events: int = 2000,
+    advanced: Callable[[int], None] = lambda _offsets: None,
 ) -> None:
     """Play all stretches into `sink`, counting in `tally`.
 
-    `consumer` makes one for each partition; they are closed here. The first error ends all partitions and is raised.
+    `consumer` makes one for each partition; they are closed here. `advanced` hears how many offsets were
+    passed; they add up to the plan's. The first error ends all partitions and is raised.
     """
     metrics = Metrics(CollectorRegistry())  # the pipeline's own; a replay's numbers are its report
     places = asyncio.Semaphore(PARTITIONS_AT_ONCE)
@@ -117,7 +134,7 @@ async def play(
             try:
                 tape = Tape(own, plan.topic, stretch, max_records=max_batch_events)
                 with throwaway(state) as windows:
-                    port = ReplayPort(tape, stretch, windows=windows, sink=sink, tally=tally)
+                    port = ReplayPort(tape, stretch, windows=windows, sink=sink, tally=tally, advanced=advanced)
                     await pipeline.run(
                         port,
                         engine=engine,

@@ -1,0 +1,132 @@
+"""The doctor's findings, with each part of the system ill in turn."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import confluent_kafka
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from worker import config, doctor
+from worker.config import Settings
+from worker.doctor import Finding
+from worker.errors import CheckFailed, SettingError
+from worker.kafka import clients, topics
+from worker.kafka.topics import Difference
+from worker.scoring import bundle
+
+
+@pytest.fixture(autouse=True)
+def _well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A system where all is well; each test breaks a part."""
+    settings = Settings(worker=config.Worker(data_dir=tmp_path / "state"))
+    monkeypatch.setattr(config, "load", lambda: settings)
+    described = SimpleNamespace(brokers={1: None}, cluster_id="c")
+    monkeypatch.setattr(clients, "admin", lambda _: SimpleNamespace(list_topics=lambda **_: described))
+    monkeypatch.setattr(topics, "check", lambda _: [])
+    monkeypatch.setattr(bundle, "load", lambda _: SimpleNamespace(name="shop", version="abc"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def _schemas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "schemas").mkdir()
+    for name in doctor.SCHEMAS:
+        (tmp_path / "schemas" / name).write_text("{}")
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "doctor.py"))
+
+
+def wrong() -> list[Finding]:
+    return [finding for finding in doctor.examine() if not finding.well]
+
+
+def fail(error: Exception) -> object:
+    raise error
+
+
+def test_all_is_well() -> None:
+    findings = list(doctor.examine())
+    assert [finding for finding in findings if not finding.well] == []
+    assert [finding.what for finding in findings] == [
+        "settings",
+        "brokers",
+        "topics",
+        "state folder",
+        "schemas",
+        "bundle",
+        "device",
+    ]
+
+
+def test_a_wrong_setting_ends_the_visit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "load", lambda: fail(SettingError("the setting `x.y` is 3: at most 2 is accepted")))
+    (finding,) = list(doctor.examine())
+    assert finding.found == "the setting `x.y` is 3: at most 2 is accepted"
+
+
+def test_no_broker_is_said_once_and_the_rest_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    down = confluent_kafka.KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._TRANSPORT))
+    monkeypatch.setattr(clients, "admin", lambda _: SimpleNamespace(list_topics=lambda **_: fail(down)))
+    (finding,) = wrong()
+    assert "127.0.0.1:9092 does not answer" in finding.found
+    assert "intent broker start" in finding.advice
+    assert len(list(doctor.examine())) == 6  # all but the topics
+
+
+def test_each_difference_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    differences = [Difference("a", "topic", "missing", "created"), Difference("b", "partitions", "3", "4")]
+    monkeypatch.setattr(topics, "check", lambda _: differences)
+    missing, other = wrong()
+    assert missing.advice == "`intent topics create`"
+    assert other.found == "b: partitions is 3, wanted 4"
+
+
+def test_a_part_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "load", lambda _: fail(RuntimeError("torn")))
+    (finding,) = wrong()
+    assert (finding.what, finding.found) == ("bundle", "RuntimeError: torn")
+
+
+def test_a_schema_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "schemas" / doctor.SCHEMAS[1]).unlink()
+    (finding,) = wrong()
+    assert doctor.SCHEMAS[1] in finding.found
+
+
+def test_a_state_folder_below_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    settings = Settings(worker=config.Worker(data_dir=tmp_path / "file" / "state"))
+    monkeypatch.setattr(config, "load", lambda: settings)
+    (finding,) = wrong()
+    assert "worker.data_dir" in finding.advice
+
+
+def test_cuda_is_wanted_and_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "load", lambda: Settings(model=config.Model(device="cuda")))
+    assert [finding.what for finding in wrong()] == ["device"]
+
+
+@pytest.fixture
+def program() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(doctor.check)
+    return app
+
+
+def test_the_command_says_it_in_json(program: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = CliRunner().invoke(program, ["--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["ok"] is True
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: fail(RuntimeError("driver")))
+    done = CliRunner().invoke(program, ["--json"])
+    assert isinstance(done.exception, CheckFailed)
+    assert json.loads(done.stdout)["ok"] is False
+
+
+def test_the_command_says_it_in_a_table(program: typer.Typer) -> None:
+    done = CliRunner().invoke(program)
+    assert done.exit_code == 0
+    assert "all as declared" in done.stdout

@@ -1,0 +1,164 @@
+"""`intent replay`: what it takes and how it says what came of it. The work is done next door."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from worker.errors import SettingError
+
+if TYPE_CHECKING:
+    from worker.config import Settings
+    from worker.replay.plan import Bound, Plan
+    from worker.replay.report import Report
+
+out = Console()
+err = Console(stderr=True)
+
+
+def replay(
+    *,
+    file: Annotated[Path, typer.Option("--out", help="Parquet file for the scores; replaced when it exists.")],
+    topic: Annotated[str | None, typer.Option(help="Source topic; default: the setting topics.events.")] = None,
+    begin: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="First record: earliest, a date (midnight UTC), a time with offset, or partition:offset[,...].",
+        ),
+    ] = "earliest",
+    end: Annotated[str, typer.Option("--to", help="End, exclusive: latest (as of now), or as --from.")] = "latest",
+    warmup: Annotated[
+        str, typer.Option(help="How much before --from is folded into windows without being scored: 0, 12h, 30d, ...")
+    ] = "30d",
+    bundle: Annotated[Path | None, typer.Option(help="Bundle folder; default: the setting model.bundle.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the setting model.device.")] = None,
+    mode: Annotated[Literal["every", "latest"] | None, typer.Option(help="Default: the setting worker.mode.")] = None,
+    state: Annotated[
+        Literal["memory", "disk"], typer.Option(help="Where windows live meanwhile; disk for many millions of users.")
+    ] = "memory",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For programs: the report as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Score a stretch of a topic's history with the live worker's own code.
+
+    Reads committed records with no consumer group and writes nothing to Kafka: running workers do not notice. The
+    scores go to one Parquet file, a row each, under the same score_id, window digest and values that the live worker
+    gives them; a report tells what became of every record.
+
+    Times are those of the records, when they arrived in Kafka. What lies before --from by at most --warmup is folded
+    first, so that windows are as full as they were live: 30 days is all that a window can hold.
+
+    A day and a half: `intent replay --from 2017-08-01 --to 2017-08-02T12:00:00Z --out days.parquet`
+
+    Two hundred offsets: `intent replay --from 0:1200,1:900 --to 0:1300,1:1000 --warmup 0 --out few.parquet`
+    """
+    from worker.config import load
+    from worker.replay.plan import parse_bound, parse_duration
+
+    model: dict[str, object] = {"bundle": bundle, "device": device}
+    settings = load(
+        {
+            "model": {name: value for name, value in model.items() if value is not None},
+            "worker": {"mode": mode} if mode else {},
+            "topics": {"events": topic} if topic else {},
+        }
+    )
+    if file.is_dir():
+        raise SettingError(f"--out is {str(file)!r}, which is a folder; name a file")
+    with err.status("asking for offsets"):
+        plan = _plan(
+            settings,
+            begin=parse_bound(begin, option="--from"),
+            end=parse_bound(end, option="--to"),
+            warmup_ms=parse_duration(warmup, option="--warmup"),
+        )
+    report = _run(settings, plan, file=file, state=state)
+    if as_json:
+        typer.echo(json.dumps(report.document()))
+    else:
+        out.print(report.table())
+    report.check()
+
+
+def _plan(settings: "Settings", *, begin: "Bound", end: "Bound", warmup_ms: int) -> "Plan":
+    from worker.replay.plan import KafkaOffsets, resolve
+    from worker.replay.tape import reader
+
+    consumer = reader(settings.kafka)
+    try:
+        return resolve(settings.topics.events, begin, end, warmup_ms=warmup_ms, offsets=KafkaOffsets(consumer))
+    finally:
+        consumer.close()
+
+
+def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memory", "disk"]) -> "Report":
+    import asyncio
+
+    from worker.replay.report import Report, Tally
+    from worker.replay.run import play
+    from worker.replay.sink import ParquetSink
+    from worker.replay.tape import reader
+    from worker.scoring.bundle import SHIPPED, load
+    from worker.scoring.engine import Engine
+    from worker.window import Rules
+
+    with err.status("loading the model"):
+        engine = Engine(
+            load(settings.model.bundle or SHIPPED),
+            device=settings.model.device,
+            max_batch_windows=settings.model.max_batch_windows,
+        )
+    model, mode = engine.model, settings.worker.mode
+    rules = Rules(
+        max_lateness_ms=round(settings.window.max_lateness_s * 1000),
+        expire_after_ms=round(settings.window.expire_after_s * 1000),
+    )
+    tally = Tally()
+    origin = {"topic": plan.topic, "mode": mode, "model": model.name, "version": model.version}
+    began = time.perf_counter()
+    try:
+        with (
+            ParquetSink(file, topic=plan.topic, model=model, origin=origin) as sink,
+            Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("offsets"),
+                TimeRemainingColumn(),
+                console=err,
+                transient=True,
+                disable=not err.is_terminal,
+            ) as progress,
+        ):
+            bar = progress.add_task("replay", total=plan.offsets)
+            asyncio.run(
+                play(
+                    plan,
+                    consumer=lambda: reader(settings.kafka),
+                    engine=engine,
+                    sink=sink,
+                    tally=tally,
+                    rules=rules,
+                    mode=mode,
+                    state=state,
+                    max_batch_events=settings.worker.max_batch_events,
+                    advanced=lambda offsets: progress.advance(bar, offsets),
+                )
+            )
+    finally:
+        engine.close()
+    return Report(
+        plan=plan,
+        mode=mode,
+        model=model,
+        out=file,
+        rows=sink.rows,
+        tally=tally,
+        elapsed_s=time.perf_counter() - began,
+    )
