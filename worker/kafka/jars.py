@@ -8,6 +8,7 @@ its argument it writes the list anew.
 import fcntl
 import hashlib
 import os
+import ssl
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,7 +97,7 @@ def _fetch(jars: Sequence[Jar], folder: Path) -> None:
             raise IntentError(f"{jar.coordinate} came with another checksum than jars.lock pins, and was not kept")
         return jar
 
-    with bar, ThreadPoolExecutor(_FETCHERS) as threads:
+    with _system_certificates(), bar, ThreadPoolExecutor(_FETCHERS) as threads:
         task = bar.add_task("", total=total)
         try:
             for jar in threads.map(fetch, jars):
@@ -109,6 +110,22 @@ def _fetch(jars: Sequence[Jar], folder: Path) -> None:
                 f"the jars of Apache Kafka {KAFKA_VERSION} could not be fetched into {folder} "
                 f"({type(error).__name__}: {error}); check the network, or HTTPS_PROXY behind a proxy, and try again"
             ) from error
+
+
+@contextmanager
+def _system_certificates() -> Iterator[None]:
+    """Trust whom this machine trusts: behind a company's proxy, the authorities that requests brings are not enough."""
+    standing = ssl.get_default_verify_paths()
+    trusted = next((place for place in (standing.cafile, standing.capath) if place), None)
+    named = {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"} & os.environ.keys()
+    if named or trusted is None or (Path(trusted).is_dir() and not any(Path(trusted).iterdir())):
+        yield
+        return
+    os.environ["REQUESTS_CA_BUNDLE"] = trusted
+    try:
+        yield
+    finally:
+        del os.environ["REQUESTS_CA_BUNDLE"]
 
 
 @contextmanager
@@ -147,7 +164,7 @@ def _write_lock() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["lock"]:
-        _write_lock()
-    else:
-        classpath()
+    try:
+        _write_lock() if sys.argv[1:] == ["lock"] else classpath()
+    except IntentError as error:
+        sys.exit(str(error))

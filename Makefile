@@ -1,0 +1,44 @@
+# What there is to do here. Every target sets up what it needs; ARGS goes on to the command behind it.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench lock clean
+.NOTPARALLEL:
+
+ARGS ?=
+export PYTHON
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '%s\n' '' '  make demo ARGS="--seconds 60"    options of `intent demo`' \
+	  '  make test ARGS="-k window"       options of pytest' \
+	  '  make setup PYTHON=python3.12     which Python makes .venv (3.11 to 3.13; default: the newest found)'
+
+setup: ## the virtual environment, the locked packages, Apache Kafka's jars
+	@sh scripts/setup.sh
+
+demo: setup ## the whole system on this machine, live in the terminal
+	@.venv/bin/intent demo $(ARGS)
+
+test: setup ## every test, on a real Kafka
+	@.venv/bin/python -m pytest --cov --cov-report=term $(ARGS)
+
+lint: setup ## ruff, formatting and mypy --strict
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy worker tests loadtest
+
+format: setup ## write the code as the formatter wants it
+	.venv/bin/ruff check --fix-only --quiet .
+	.venv/bin/ruff format .
+
+bench: setup ## open-loop load on a real Kafka: throughput and latency percentiles
+	@.venv/bin/python -m loadtest $(ARGS)
+
+lock: setup ## pin the newest packages and jars that fit pyproject.toml
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras --no-header \
+	  --no-annotate --upgrade pyproject.toml --output-file requirements.lock
+	.venv/bin/python -m worker.kafka.jars lock
+
+clean: ## remove .venv, caches, and the local broker and state in .intent
+	@if [ -x .venv/bin/intent ] && [ -d .intent/broker ]; then .venv/bin/intent broker stop; fi
+	rm -rf .venv .intent .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
