@@ -1,0 +1,56 @@
+"""What every test may use: one real Kafka for the whole run, and settings that no other test shares."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from worker import config
+from worker.config import Settings
+from worker.kafka import topics
+from worker.kafka.broker import EmbeddedBroker
+
+# These say where something is on this machine; they do not change what the code under test does.
+PLACES = {"INTENT_GA360", "INTENT_JAVA"}
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_from_outside() -> Iterator[None]:
+    """No setting of the person who runs the tests reaches them, neither from the environment nor from an `intent.toml`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(config.PREFIX) and name not in PLACES]:
+            patch.delenv(name)
+        patch.setenv(config.PREFIX + "CONFIG", os.devnull)
+        yield
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The bootstrap servers of a real Kafka with one node. It dies with this process, however that ends."""
+    with EmbeddedBroker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker.bootstrap_servers
+
+
+@pytest.fixture
+def settings(kafka: str, tmp_path: Path) -> MakeSettings:
+    """Make settings with topics and an application of their own, and create the topics.
+
+    Sections given replace ours field by field: `settings(topics={"partitions": 2})`.
+    """
+
+    def make(**sections: dict[str, object]) -> Settings:
+        mark = uuid.uuid4().hex[:8]
+        ours: dict[str, dict[str, object]] = {
+            "kafka": {"bootstrap_servers": kafka},
+            "topics": {name: f"{mark}.{name}" for name in ("events", "scores", "latest", "dead_letters", "shadow")},
+            "worker": {"application_id": f"test-{mark}", "data_dir": tmp_path / "state", "web_port": 0},
+        }
+        made = config.load({name: ours.get(name, {}) | sections.get(name, {}) for name in ours.keys() | sections.keys()})
+        topics.create(made)
+        return made
+
+    return make
