@@ -99,8 +99,10 @@ class Publisher:
 
         A record's timestamp is its scheduled send, so that latency measured from it includes what the schedule slipped.
         """
-        start_s, start_ms = self._monotonic_s(), self._wall_s() * 1000
+        start_s = start_ms = None
         for due_s, key, value in records:
+            if start_s is None or start_ms is None:  # not before the first record: its source may take long to open
+                start_s, start_ms = self._monotonic_s(), self._wall_s() * 1000
             at_s = self._monotonic_s() - start_s
             while due_s is not None and at_s < due_s and not stopped():
                 self._producer.poll(min(max(due_s - at_s, _SHORTEST_WAIT_S), 0.5))
