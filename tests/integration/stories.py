@@ -35,7 +35,7 @@ def bad(user: str) -> Iterator[Record]:
     yield dead("json", b"")
     yield dead("json", b'{"event_id": "x", "user')
     yield dead("json", b"\xff\xfe\x00")
-    yield dead("json", b"[" * 60_000)
+    yield dead("json", b'{"deep":' * 8_000)
     yield dead("schema", b"[]")
     yield dead("schema", changed(event_id=""))
     yield dead("schema", changed(event_time="yesterday"))

@@ -109,7 +109,7 @@ class Verdict:
             assert (letter.key, letter.value, letter.timestamp_ms) == (original.key, original.value, original.timestamp_ms)
             assert letter.headers[prefix + "topic"].decode() == self.topic
             reason = letter.headers[prefix + "exception.class.name"]
-            assert reason == (original.headers.get(EXPECT) or b"late")
+            assert reason == (original.headers.get(EXPECT) or b"late"), letter
             assert {name: letter.headers[name] for name in original.headers} == original.headers
 
     def check_fates(self, counted: Mapping[str, float]) -> None:

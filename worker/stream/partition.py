@@ -93,6 +93,7 @@ class Partition:
         self._read = store.read(self.tp.partition)
         start = Watermark.decode(self._read(watermark.KEY))
         self._next = self._owner.committed[self.tp] = start.offset + 1
+        self._show(start)
         shared = self._shared
         self._task = asyncio.create_task(
             run(
@@ -211,9 +212,10 @@ class Partition:
         """Tell the group and the metrics."""
         self._owner.committed[self.tp] = batch.watermark.offset + 1
         self._owner.took(0)
-        self._shared.metrics.show_progress(
-            partition=self.tp.partition, watermark=batch.watermark.offset, lag_events=self.lag
-        )
+        self._show(batch.watermark)
+
+    def _show(self, mark: Watermark) -> None:
+        self._shared.metrics.show_progress(partition=self.tp.partition, watermark=mark.offset, lag_events=self.lag)
 
     # -- end -----------------------------------------------------------------------------------------------------------
 

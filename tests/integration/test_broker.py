@@ -1,0 +1,162 @@
+"""The embedded broker's life: start, status, stop, faults, and that nothing of it outlives who started it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from worker.kafka.broker import EmbeddedBroker
+from worker.kafka.node import alive
+
+pytestmark = pytest.mark.broker
+
+SOON_S = 15
+OWNER = """
+import sys
+from pathlib import Path
+from worker.kafka.broker import EmbeddedBroker
+broker = EmbeddedBroker(Path(sys.argv[1]))
+broker.launch()
+print(broker.processes[1].pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def admin(servers: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": servers, "log_level": 0, "reconnect.backoff.max.ms": 200})
+
+
+def write(servers: str, topic: str) -> None:
+    """One record, acknowledged by all replicas that must be in sync, or `KafkaException`."""
+    errors: list[KafkaException] = []
+    producer = Producer({"bootstrap.servers": servers, "acks": "all", "log_level": 0, "delivery.timeout.ms": 30_000})
+    producer.produce(topic, b"value", on_delivery=lambda error, _: error and errors.append(KafkaException(error)))
+    assert producer.flush(SOON_S * 2) == 0
+    if errors:
+        raise errors[0]
+
+
+def create(servers: str, topic: str, *, replicas: int) -> None:
+    admin(servers).create_topics([NewTopic(topic, 1, replicas)])[topic].result(SOON_S)
+
+
+def intent(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "worker.cli", "broker", *arguments, "--folder", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def ended_with_the_test() -> Iterator[list[psutil.Process]]:
+    """Processes that must not outlive the test, whatever it finds."""
+    processes: list[psutil.Process] = []
+    yield processes
+    for process in processes:
+        if alive(process):
+            process.kill()
+
+
+def test_a_node_killed_paused_and_restarted_keeps_its_address_and_data(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path)
+    # From a thread that ends: the node must depend on the process, not on the thread that happened to start it.
+    starter = threading.Thread(target=broker.start)
+    starter.start()
+    starter.join()
+    try:
+        servers = broker.bootstrap_servers
+        create(servers, "kept", replicas=1)
+        write(servers, "kept")
+
+        broker.kill(1)
+        assert not alive(broker.processes[1])
+        broker.restart(1)
+        assert broker.bootstrap_servers == servers
+        assert "kept" in admin(servers).list_topics(timeout=SOON_S).topics
+
+        broker.pause(1)
+        with pytest.raises(KafkaException):
+            admin(servers).list_topics(timeout=0.5)
+        broker.resume(1)
+        assert "kept" in admin(servers).list_topics(timeout=SOON_S).topics
+    finally:
+        processes = list(broker.processes.values())
+        broker.stop()
+        broker.stop()  # idempotent
+    assert not any(map(alive, processes))
+    assert "shut down completed" in (tmp_path / "broker-1.log").read_text()
+
+
+@pytest.mark.slow
+def test_three_nodes_acknowledge_with_one_of_them_gone_but_not_with_two(tmp_path: Path) -> None:
+    with EmbeddedBroker(tmp_path, nodes=3) as broker:
+        create(broker.bootstrap_servers, "replicated", replicas=3)
+        write(broker.bootstrap_servers, "replicated")
+        broker.kill(3)
+        write(broker.bootstrap_servers, "replicated")
+        processes = list(broker.processes.values())
+    assert not any(map(alive, processes))
+
+
+def test_no_broker_outlives_an_owner_that_was_killed(tmp_path: Path, ended_with_the_test: list[psutil.Process]) -> None:
+    command = [sys.executable, "-c", OWNER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        node = psutil.Process(int(owner.stdout.readline()))
+        ended_with_the_test.append(node)
+        node.suspend()  # not even one that cannot hear
+        owner.kill()
+    node.wait(SOON_S)
+
+
+def test_a_background_broker_from_start_to_stop(tmp_path: Path, ended_with_the_test: list[psutil.Process]) -> None:
+    assert intent("status", folder=tmp_path).returncode == 3
+
+    started = intent("start", "--port", "0", folder=tmp_path)
+    assert started.returncode == 0, started.stderr
+    status = json.loads(intent("status", "--json", folder=tmp_path).stdout)
+    (node,) = status["nodes"]
+    ended_with_the_test.append(psutil.Process(node["pid"]))
+    assert status["running"]
+    assert status["bootstrap_servers"] in started.stdout
+    assert Path(node["log"]).is_file()
+    assert len(admin(status["bootstrap_servers"]).list_topics(timeout=SOON_S).brokers) == 1
+
+    assert "as before" in intent("start", folder=tmp_path).stdout
+    more = intent("start", "--nodes", "3", folder=tmp_path)
+    assert (more.returncode, "`intent broker stop` first" in more.stderr) == (1, True)
+
+    assert intent("stop", folder=tmp_path).stdout == "stopped 1 node\n"
+    assert not psutil.pid_exists(node["pid"])
+    assert intent("stop", folder=tmp_path).returncode == 0
+    assert intent("status", folder=tmp_path).returncode == 3
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_nothing_is_left_of_a_start_that_was_interrupted(
+    how: signal.Signals, tmp_path: Path, ended_with_the_test: list[psutil.Process]
+) -> None:
+    command = [sys.executable, "-m", "worker.cli", "broker", "start", "--port", "0", "--folder", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as start:
+        node = _first_child_running(psutil.Process(start.pid), "kafka.Kafka")
+        ended_with_the_test.append(node)
+        start.send_signal(how)
+        assert start.wait(SOON_S) != 0
+    node.wait(SOON_S)
+    assert json.loads(intent("status", "--json", folder=tmp_path).stdout)["nodes"] == []
+
+
+def _first_child_running(parent: psutil.Process, main: str) -> psutil.Process:
+    """Blocks until the process has a child with that Java main class; the test's time limit bounds it."""
+    while True:
+        for child in parent.children():
+            if main in child.cmdline():
+                return child
+        os.sched_yield()

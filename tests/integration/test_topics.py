@@ -1,0 +1,68 @@
+"""The topics on a real broker: created once, and every difference to their declaration named."""
+
+from collections.abc import Mapping
+
+import pytest
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
+
+from tests.conftest import MakeSettings
+from worker.config import Settings
+from worker.errors import IntentError
+from worker.kafka import clients, topics
+from worker.kafka.topics import Difference
+
+pytestmark = pytest.mark.broker
+
+
+def alter(settings: Settings, topic: str, config: Mapping[str, str]) -> None:
+    entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in config.items()]
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
+    for done in clients.admin(settings.kafka).incremental_alter_configs([resource]).values():
+        done.result(10)
+
+
+def test_created_topics_are_as_declared(settings: MakeSettings) -> None:
+    assert topics.check(settings()) == []
+
+
+def test_creating_again_touches_nothing(settings: MakeSettings) -> None:
+    made = settings()
+    assert set(topics.create(made).values()) == {False}
+
+
+def test_only_missing_topics_are_created(settings: MakeSettings) -> None:
+    made = settings()
+    clients.admin(made.kafka).delete_topics([made.topics.latest])[made.topics.latest].result(10)
+    assert topics.check(made) == [Difference(made.topics.latest, "topic", "missing", "created")]
+    assert [name for name, new in topics.create(made).items() if new] == [made.topics.latest]
+
+
+def test_each_difference_is_named(settings: MakeSettings) -> None:
+    made = settings()
+    admin = clients.admin(made.kafka)
+    admin.create_partitions([NewPartitions(made.topics.events, 6)])[made.topics.events].result(10)
+    alter(made, made.topics.scores, {"retention.ms": "1000", "compression.type": "gzip"})
+    alter(made, made.changelog, {"cleanup.policy": "delete"})
+    wanted = made.model_copy(update={"topics": made.topics.model_copy(update={"replication_factor": 3})})
+    assert topics.check(made) == [
+        Difference(made.topics.events, "partitions", "6", "4"),
+        Difference(made.topics.scores, "compression.type", "gzip", "producer"),
+        Difference(made.topics.scores, "retention.ms", "1000", "604800000"),
+        Difference(made.changelog, "cleanup.policy", "delete", "compact"),
+    ]
+    assert Difference(made.topics.latest, "replication factor", "1", "3") in topics.check(wanted)
+
+
+def test_more_replicas_than_brokers_is_one_sentence(settings: MakeSettings) -> None:
+    made = settings()
+    more = made.topics.model_copy(update={"events": made.topics.events + ".more", "replication_factor": 3})
+    with pytest.raises(IntentError, match=rf"topic {more.events} cannot be created: .*replication factor"):
+        topics.create(made.model_copy(update={"topics": more}))
+
+
+def test_brokers_that_do_not_answer_are_one_sentence(settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = settings()
+    gone = made.model_copy(update={"kafka": made.kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"})})
+    monkeypatch.setattr(topics, "_TIMEOUT_S", 0.5)
+    with pytest.raises(IntentError, match=r"Kafka at 127.0.0.1:1 .* does not answer .* `intent broker start`"):
+        topics.check(gone)
