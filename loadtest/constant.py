@@ -1,0 +1,66 @@
+"""The stream worker with a scorer that does nothing: what remains is the stream's own latency and cost.
+
+`python -m loadtest.constant` takes the settings of `intent worker`, and loads no model and no torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+from prometheus_client import REGISTRY
+
+from worker import config
+from worker.ops import logs
+from worker.ops.metrics import Metrics
+from worker.scores import HORIZONS, NO_REASON, Model
+
+
+@dataclass
+class Constant:
+    """Rows of one and the same score; see `worker.pipeline.EngineScores`."""
+
+    intent: np.ndarray
+    risk: np.ndarray
+    risk_reasons: np.ndarray
+    reason_codes: np.ndarray
+    reason_weights: np.ndarray
+
+    @classmethod
+    def of(cls, rows: int) -> "Constant":
+        """So many rows."""
+        return cls(
+            intent=np.full((rows, len(HORIZONS)), 0.5, dtype=np.float32),
+            risk=np.zeros(rows, dtype=np.float32),
+            risk_reasons=np.zeros(rows, dtype=np.uint8),
+            reason_codes=np.full((rows, 3), NO_REASON, dtype=np.uint8),
+            reason_weights=np.zeros((rows, 3), dtype=np.float32),
+        )
+
+
+class ConstantEngine:
+    """Stands where `worker.scoring.engine.Engine` does."""
+
+    model = Model("constant", "0")
+    queued = 0
+    alive = True
+
+    async def score(self, windows: Sequence[bytes]) -> Constant:
+        """At once."""
+        return Constant.of(len(windows))
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def main() -> NoReturn:
+    """Run until a signal, as `intent worker` does."""
+    from worker.stream.app import serve
+
+    settings = config.load()
+    logs.configure(level=settings.log.level, format=settings.log.format)
+    serve(settings, engine=ConstantEngine(), metrics=Metrics(REGISTRY))
+
+
+if __name__ == "__main__":
+    main()

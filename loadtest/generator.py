@@ -1,0 +1,128 @@
+"""The open-loop generator: event n leaves at start + n / rate, whatever became of those before it.
+
+Runs in a process of its own: nothing that the measurement does can delay it. Knows nothing of scores.
+"""
+
+import random
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Final
+
+from confluent_kafka import Producer
+from hdrh.histogram import HdrHistogram
+
+from worker import events
+from worker.config import Settings
+from worker.errors import IntentError
+from worker.events import Event, Item
+from worker.kafka import clients
+
+KINDS: Final = ("page_view", "view_item_list", "select_item", "view_item", "view_item", "add_to_cart", "search")
+LEAD_S: Final = 0.5
+"""Between telling the schedule and its start."""
+MAX_US: Final = 600_000_000
+"""Ten minutes: the longest latency that is told apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When each event is due, on the machine's monotonic clock, which its processes share."""
+
+    start_ns: int
+    rate: float
+    count: int
+
+    def due_ns(self, number: int) -> int:
+        """When event `number` (from 0) is to be sent."""
+        return self.start_ns + round(number * 1e9 / self.rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What to send. `name` keeps the events of one run apart from another's."""
+
+    name: str
+    rate: float
+    seconds: float
+    users: int
+    seed: int
+
+    @property
+    def count(self) -> int:
+        """How many events that is."""
+        return round(self.rate * self.seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """How the generator itself kept to its schedule: if this is not small, the machine is the limit, not the worker."""
+
+    p99_late_us: int
+    max_late_us: int
+    error: str = ""
+
+
+def event_id(name: str, number: int) -> str:
+    """The id of event `number`; the measurement finds the schedule's entry by it."""
+    return f"{name}-{number}"
+
+
+def number_of(name: str, event: str) -> int | None:
+    """The inverse of `event_id`; None for another run's."""
+    mine, _, number = event.rpartition("-")
+    return int(number) if mine == name and number.isdecimal() else None
+
+
+def generate(settings: Settings, load: Load, pipe: Connection) -> None:
+    """Send one load: tells its `Schedule` through `pipe` once all is prepared, and `Sent` at the end."""
+    producer = Producer({**clients.librdkafka(settings.kafka), "linger.ms": 0, "enable.idempotence": True})
+    producer.list_topics(settings.topics.events, timeout=10)  # connect before the clock runs
+    records = _records(load, start_ms=time.time_ns() // 1_000_000)
+    schedule = Schedule(start_ns=time.monotonic_ns() + round(LEAD_S * 1e9), rate=load.rate, count=load.count)
+    pipe.send(schedule)
+    pipe.send(_send(producer, settings.topics.events, records, schedule))
+
+
+def _send(producer: Producer, topic: str, records: list[tuple[bytes, bytes]], schedule: Schedule) -> Sent:
+    late_us = HdrHistogram(1, MAX_US, 3)
+    failed: list[str] = []
+    for number, (key, value) in enumerate(records):
+        due_ns = schedule.due_ns(number)
+        while (early_ns := due_ns - time.monotonic_ns()) > 0:
+            producer.poll(0)
+            time.sleep(
+                early_ns / 1e9
+            )  # the events of a missed wake-up then leave together, each late by its own measure
+        producer.produce(topic, value, key, on_delivery=lambda error, _: failed.append(error.str()) if error else None)
+        late_us.record_value(max((time.monotonic_ns() - due_ns) // 1000, 1))
+    left = producer.flush(60)
+    error = failed[0] if failed else f"{left} events were not acknowledged" if left else ""
+    return Sent(p99_late_us=late_us.get_value_at_percentile(99), max_late_us=late_us.get_max_value(), error=error)
+
+
+def _records(load: Load, *, start_ms: int) -> list[tuple[bytes, bytes]]:
+    """Key and value of every event, encoded ahead of time. Repeatable by seed, but for the start."""
+    rng = random.Random(load.seed)
+    records = []
+    for number in range(load.count):
+        user = f"user-{rng.randrange(load.users)}"
+        item = Item(
+            item_id=f"sku-{rng.randrange(500)}", item_category="Home/Apparel", price=rng.randrange(100, 9000) / 100
+        )
+        event = Event(
+            event_id=event_id(load.name, number),
+            user_id=user,
+            event_time=start_ms + round(number * 1000 / load.rate),
+            type=rng.choice(KINDS),
+            session_id=f"{user}-{load.name}",
+            items=(item,),
+        )
+        records.append((user.encode(), events.encode(event)))
+    return records
+
+
+def check(sent: Sent) -> None:
+    """Raises `IntentError` when not all was delivered."""
+    if sent.error:
+        raise IntentError(f"the generator could not deliver its events: {sent.error}")

@@ -1,0 +1,124 @@
+"""What is loaded: a broker, its topics and one worker, started as an operator would and gone afterwards.
+
+Knows nothing of load. The worker is a process of its own, so that its interpreter is not shared with the measurement.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+from worker import config
+from worker.config import Settings
+from worker.errors import IntentError
+from worker.kafka import topics
+from worker.kafka.broker import EmbeddedBroker
+
+Scorer = Literal["constant", "bundle"]
+
+_MODULES: Final[Mapping[Scorer, tuple[str, ...]]] = {
+    "constant": ("loadtest.constant",),
+    "bundle": ("worker.cli", "worker"),
+}
+_READY_TIMEOUT_S: Final = 120.0
+_STOP_TIMEOUT_S: Final = 30.0
+_POLL_S: Final = 0.1
+
+
+@contextmanager
+def running(*, scorer: Scorer, partitions: int, servers: str | None) -> Iterator[Settings]:
+    """A worker that is ready, with the settings to reach its topics.
+
+    `servers` are the user's own brokers, where topics of this run's own are made; without them a broker is started.
+    Raises `IntentError` with the worker's last lines when it does not become ready.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="intent-loadtest-")))
+        if servers is None:
+            servers = stack.enter_context(EmbeddedBroker(folder / "kafka")).bootstrap_servers
+        settings = _settings(folder, servers=servers, partitions=partitions)
+        topics.create(settings)
+        stack.enter_context(_worker(settings, folder / "worker.log", scorer=scorer))
+        yield settings
+
+
+def _settings(folder: Path, *, servers: str, partitions: int) -> Settings:
+    mark = f"loadtest-{os.getpid()}"
+    names = ("events", "scores", "latest", "dead_letters", "shadow")
+    return config.load(
+        {
+            "kafka": {"bootstrap_servers": servers},
+            "topics": {"partitions": partitions, **{name: f"{mark}.{name}" for name in names}},
+            "worker": {"application_id": mark, "data_dir": folder / "state", "web_port": _free_port()},
+            "log": {"level": "warning", "format": "json"},
+        }
+    )
+
+
+@contextmanager
+def _worker(settings: Settings, log: Path, *, scorer: Scorer) -> Iterator[None]:
+    with log.open("wb") as lines:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *_MODULES[scorer]],
+            env={**os.environ, **_environment(settings)},
+            stdout=lines,
+            stderr=lines,
+        )
+    try:
+        _await_ready(process, settings, log)
+        yield
+        if process.poll() is not None:
+            raise IntentError(f"the worker ended during the test, with {process.returncode}:\n{_last_lines(log)}")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The settings that differ from the defaults, as variables: the worker reads them as it would an operator's."""
+    sections = {"kafka": ("bootstrap_servers",), "log": ("level", "format")}
+    sections["topics"] = ("events", "scores", "latest", "dead_letters", "shadow", "partitions")
+    sections["worker"] = ("application_id", "data_dir", "web_port")
+    return {
+        f"INTENT_{section}__{name}".upper(): str(getattr(getattr(settings, section), name))
+        for section, names in sections.items()
+        for name in names
+    }
+
+
+def _await_ready(process: subprocess.Popen[bytes], settings: Settings, log: Path) -> None:
+    url = f"http://{settings.worker.web_host}:{settings.worker.web_port}/readyz"
+    deadline = time.monotonic() + _READY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise IntentError(f"the worker ended before it was ready, with {process.returncode}:\n{_last_lines(log)}")
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(_POLL_S)
+    raise IntentError(f"the worker was not ready within {_READY_TIMEOUT_S:.0f} s:\n{_last_lines(log)}")
+
+
+def _last_lines(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
