@@ -7,7 +7,7 @@ hits is lost or late, the rest still tell where the visitor came from.
 """
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,40 +24,37 @@ ORDER_COMPLETED: Final = "/ordercompleted.html"
 DAY_STARTS: Final = dt.timedelta(hours=7)
 """The shop's day begins at midnight Pacific daylight time, 07:00 UTC."""
 
-HITS: Final = {
-    "session_id": pa.string(),
-    "visitor_id": pa.string(),
-    "hit_number": pa.int32(),
-    "timestamp_ms": pa.int64(),
-    "type": pa.string(),
-    "action_type": pa.string(),
-    "checkout_step": pa.int32(),
-    "page_path": pa.string(),
-    "search_keyword": pa.string(),
-    "event_action": pa.string(),
-    "impressions": pa.int32(),
-    "products": pa.list_(
-        pa.struct(
-            {"sku": pa.string(), "name": pa.string(), "category": pa.string(), "price": pa.float64(), "quantity": pa.int64()}
-        )
-    ),
-    "transaction_id": pa.string(),
-    "transaction_revenue": pa.float64(),
-}
+HITS: Final = (
+    "session_id",
+    "visitor_id",
+    "hit_number",
+    "timestamp_ms",
+    "type",
+    "action_type",
+    "checkout_step",
+    "page_path",
+    "search_keyword",
+    "event_action",
+    "impressions",
+    "products",
+    "transaction_id",
+    "transaction_revenue",
+)
 """The columns of `hits.parquet` that are read."""
 
-SESSIONS: Final = {
-    "session_id": pa.string(),
-    "start_ms": pa.int64(),
-    "visit_number": pa.int32(),
-    "channel": pa.string(),
-    "source": pa.string(),
-    "medium": pa.string(),
-    "browser": pa.string(),
-    "operating_system": pa.string(),
-    "device_category": pa.string(),
-    "country": pa.string(),
+_CONTEXT: Final = {
+    "channel": "channel",
+    "source": "source",
+    "medium": "medium",
+    "browser": "browser",
+    "os": "operating_system",
+    "device": "device_category",
+    "country": "country",
+    "visit_number": "visit_number",
 }
+"""A context's fields and their columns in `sessions.parquet`."""
+
+SESSIONS: Final = ("session_id", "start_ms", *_CONTEXT.values())
 """The columns of `sessions.parquet` that are read. The totals are known only at a session's end: they are not."""
 
 _ROWS = 16_384  # in memory at a time: about 10 MB as Python values
@@ -86,7 +83,7 @@ class Sample:
         marks = self._hits.read(["timestamp_ms", "action_type", "transaction_id"])
         self._times: np.ndarray[tuple[int], np.dtype[np.int64]] = marks["timestamp_ms"].to_numpy()
         if (np.diff(self._times) < 0).any():
-            raise IntentError(f"{folder / 'hits.parquet'}: the hits are not sorted by `timestamp_ms`; sort the table and try again")
+            raise IntentError(f"{folder / 'hits.parquet'}: the hits are not sorted by `timestamp_ms`; sort them first")
         self._purchases = _first_of_each_transaction(marks)
         self._contexts: dict[str, Context] | None = None
 
@@ -132,10 +129,12 @@ class Sample:
     def _session_contexts(self) -> dict[str, Context]:
         """The context of each session. One that spans midnight has two rows: its first counts."""
         if self._contexts is None:
-            rows = zip(*(self._sessions.read([name])[name].to_pylist() for name in SESSIONS), strict=True)
+            rows = self._sessions.read(list(SESSIONS)).sort_by([("start_ms", "descending")])
+            columns = [rows[name].to_pylist() for name in ("session_id", *_CONTEXT.values())]
+            names = list(_CONTEXT)
             self._contexts = {
-                session: Context(*strings, visit_number)
-                for session, _, visit_number, *strings in sorted(rows, key=lambda row: row[1], reverse=True)
+                session: Context(**dict(zip(names, values, strict=True)))
+                for session, *values in zip(*columns, strict=True)
             }
         return self._contexts
 
@@ -145,7 +144,7 @@ def parse_time(text: str) -> int:
     try:
         time = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a time; give a date (2016-10-01) or RFC 3339 (2016-10-01T07:00:00Z)") from None
+        raise ValueError(f"{text!r} is not a time; give a date or RFC 3339 (2016-10-01T07:00:00Z)") from None
     if len(text) <= len("2016-10-01"):
         time = time.replace(tzinfo=dt.UTC) + DAY_STARTS
     elif time.tzinfo is None:
@@ -153,11 +152,11 @@ def parse_time(text: str) -> int:
     return round(time.timestamp() * 1000)
 
 
-def _open(path: Path, columns: dict[str, pa.DataType]) -> pq.ParquetFile:
+def _open(path: Path, columns: Iterable[str]) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
-        raise IntentError(f"{path} does not exist; give the folder that holds hits.parquet and sessions.parquet") from None
+        raise IntentError(f"{path} does not exist; give the folder with hits.parquet and sessions.parquet") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise IntentError(f"{path} cannot be read as parquet: {error}") from None
     missing = [name for name in columns if name not in file.schema_arrow.names]
@@ -177,7 +176,7 @@ def _first_of_each_transaction(marks: pa.Table) -> frozenset[int]:
     return frozenset(first.values())
 
 
-def _event(  # noqa: PLR0913  # one argument per column of HITS, in its order: a carrier would cost more than the event
+def _event(  # one argument per column of HITS, in its order: a carrier would cost more than the event
     session: str,
     visitor: str,
     number: int,

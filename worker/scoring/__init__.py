@@ -1,0 +1,1 @@
+"""Windows in, calibrated scores out: all that knows torch. Imports neither Faust nor Kafka."""

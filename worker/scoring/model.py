@@ -1,0 +1,122 @@
+"""The network: a BERT over the window's events, joined in the head by the window's aggregates and its context.
+
+One position per event: the sum of its fields' embeddings, given to an unmodified Hugging Face `BertModel` as
+`inputs_embeds`, behind a learnt vector in position 0 whose output stands for the window. Knows tensors; neither bytes,
+nor files, nor calibration.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from worker.scoring import aggregates, encode
+
+HORIZONS: Final = 3
+"""Heads: a purchase within 30 minutes, 24 hours, 7 days."""
+
+_CLIP = 6.0  # standard deviations; an aggregate further out says no more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The sizes that are a choice; the rest follows from the vocabulary."""
+
+    layers: int = 2
+    hidden: int = 128
+    heads: int = 4
+    context_width: int = 8
+    head_width: int = 128
+    dropout: float = 0.1
+    head_dropout: float = 0.3
+
+    def bert(self) -> BertConfig:
+        """A plain BERT; its word embeddings are never used and have one row."""
+        return BertConfig(
+            vocab_size=1,
+            type_vocab_size=1,
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            intermediate_size=4 * self.hidden,
+            max_position_embeddings=encode.MAX_POSITIONS,
+            hidden_dropout_prob=self.dropout,
+            attention_probs_dropout_prob=self.dropout,
+        )
+
+
+class Head(nn.Module):
+    """All but the BERT: the event embeddings before it, the fusion behind it."""
+
+    means: Tensor
+    deviations: Tensor
+    context_base: Tensor
+
+    def __init__(self, shape: Shape, *, event_rows: int, context_rows: list[int]) -> None:
+        super().__init__()
+        n_aggregates = len(aggregates.NAMES)
+        self.events = nn.EmbeddingBag(event_rows, shape.hidden, mode="sum", padding_idx=encode.NOTHING)
+        self.first = nn.Parameter(torch.empty(shape.hidden))
+        self.contexts = nn.Embedding(sum(context_rows), shape.context_width)
+        starts = torch.tensor([0, *context_rows[:-1]], dtype=torch.int64).cumsum(0)
+        self.register_buffer("context_base", starts, persistent=False)
+        self.register_buffer("means", torch.zeros(n_aggregates))
+        self.register_buffer("deviations", torch.ones(n_aggregates))
+        side = n_aggregates + len(context_rows) * shape.context_width
+        self.side = nn.Sequential(
+            nn.Linear(side, shape.head_width),
+            nn.GELU(),
+            nn.Dropout(shape.head_dropout),
+            nn.Linear(shape.head_width, shape.head_width),
+            nn.GELU(),
+        )
+        self.out = nn.Sequential(
+            nn.Dropout(shape.head_dropout),
+            nn.Linear(shape.hidden + shape.head_width, shape.head_width),
+            nn.GELU(),
+            nn.Dropout(shape.head_dropout),
+            nn.Linear(shape.head_width, HORIZONS),
+        )
+        for table in (self.events.weight, self.first, self.contexts.weight):
+            nn.init.normal_(table, std=0.05)
+        with torch.no_grad():
+            self.events.weight[encode.NOTHING].zero_()
+
+    def positions(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """[b, L, FIELDS] -> BERT's [b, 1 + L, hidden] inputs and [b, 1 + L] mask."""
+        b, length, fields = tokens.shape
+        events = self.events(tokens.reshape(b * length, fields)).view(b, length, -1)
+        inputs = torch.cat([self.first.expand(b, 1, -1), events], dim=1)
+        mask = torch.cat([tokens.new_ones(b, 1), (tokens[:, :, 0] != encode.NOTHING).to(tokens.dtype)], dim=1)
+        return inputs, mask
+
+    def fuse(self, window: Tensor, contexts: Tensor, sums: Tensor) -> Tensor:
+        """[b, hidden], [b, CONTEXT], [b, aggregates] -> [b, HORIZONS] logits."""
+        standard = ((sums - self.means) / self.deviations).clamp(-_CLIP, _CLIP)
+        known = self.contexts(contexts + self.context_base).flatten(1)  # [b, CONTEXT * context_width]
+        out: Tensor = self.out(torch.cat([window, self.side(torch.cat([standard, known], dim=1))], dim=1))
+        return out
+
+
+class IntentModel(nn.Module):
+    """Windows to logits."""
+
+    def __init__(self, bert: BertModel, head: Head) -> None:
+        super().__init__()
+        self.bert = bert
+        self.head = head
+
+    def forward(self, tokens: Tensor, contexts: Tensor, sums: Tensor) -> Tensor:
+        """`encode.padded`, `encode.contexts`, `aggregates.aggregates` of the same b windows -> [b, HORIZONS] logits."""
+        inputs, mask = self.head.positions(tokens)
+        window = self.bert(inputs_embeds=inputs, attention_mask=mask).pooler_output
+        return self.head.fuse(window, contexts, sums)
+
+
+def build(shape: Shape, vocabulary: encode.Vocabulary) -> IntentModel:
+    """A fresh model, randomly initialised from torch's seed."""
+    bert = BertModel(shape.bert())  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
+    return IntentModel(bert, head)

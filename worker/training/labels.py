@@ -1,0 +1,116 @@
+"""What is to be predicted, and on what: instants, horizons, labels, slices. Times are UTC ms.
+
+An instant is an event; its label for a horizon H says whether the same visitor's next purchase lies in (t, t + H].
+Events on the order-completed page are never instants: one gets there only by buying. Knows neither windows nor models.
+
+The slices are split by time, at the shop's midnights, and an instant belongs to one only if its whole horizon does: no
+label of training looks into validation. The 7-day horizon therefore ends its training a week before its validation
+begins, and its validation lies in the last week of the shorter horizons' training; visitors chosen by hash are held
+out of that week's training, whatever the horizon, and alone validate the 7 days.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.shop.ga360 import parse_time
+
+Times = NDArray[np.int64]
+Codes = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+HORIZONS_MS: Final = (30 * 60_000, 24 * 3_600_000, 7 * 24 * 3_600_000)
+NAMES: Final = ("30 min", "24 h", "7 d")
+
+START: Final = parse_time("2016-08-01")
+END: Final = parse_time("2016-10-16")
+VALIDATION: Final = parse_time("2016-09-24")
+TEST: Final = parse_time("2016-10-01")
+WEEK_VALIDATION: Final = parse_time("2016-09-17")
+"""Start of the 7-day horizon's validation; it ends, its horizons included, with `TEST`."""
+WEEK_TRAIN: Final = parse_time("2016-09-10")
+"""End of the 7-day horizon's training instants: their horizons end with `WEEK_VALIDATION`."""
+
+HELD_OUT: Final = 3
+"""One visitor in so many is held out in the week that validates 7 days."""
+
+SLICES: Final = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """The sample's events in stream order, as far as labels need them."""
+
+    visitor: Codes  # [n] 0, 1, ... by first appearance
+    session: Codes  # [n] likewise
+    time_ms: Times  # [n] ascending
+    kind: Codes  # [n] index into `events.KINDS`
+    instant: Bools  # [n] not on the order-completed page
+    purchase: Bools  # [n] the first report of a transaction
+
+
+def next_purchase_ms(events: Events) -> Times:
+    """[n] time of the same visitor's first purchase strictly after the event; the largest integer where none came."""
+    span = int(events.time_ms.max() - events.time_ms.min()) + 2
+    at = events.visitor * span + (events.time_ms - events.time_ms.min())  # one axis, visitor by visitor
+    purchases = np.sort(at[events.purchase])
+    place = np.searchsorted(purchases, at, side="right")
+    found = np.append(purchases, np.iinfo(np.int64).max)[place]
+    same = found // span == events.visitor
+    return np.where(same, found % span + events.time_ms.min(), np.iinfo(np.int64).max)
+
+
+def labels(events: Events) -> Bools:
+    """[n, horizons] a purchase within (t, t + H]."""
+    ahead = next_purchase_ms(events) - events.time_ms
+    return np.stack([ahead <= horizon for horizon in HORIZONS_MS], axis=1)
+
+
+def member(events: Events, which: str) -> Bools:
+    """[n, horizons] whether the event is an instant of the slice (one of `SLICES`) for each horizon."""
+    time = events.time_ms
+    held = held_out(events.visitor) & (time >= WEEK_VALIDATION) & (time < VALIDATION)
+    columns = []
+    for horizon in HORIZONS_MS:
+        week = horizon == HORIZONS_MS[-1]
+        if which == "train":
+            inside = (time < WEEK_TRAIN) if week else (time + horizon <= VALIDATION) & ~held
+        elif which == "validation":
+            start = WEEK_VALIDATION if week else VALIDATION
+            inside = (time >= start) & (time + horizon <= TEST) & (held | (not week))
+        else:
+            inside = (time >= TEST) & (time + horizon <= END)
+        columns.append(inside & events.instant)
+    return np.stack(columns, axis=1)
+
+
+def held_out(visitor: Codes) -> Bools:
+    """Visitors kept for the validation of 7 days: by a fixed mix of their number, one in `HELD_OUT`."""
+    mixed = (visitor.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)
+    return np.asarray(mixed % np.uint64(HELD_OUT) == 0)
+
+
+def decision_points(events: Events) -> dict[str, Bools]:
+    """Populations of one instant a session: its 3rd, 5th, 10th event, its first add to cart; beside every instant."""
+    order = np.lexsort((np.arange(len(events.session)), events.session))
+    ordinal = np.empty(len(order), np.int64)
+    grouped = events.session[order]
+    starts = np.flatnonzero(np.append(True, grouped[1:] != grouped[:-1]))
+    counts = np.diff(np.append(starts, len(order)))
+    ordinal[order] = np.arange(len(order)) - np.repeat(starts, counts) + 1
+    carts = np.flatnonzero(events.kind == _ADD_TO_CART)
+    _, firsts = np.unique(events.session[carts], return_index=True)
+    cart = np.zeros(len(order), np.bool_)
+    cart[carts[firsts]] = True
+    return {
+        "every instant": events.instant,
+        "3rd event": events.instant & (ordinal == 3),
+        "5th event": events.instant & (ordinal == 5),
+        "10th event": events.instant & (ordinal == 10),
+        "first add to cart": events.instant & cart,
+    }
+
+
+_ADD_TO_CART = 5  # its place in events.KINDS

@@ -1,0 +1,106 @@
+"""The window of every event, offline: the sample through the worker's own fold, kept in a folder for the next run.
+
+Owns the cache's files. The windows are those the stream worker would hold after each event, cut off behind their rows
+(event ids say nothing to a model). Knows neither labels nor models.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker import facts, window
+from worker.events import KINDS, Event
+from worker.shop.ga360 import ORDER_COMPLETED, Sample
+from worker.training.labels import Events
+
+LAYOUT: Final = 1
+"""Of the cache; grows when what is kept changes."""
+
+_COLUMNS: Final = ("visitor", "session", "time_ms", "kind", "instant", "purchase")
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """All windows behind one another in one file, mapped rather than read: the system keeps what is in use."""
+
+    content: NDArray[np.uint8]
+    ends: NDArray[np.int64]  # [n]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def take(self, places: NDArray[np.int64]) -> list[bytes]:
+        """The windows after the given events, in the order given."""
+        ends = self.ends[places]
+        starts = np.where(places > 0, self.ends[places - 1], 0)
+        return [self.content[start:end].tobytes() for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+def fold_all(events: Iterator[Event]) -> Iterator[tuple[Event, bytes]]:
+    """Each event with its user's window after it. An event that does not fold (duplicate, late) is left out."""
+    windows: dict[str, bytes] = {}
+    rules = window.Rules()
+    for event in events:
+        folded = window.fold(windows.get(event.user_id), facts.of(event), rules=rules)
+        if folded.outcome is window.Outcome.FOLDED:
+            windows[event.user_id] = folded.window
+            yield event, folded.window
+
+
+def build(sample: Sample, scratch: Path) -> tuple[Events, Windows]:
+    """Every event of the sample and its window: from `scratch` if a former run left them there, else made (20 s)."""
+    folder = scratch / f"windows-{_key(sample)}"
+    if not (folder / "complete").exists():
+        _make(sample, folder)
+    columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _COLUMNS}
+    content = np.load(folder / "content.npy", mmap_mode="r", allow_pickle=False)
+    return Events(**columns), Windows(content, np.load(folder / "ends.npy", allow_pickle=False))
+
+
+def _key(sample: Sample) -> str:
+    """Changes with the data, the fold's layout and the event types."""
+    files = [(sample.folder / name).stat() for name in ("hits.parquet", "sessions.parquet")]
+    parts = [LAYOUT, window.VERSION, list(KINDS), [(file.st_size, file.st_mtime_ns) for file in files]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _make(sample: Sample, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    visitors: dict[str, int] = {}
+    sessions: dict[str | None, int] = {}
+    kinds = {name: number for number, name in enumerate(KINDS)}
+    rows: list[Sequence[Any]] = []
+    pieces: list[bytes] = []
+    for event, encoded in fold_all(sample.events()):
+        rows.append(
+            (
+                visitors.setdefault(event.user_id, len(visitors)),
+                sessions.setdefault(event.session_id, len(sessions)),
+                event.time_ms,
+                kinds.get(event.type, 0),
+                event.page != ORDER_COMPLETED,
+                event.type == "purchase",
+            )
+        )
+        pieces.append(encoded[: window.ROWS_AT + encoded[2] * window.ROW.size])
+    for at, name in enumerate(_COLUMNS):
+        kind = np.bool_ if name in {"instant", "purchase"} else np.int64
+        np.save(folder / f"{name}.npy", np.fromiter((row[at] for row in rows), kind, len(rows)))
+    ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
+    np.save(folder / "ends.npy", ends)
+    content = np.lib.format.open_memmap(folder / "content.npy", "w+", np.uint8, (int(ends[-1]),))
+    at = 0
+    for start in range(0, len(pieces), 65_536):
+        joined = b"".join(pieces[start : start + 65_536])
+        content[at : at + len(joined)] = np.frombuffer(joined, np.uint8)
+        at += len(joined)
+    content.flush()
+    (folder / "complete").write_text(f"{len(pieces)} windows\n")
+    os.sync()
