@@ -51,11 +51,25 @@ class Record(Protocol):
 class EngineScores(Protocol):
     """The engine's answer for n windows, row by row."""
 
-    intent: np.ndarray  # [n, 3] float32
-    risk: np.ndarray  # [n] float32
-    risk_reasons: np.ndarray  # [n] uint8
-    reason_codes: np.ndarray  # [n, 3] uint8
-    reason_weights: np.ndarray  # [n, 3] float32
+    @property
+    def intent(self) -> np.ndarray:
+        """[n, 3] float32."""
+
+    @property
+    def risk(self) -> np.ndarray:
+        """[n] float32."""
+
+    @property
+    def risk_reasons(self) -> np.ndarray:
+        """[n] uint8."""
+
+    @property
+    def reason_codes(self) -> np.ndarray:
+        """[n, 3] uint8."""
+
+    @property
+    def reason_weights(self) -> np.ndarray:
+        """[n, 3] float32."""
 
 
 class Engine(Protocol):
