@@ -6,15 +6,26 @@ arrived in Kafka), since only those are indexed; event times lie inside the reco
 
 import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from worker.errors import SettingError
+from worker.errors import IntentError, SettingError
+
+T = TypeVar("T")
 
 ASK_TIMEOUT_S: Final = 15.0
+_AGAIN_S: Final = 0.1
+_PASSING: Final = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - librdkafka's own codes begin with an underscore
+}
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -204,27 +215,39 @@ class KafkaOffsets:
 
     def edges(self, topic: str, /) -> Mapping[int, tuple[int, int]]:
         """As the protocol says. Raises `SettingError` for a topic that is not there."""
-        try:
-            described = self._consumer.list_topics(topic, timeout=ASK_TIMEOUT_S).topics[topic]
-        except KafkaException as error:
-            raise SettingError(f"the topic {topic} cannot be looked up: {error.args[0].str()}") from None
+        described = self._ask(topic, lambda: self._consumer.list_topics(topic, timeout=ASK_TIMEOUT_S).topics[topic])
         if described.error is not None:
             raise SettingError(f"the topic {topic} cannot be read: {described.error.str()}")
-        return {partition: self._edge(topic, partition) for partition in sorted(described.partitions)}
+        edges = {}
+        for partition in sorted(described.partitions):
+            edge = self._ask(topic, partial(self._edge, TopicPartition(topic, partition)))
+            if edge is None:
+                raise IntentError(f"partition {partition} of {topic} did not tell its offsets in {ASK_TIMEOUT_S:.0f} s")
+            edges[partition] = edge
+        return edges
 
-    def _edge(self, topic: str, partition: int) -> tuple[int, int]:
-        answer = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ASK_TIMEOUT_S)
-        if answer is None:
-            raise SettingError(f"partition {partition} of {topic} did not tell its offsets within {ASK_TIMEOUT_S} s")
-        return answer
+    def _edge(self, partition: TopicPartition) -> tuple[int, int] | None:
+        return self._consumer.get_watermark_offsets(partition, timeout=ASK_TIMEOUT_S)
 
     def at(self, topic: str, /, time_ms: Mapping[int, int]) -> Mapping[int, int | None]:
         """As the protocol says."""
         if not time_ms:
             return {}
         asked = [TopicPartition(topic, partition, max(time, 0)) for partition, time in time_ms.items()]
-        answers: Sequence[TopicPartition] = self._consumer.offsets_for_times(asked, timeout=ASK_TIMEOUT_S)
+        answers = self._ask(topic, lambda: self._consumer.offsets_for_times(asked, timeout=ASK_TIMEOUT_S))
         return {answer.partition: answer.offset if answer.offset >= 0 else None for answer in answers}
+
+    def _ask(self, topic: str, question: Callable[[], T]) -> T:
+        """Ask again while leadership moves, which a new or failing-over topic does for a moment."""
+        deadline_s = time.monotonic() + ASK_TIMEOUT_S
+        while True:
+            try:
+                return question()
+            except KafkaException as error:
+                reason: KafkaError = error.args[0]
+                if reason.code() not in _PASSING or time.monotonic() > deadline_s:
+                    raise IntentError(f"the topic {topic} cannot be looked up: {reason.str()}") from None
+                time.sleep(_AGAIN_S)
 
     def time_of(self, topic: str, /, offset: Mapping[int, int]) -> Mapping[int, int | None]:
         """As the protocol says: reads one record of each partition."""

@@ -1,0 +1,131 @@
+"""`intent dlq` on a real broker."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from typer.testing import CliRunner, Result
+
+from tests.conftest import MakeSettings
+from tests.integration.deployment import read_all, variables
+from worker import deadletter, events
+from worker.config import Settings
+from worker.dlq.commands import dlq_app
+from worker.errors import IntentError
+from worker.events import Event
+
+pytestmark = pytest.mark.broker
+
+TIME_MS = 1_700_000_000_000
+GOOD = events.encode(Event(event_id="e1", user_id="ann", event_time=TIME_MS, type="view_item"))
+LETTERS = [
+    ("json", b"ann", b"{\x1b[2J"),
+    ("future", b"ann", GOOD),  # too far ahead when it came; no longer
+    ("late", b"ann", GOOD),
+    ("wrong_key", b"bob", GOOD),
+]
+
+
+def put_letters(settings: Settings) -> None:
+    """All in partition 2, from offset 0 on, as the worker writes them."""
+    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers})
+    for offset, (reason, key, value) in enumerate(LETTERS):
+        headers = deadletter.headers(
+            [("trace", b"kept")],
+            topic=settings.topics.events,
+            partition=2,
+            offset=40 + offset,
+            stage="decode",
+            reason=reason,
+            message=f"it was {reason}",
+        )
+        producer.produce(
+            settings.topics.dead_letters, value, key, partition=2, headers=list(headers), timestamp=TIME_MS + offset
+        )
+    assert producer.flush(10) == 0
+
+
+@pytest.fixture
+def deployment(settings: MakeSettings) -> Settings:
+    made = settings()
+    put_letters(made)
+    return made
+
+
+def called(deployment: Settings, *arguments: str) -> Result:
+    return CliRunner(env=dict(variables(deployment))).invoke(dlq_app, list(arguments))
+
+
+def answered(deployment: Settings, *arguments: str) -> dict[str, Any]:
+    done = called(deployment, *arguments, "--json")
+    assert done.exit_code == 0, done.output
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_list(deployment: Settings) -> None:
+    answer = answered(deployment, "list")
+    assert answer["count"] == 4
+    assert answer["reasons"] == {"json": 1, "future": 1, "late": 1, "wrong_key": 1}
+    first = answer["letters"][0]
+    assert first["id"] == "2:0"
+    assert first["source"] == {"topic": deployment.topics.events, "partition": 2, "offset": 40}
+    assert (first["reason"], first["message"], first["value_bytes"]) == ("json", "it was json", 5)
+    assert "ann" not in json.dumps(answer)
+
+
+@pytest.mark.parametrize(
+    ("options", "reasons"),
+    [
+        pytest.param(("--reason", "late", "--reason", "json"), ["json", "late"], id="by reason"),
+        pytest.param(("--from", "2:1", "--to", "2:3"), ["future", "late"], id="by offset"),
+        pytest.param(("--from", "2023-11-14T22:13:20.002Z"), ["late", "wrong_key"], id="by time"),
+        pytest.param(("--limit", "1"), ["wrong_key"], id="the newest"),
+    ],
+)
+def test_list_a_part(deployment: Settings, options: tuple[str, ...], reasons: list[str]) -> None:
+    assert [letter["reason"] for letter in answered(deployment, "list", *options)["letters"]] == reasons
+
+
+def test_show(deployment: Settings) -> None:
+    answer = answered(deployment, "show", "2:0")
+    assert base64.b64decode(answer["value"]) == b"{\x1b[2J"
+    assert [[name, base64.b64decode(content)] for name, content in answer["headers"]] == [["trace", b"kept"]]
+    shown = called(deployment, "show", "2:0")
+    assert "\x1b[2J" not in shown.output
+    assert r"{\x1b[2J" in shown.output
+
+
+def test_show_what_is_not_there(deployment: Settings) -> None:
+    assert isinstance(called(deployment, "show", "2:99").exception, IntentError)
+    assert isinstance(called(deployment, "show", "latest").exception, IntentError)
+
+
+def test_redrive_sends_what_may_do_well_now(deployment: Settings) -> None:
+    skipped = {"json": 1, "late": 1, "wrong_key": 1}
+    assert answered(deployment, "redrive", "--dry-run") == {"dry_run": True, "sent": 1, "skipped": skipped}
+    servers, topic = deployment.kafka.bootstrap_servers, deployment.topics.events
+    assert read_all(servers, topic) == []
+    assert answered(deployment, "redrive") == {"dry_run": False, "sent": 1, "skipped": skipped}
+    (sent,) = read_all(servers, topic)
+    assert (sent.partition, sent.key, sent.value) == (2, b"ann", GOOD)
+    assert sent.headers == {"trace": b"kept", "intent.redriven-from": f"{deployment.topics.dead_letters}-2-1".encode()}
+
+
+def test_redrive_by_id_and_force(deployment: Settings) -> None:
+    assert answered(deployment, "redrive", "2:0", "2:2") == {
+        "dry_run": False,
+        "sent": 0,
+        "skipped": {"json": 1, "late": 1},
+    }
+    assert answered(deployment, "redrive", "2:0", "--force")["sent"] == 1
+    (sent,) = read_all(deployment.kafka.bootstrap_servers, deployment.topics.events)
+    assert sent.value == b"{\x1b[2J"
+
+
+def test_nothing_to_list(settings: MakeSettings) -> None:
+    done = called(settings(), "list")
+    assert done.exit_code == 0
+    assert "no dead letters in this range" in done.output
