@@ -37,6 +37,8 @@ ROW: Final = np.dtype(
 assert HEADER.itemsize == window.HEADER.size + CONTEXT.size == window.ROWS_AT
 assert ROW.itemsize == window.ROW.size
 
+SESSION_PAUSE_MS: Final = 30 * 60_000
+
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -117,10 +119,13 @@ class Batch:
 
     @cached_property
     def opens(self) -> Bools:
-        """[N] whether the row opens a session within the window (its oldest row does)."""
+        """[N] whether the row opens a session within the window (its oldest row does).
+
+        Where a shop sends no session ids, a pause of `SESSION_PAUSE_MS` opens one.
+        """
         session = self.row["session"]
-        opens: Bools = np.empty(len(session), np.bool_)
-        opens[1:] = session[1:] != session[:-1]
+        opens: Bools = (session == 0) & (self.gap_ms > SESSION_PAUSE_MS)
+        opens[1:] |= session[1:] != session[:-1]
         opens[self.first] = True
         return opens
 

@@ -1,0 +1,111 @@
+"""The model card: what a bundle is, where it comes from, how good it is and what it must not be used for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from worker.scores import REASONS
+from worker.scoring.reasons import Surrogate
+from worker.training.evaluate import Line, markdown
+from worker.training.finetune import Plan
+
+_TEXT = """\
+# {name}
+
+Scores how likely a shop's visitor is to buy within 30 minutes, 24 hours and 7 days, from the visitor's last 64
+events of at most 30 days. A BERT of {layers} layers x {hidden} reads the events; its head also sees aggregates of
+the window and what was known at the session's start. {parameters:,} parameters in all.
+
+## Made with
+
+    {command}
+
+Software: {software}. {threads} CPU threads, {minutes:.0f} minutes. Seed {seed}; the whole plan:
+
+    {plan}
+
+## Data
+
+Google Merchandise Store, the public obfuscated Google Analytics 360 sample, 2016-08-01 to 2016-10-15: one shop,
+most buyers in the United States. No licence text came with it; the data is not part of this bundle, only weights
+and hashes. Training instants: {train:,} in the slice, {seen:,} drawn. Best checkpoint by mean AUC + AP over the
+horizons on a sample of the validation slice, after {best:,}.
+
+Split by time, each instant's horizon inside its slice. 30 min and 24 h: trained on Aug 1 - Sep 23, validated on Sep
+24 - 30, tested on Oct 1 - 15. 7 d: trained on Aug 1 - Sep 9, validated on Sep 17 - 23 (visitors held out of that
+week's training), tested on Oct 1 - 8. A purchase is the first report of a transaction; events on the
+order-completed page are never scored.
+
+## How good
+
+Test slice, looked at once, after all choices. 95 % intervals by resampling visitors; AP differences below 0.01 are
+within seed noise. An AP is to be compared with its base rate.
+
+{test}
+
+Validation slice (calibration and the choice of the checkpoint were made on it: optimistic):
+
+{validation}
+
+## Reason codes
+
+A linear surrogate of the 24 h logit on yes-or-no facts of the window; R2 = {r2:.2f} on training windows. It tells
+what moves scores like this one on average, not what happened inside this forward pass.
+
+| code | weight (logits) |
+| --- | --: |
+{reasons}
+
+## Limits
+
+- One shop, ten weeks of 2016, an obfuscated sample. On another shop's events expect less, and recalibrate: a base
+  rate that differs shifts every probability. Train again as soon as own data is there.
+- Purchases are rare at the start of a visit, and the model knows little then: see the 3rd event's row.
+- Context (country, channel, visit number) carries much of the early signal. It reflects who bought in the past; do
+  not use these scores to set prices, to grant credit or to refuse service.
+- No purchase was recorded on 2016-08-03, though checkouts went on: some of the training's negatives are false.
+- Bots are in the data, unlabelled. The risk score beside the intent is a rule (`worker/scoring/risk.py`), not
+  learnt.
+- Items and pages never seen in training share hashed rows, and are scored by their category, price and the rest.
+"""
+
+
+def write(
+    *,
+    name: str,
+    command: str,
+    plan: Plan,
+    parameters: int,
+    train: int,
+    seen: int,
+    best: int,
+    seconds: float,
+    threads: int,
+    software: Mapping[str, str],
+    surrogate: Surrogate,
+    test: Sequence[Line],
+    validation: Sequence[Line],
+) -> str:
+    """The card as Markdown."""
+    chosen = asdict(plan)
+    shape = chosen.pop("shape")
+    return _TEXT.format(
+        name=name,
+        layers=plan.shape.layers,
+        hidden=plan.shape.hidden,
+        parameters=parameters,
+        command=command,
+        software=", ".join(f"{package} {version}" for package, version in software.items()),
+        threads=threads,
+        minutes=seconds / 60,
+        seed=plan.seed,
+        plan=" ".join(f"{key}={value}" for key, value in {**chosen, **shape}.items()),
+        train=train,
+        seen=seen,
+        best=best,
+        test=markdown(test),
+        validation=markdown(validation),
+        r2=surrogate.r2,
+        reasons="\n".join(
+            f"| {code} | {weight:+.2f} |" for code, weight in zip(REASONS, surrogate.weights.tolist(), strict=True)
+        ),
+    )

@@ -1,0 +1,310 @@
+"""`intent train`, `evaluate`, `score ga360` and `model`: what they take and how they say what came of it."""
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from worker.errors import IntentError
+
+if TYPE_CHECKING:
+    from worker.training.finetune import Progress as TrainingProgress
+
+out = Console()
+err = Console(stderr=True)
+
+score_app = typer.Typer(
+    help="Score a sample offline, through the worker's own window and engine.", no_args_is_help=True
+)
+model_app = typer.Typer(
+    help="Bundles: what is there, what it says of itself, whether it is intact.", no_args_is_help=True
+)
+
+_Data = Annotated[
+    Path, typer.Option("--data", help="Folder with hits.parquet and sessions.parquet of the GA360 sample.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="For programs: the result as JSON on standard output.")]
+_Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
+]
+_Bundle = Annotated[Path | None, typer.Option(help="Bundle folder; default: the one shipped with the package.")]
+_Runs = Annotated[Path, typer.Option(help="Keeps a folder for each run, and the folded windows for the next.")]
+
+
+def train(
+    data: _Data,
+    bundle: Annotated[Path, typer.Option("--out", help="Folder for the bundle; its files are replaced.")],
+    *,
+    name: Annotated[str, typer.Option(help="The model's name in scores and metrics.")] = "shop-tiny",
+    windows: Annotated[
+        int, typer.Option(min=1_000, help="Windows to draw, repeats included; early stopping may use fewer.")
+    ] = 400_000,
+    layers: Annotated[int, typer.Option(min=1, max=24, help="Transformer layers.")] = 2,
+    hidden: Annotated[int, typer.Option(min=32, max=1024, help="Width; a multiple of 32.")] = 128,
+    learning_rate: Annotated[float, typer.Option(min=1e-6, max=1e-1)] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    precision: Annotated[
+        Literal["auto", "bf16", "float32"], typer.Option(help="Of training; auto: bf16 where the processor has it.")
+    ] = "auto",
+    device: _Device = "auto",
+    draws: Annotated[int, typer.Option(min=10, max=10_000, help="Resamples of the visitors for the intervals.")] = 200,
+    runs: _Runs = Path("runs"),
+    as_json: _Json = False,
+) -> None:
+    """Train a bundle from the real sample: windows, fine-tuning, calibration, reason codes, evaluation, model card.
+
+    Split by time as the model card says; the checkpoint and the calibration are chosen on validation, and the test
+    slice is scored once at the end. About ten minutes on two CPU cores.
+
+    Example: `intent train --data ../shared/data/ga360 --out my-bundle`
+    """
+    from worker.scoring.model import Shape
+    from worker.training.finetune import Plan
+    from worker.training.train import train as run
+
+    if hidden % 32:
+        raise typer.BadParameter(f"{hidden} is not a multiple of 32", param_hint="--hidden")
+    where = _device(device)
+    plan = Plan(
+        seed=seed,
+        windows=windows,
+        learning_rate=learning_rate,
+        bf16=precision == "bf16" or (precision == "auto" and _has_bf16(where)),
+        device=where,
+        shape=Shape(layers=layers, hidden=hidden, heads=hidden // 32),
+    )
+    with _progress() as progress:
+        task = progress.add_task("training", total=windows)
+
+        def report(step: "TrainingProgress") -> None:
+            progress.update(task, completed=step.windows, total=step.of_windows, description=f"loss {step.loss:.3f}")
+            if step.validation is not None:
+                found = step.validation
+                progress.console.print(
+                    f"  {step.windows:,} windows, {step.seconds:.0f} s: validation AUC {found['auc_24h']:.4f}, "
+                    f"AP {found['ap_24h']:.4f} at 24 h, score {found['score']:.4f}",
+                    highlight=False,
+                )
+
+        found = run(
+            data,
+            bundle,
+            name=name,
+            plan=plan,
+            runs=runs,
+            draws=draws,
+            command=shlex.join(["intent", *sys.argv[1:]]),
+            say=lambda stage: progress.console.print(stage, highlight=False),
+            report=report,
+        )
+    from worker.training import evaluate as evaluation
+
+    if as_json:
+        result = {"bundle": str(found.bundle), "name": name, "version": found.version, "run": str(found.folder)}
+        out.print_json(json.dumps(result | {"test": evaluation.document(found.test)}))
+        return
+    out.print(evaluation.table(found.validation, title="validation slice (chosen on it: optimistic)"))
+    out.print(evaluation.table(found.test, title="test slice"))
+    out.print(f"bundle {name} {found.version} in {found.bundle}; the run's history in {found.folder}", highlight=False)
+
+
+def evaluate(
+    data: _Data,
+    *,
+    bundle: _Bundle = None,
+    which: Annotated[Literal["validation", "test"], typer.Option("--slice", help="Of the sample.")] = "test",
+    device: _Device = "auto",
+    draws: Annotated[int, typer.Option(min=10, max=10_000, help="Resamples of the visitors for the intervals.")] = 200,
+    runs: _Runs = Path("runs"),
+    as_json: _Json = False,
+) -> None:
+    """Measure a bundle on a slice of the sample: ROC-AUC, AP, log loss, calibration error, with 95 % intervals.
+
+    Example: `intent evaluate --data ../shared/data/ga360 --slice test`
+    """
+    from worker.scoring.bundle import load
+    from worker.shop.ga360 import Sample
+    from worker.training import evaluate as evaluation
+    from worker.training.windows import build
+
+    loaded = load(bundle)
+    where = _device(device)
+    loaded.model.to(where)
+    with err.status(f"scoring the {which} slice of {data}"):
+        events, kept = build(Sample(data), runs / "cache")
+        lines = evaluation.evaluate(loaded, events, kept, which=which, draws=draws, device=where)
+    if not lines:
+        raise IntentError(
+            f"{data} has no {which} instants with both outcomes; `intent evaluate` needs the whole sample"
+        )
+    if as_json:
+        result = {"name": loaded.name, "version": loaded.version, "slice": which, "lines": evaluation.document(lines)}
+        out.print_json(json.dumps(result))
+        return
+    out.print(evaluation.table(lines, title=f"{loaded.name} {loaded.version}, {which} slice"))
+
+
+@score_app.command("ga360")
+def score_ga360(
+    folder: Annotated[Path, typer.Argument(help="Holds hits.parquet and sessions.parquet of the GA360 sample.")],
+    *,
+    file: Annotated[Path, typer.Option("--out", help="Parquet file for the scores; replaced when it exists.")],
+    from_: Annotated[str | None, typer.Option("--from", help="First day (2016-10-01) or time; default: all.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="The end, itself not included.")] = None,
+    bundle: _Bundle = None,
+    device: _Device = "auto",
+    as_json: _Json = False,
+) -> None:
+    """Score every instant of a slice: the worker's own window fold, its engine, its calibration.
+
+    Columns: visitor_id, session_id, hit_number, timestamp_ms, purchase_30m, purchase_24h, purchase_7d. Events on the
+    order-completed page are history, not instants. What lies before --from is folded, so that windows are as full as
+    they were live. A date is the shop's day: it begins at 07:00 UTC.
+
+    Example: `intent score ga360 ../shared/data/ga360 --from 2016-10-01 --out october.parquet`
+    """
+    import os
+
+    from worker.scoring.bundle import load
+    from worker.scoring.engine import Engine
+    from worker.shop.ga360 import Sample
+    from worker.training.score import score
+
+    from_ms, to_ms = _time(from_, "--from"), _time(to, "--to")
+    if file.is_dir() or not file.parent.is_dir():
+        raise typer.BadParameter(f"{file} is no file in an existing folder", param_hint="--out")
+    sample = Sample(folder)
+    begin = time.monotonic()
+    with (
+        Engine(load(bundle), device=device, threads=len(os.sched_getaffinity(0))) as engine,
+        _progress() as progress,
+    ):
+        task = progress.add_task("events", total=sample.count(None, to_ms))
+        rows = score(
+            sample,
+            file,
+            engine=engine,
+            from_ms=from_ms,
+            to_ms=to_ms,
+            report=lambda number: progress.update(task, completed=number),
+        )
+        model = engine.model
+    seconds = time.monotonic() - begin
+    if as_json:
+        result = {"out": str(file), "rows": rows, "seconds": round(seconds, 1), "model": [model.name, model.version]}
+        out.print_json(json.dumps(result))
+        return
+    out.print(f"{rows:,} scores of {model.name} {model.version} in {file}, {seconds:.0f} s", highlight=False)
+
+
+@model_app.command("list")
+def list_models(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of bundles; default: those shipped with the package.")
+    ] = None,
+    *,
+    as_json: _Json = False,
+) -> None:
+    """The bundles in a folder, with their versions; a damaged one is said to be so."""
+    from worker.scoring.bundle import SHIPPED, load
+
+    folder = folder or SHIPPED.parent
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is not a folder", param_hint="folder")
+    found: list[dict[str, object]] = []
+    for path in sorted(path for path in folder.iterdir() if (path / "config.json").exists()):
+        entry: dict[str, object] = {"folder": str(path)}
+        try:
+            loaded = load(path)
+            parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+            entry |= {"name": loaded.name, "version": loaded.version, "parameters": parameters, "state": "intact"}
+        except IntentError as error:
+            entry |= {"name": path.name, "version": None, "parameters": None, "state": str(error)}
+        found.append(entry)
+    if as_json:
+        out.print_json(json.dumps(found))
+        return
+    table = Table("name", "version", "parameters", "folder", "state")
+    for entry in found:
+        count = entry["parameters"]
+        shown = f"{count:,}" if isinstance(count, int) else ""
+        table.add_row(str(entry["name"]), str(entry["version"] or ""), shown, str(entry["folder"]), str(entry["state"]))
+    out.print(table)
+
+
+@model_app.command("show")
+def show_model(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Bundle folder; default: the one shipped with the package.")
+    ] = None,
+) -> None:
+    """The model card: data, command, numbers with their intervals, limits."""
+    from worker.scoring.bundle import load
+
+    loaded = load(bundle)
+    out.print(f"{loaded.name} {loaded.version}", highlight=False)
+    if out.is_terminal:
+        out.print(Markdown(loaded.card))
+    else:
+        typer.echo(loaded.card)
+
+
+@model_app.command("verify")
+def verify_model(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Bundle folder; default: the one shipped with the package.")
+    ] = None,
+) -> None:
+    """Check every file against its checksum, and that the model loads. Exit code 3 when it does not hold."""
+    from worker.errors import CheckFailed
+    from worker.scoring.bundle import SHIPPED, load
+
+    folder = bundle or SHIPPED
+    try:
+        loaded = load(folder)
+    except IntentError as error:
+        raise CheckFailed(str(error)) from None
+    out.print(f"{loaded.name} {loaded.version} in {folder}: checksums right, loads", highlight=False)
+
+
+def _time(text: str | None, option: str) -> int | None:
+    from worker.shop.ga360 import parse_time
+
+    try:
+        return None if text is None else parse_time(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("torch finds no CUDA device", param_hint="--device")
+    return name
+
+
+def _has_bf16(device: str) -> bool:
+    import torch
+
+    return device == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar with the time that is left, on a terminal; elsewhere only what is printed beside it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        yield progress

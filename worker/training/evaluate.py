@@ -1,0 +1,113 @@
+"""How good a bundle is on a slice of the sample: by horizon and population, beside the base rate, with intervals.
+
+Scores come from the code that serves, calibration included. Knows labels and metrics, not how the model was trained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from rich.table import Table
+
+from worker.scoring.bundle import Bundle
+from worker.training import finetune
+from worker.training.labels import NAMES, Events, decision_points, labels, member
+from worker.training.metrics import METRICS, Estimate, bootstrap
+from worker.training.windows import Windows
+
+DAY: Final = 1
+"""Place of the 24 h horizon, which is measured at every decision point; the others at every instant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One horizon and population of a slice."""
+
+    horizon: str
+    population: str
+    instants: int
+    visitors: int
+    base_rate: float
+    metrics: dict[str, Estimate]
+
+
+def evaluate(
+    bundle: Bundle, events: Events, windows: Windows, *, which: str, draws: int, seed: int = 0, device: str = "cpu"
+) -> list[Line]:
+    """Every line of a slice (`labels.SLICES`). Intervals: 95 %, from `draws` resamples of the visitors. Minutes."""
+    inside, y = member(events, which), labels(events)
+    places = np.flatnonzero(inside.any(axis=1))
+    logits = finetune.predict(bundle.model, bundle.vocabulary, windows, places, device=device)
+    p = bundle.calibration.probabilities(logits)
+    lines = []
+    for at, horizon in enumerate(NAMES):
+        for population, chosen in decision_points(events).items():
+            rows = inside[places, at] & chosen[places]
+            if at != DAY and population != "every instant":
+                continue
+            truth, visitor = y[places[rows], at], events.visitor[places[rows]]
+            if truth.all() or not truth.any():
+                continue  # too few instants to measure anything on
+            lines.append(
+                Line(
+                    horizon=horizon,
+                    population=population,
+                    instants=int(rows.sum()),
+                    visitors=len(np.unique(visitor)),
+                    base_rate=float(truth.mean()),
+                    metrics=bootstrap(p[rows, at], truth, visitor, draws=draws, seed=seed),
+                )
+            )
+    return lines
+
+
+def table(lines: Sequence[Line], *, title: str) -> Table:
+    """For a terminal."""
+    shown = Table(title=title, title_justify="left")
+    for name in ("horizon", "population"):
+        shown.add_column(name)
+    for name in ("instants", "base rate", *(_HEADINGS[name] for name in METRICS)):
+        shown.add_column(name, justify="right")
+    for line in lines:
+        shown.add_row(
+            line.horizon,
+            line.population,
+            f"{line.instants:,}",
+            f"{line.base_rate:.3f}",
+            *(interval(line.metrics[name]) for name in METRICS),
+        )
+    return shown
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The same for a model card."""
+    heads = ["horizon", "population", "instants", "base rate", *(_HEADINGS[name] for name in METRICS)]
+    rows = [heads, ["---", "---", *["--:"] * (len(heads) - 2)]]
+    rows += [
+        [
+            line.horizon,
+            line.population,
+            f"{line.instants:,}",
+            f"{line.base_rate:.3f}",
+            *(interval(line.metrics[name]) for name in METRICS),
+        ]
+        for line in lines
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def document(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """The same for programs."""
+    return [asdict(line) for line in lines]
+
+
+def interval(estimate: Estimate) -> str:
+    """``.907 (.899–.914)``."""
+    value, low, high = (
+        f"{number:.3f}".replace("0.", ".", 1) for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} ({low}–{high})"
+
+
+_HEADINGS: Final = {"auc": "ROC-AUC", "ap": "AP", "log_loss": "log loss", "ece": "ECE"}
