@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from tests.integration.conftest import Deploy
 from tests.integration.deployment import Worker, publish, read_all, until, variables
-from tests.integration.stories import trouble
 from tests.integration.test_worker import drained, simulated
 from worker import scores
 from worker.config import Settings
@@ -68,8 +67,7 @@ def assert_same(row: dict[str, Any], score: Score) -> None:
 def test_a_replay_gives_the_live_scores(deploy: Deploy, tmp_path: Path) -> None:
     worker = deploy()
     settings = worker.settings
-    story = trouble(itertools.islice(simulated(), EVENTS), seed=3)
-    total = publish(settings.kafka.bootstrap_servers, settings.topics.events, story)
+    total = publish(settings.kafka.bootstrap_servers, settings.topics.events, itertools.islice(simulated(), EVENTS))
     worker.start()
     until(lambda: drained(worker, total), worker, "all events are done")
     published, fates = live(worker)
