@@ -65,8 +65,8 @@ fi
 say "installing this package, editable"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 
-say "looking for Apache Kafka's jars"
-.venv/bin/python -m worker.kafka.jars || say "without them no embedded broker starts; the next 'make demo' or 'make test' tries again"
+say "looking for Apache Kafka"
+.venv/bin/python -m worker.kafka.jars && .venv/bin/python -m worker.kafka.aot || say "without them no embedded broker starts; the next 'make demo' or 'make test' tries again"
 
 digest .venv/bin/python >"$stamp"
 say "done; 'make help' lists what there is"

@@ -4,8 +4,14 @@ A node is taken for ours only if the process of its pid runs this folder's prope
 to another program nor a clock that was set can mislead `stop`.
 """
 
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import msgspec
 import psutil
@@ -61,16 +67,17 @@ def start(folder: Path, *, nodes: int, port: int) -> bool:
             f"{sum(standing.running.values())} of {len(standing.running)} Kafka nodes run below {folder}, and {nodes} "
             "were asked for; `intent broker stop` first"
         )
-    started = EmbeddedBroker(folder, nodes=nodes, port=port, leashed=False)
-    started.launch()
-    try:
-        # Before it answers: whatever ends this command now, `stop` finds the broker.
-        _state_file(folder).write_bytes(msgspec.json.format(msgspec.json.encode(_state(started))))
-        started.wait_ready()
-    except BaseException:
-        started.stop(timeout_s=0)
-        _state_file(folder).unlink(missing_ok=True)
-        raise
+    with _terminable():
+        started = EmbeddedBroker(folder, nodes=nodes, port=port, leashed=False)
+        started.launch()
+        try:
+            # Before it answers: should this process be killed now, `stop` finds the broker.
+            _write(folder, _state(started))
+            started.wait_ready()
+        except BaseException:
+            started.stop(timeout_s=0)
+            _state_file(folder).unlink(missing_ok=True)
+            raise
     return True
 
 
@@ -93,6 +100,20 @@ def stop(folder: Path) -> int:
     return len(processes)
 
 
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends this process as Ctrl-C does, through its `except` and `finally`."""
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _state(started: EmbeddedBroker) -> State:
     nodes = tuple(
         NodeState(
@@ -105,6 +126,13 @@ def _state(started: EmbeddedBroker) -> State:
         for node in started.nodes
     )
     return State(started.bootstrap_servers, nodes)
+
+
+def _write(folder: Path, state: State) -> None:
+    path = _state_file(folder)
+    part = path.with_suffix(".part")
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
+    part.replace(path)  # nobody reads half a state
 
 
 def _read(folder: Path) -> State:

@@ -27,10 +27,10 @@ def find() -> Path:
         if program is None:
             refused.append(f"{place} is not there")
             continue
-        version = _version(program)
-        if version is not None and version >= OLDEST:
+        major = version(program)
+        if major is not None and major >= OLDEST:
             return program
-        refused.append(f"{place} ({program}) {'does not run' if version is None else f'is Java {version}'}")
+        refused.append(f"{place} ({program}) {'does not run' if major is None else f'is Java {major}'}")
         if place == "INTENT_JAVA":
             break  # who names one wants that one, not another in silence
     raise SettingError(
@@ -54,7 +54,7 @@ def _candidates() -> Iterator[tuple[str, Path | None]]:
     yield "java on PATH", Path(on_path) if on_path else None
 
 
-def _version(program: Path) -> int | None:
+def version(program: Path) -> int | None:
     """The major version it reports (`1.8` is 8), or None when it does not run."""
     try:
         run = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)

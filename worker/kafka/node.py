@@ -70,11 +70,12 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Java:
-    """The program, class path and heap that run every node."""
+    """The program, class path, heap and further options that run every node."""
 
     program: Path
     classpath: str
-    heap_mb: int = HEAP_MB
+    heap_mb: int
+    options: tuple[str, ...] = ()
 
     def command(self, node: Node, main: str, *arguments: str) -> list[str]:
         """The command line of one of Kafka's main classes."""
@@ -88,6 +89,7 @@ class Java:
             "--enable-native-access=ALL-UNNAMED",  # the compression codecs; Java 24 and later warn without it
             "-Djava.awt.headless=true",
             f"-Dlog4j2.configurationFile={node.log_settings}",
+            *self.options,
             "-cp",
             self.classpath,
             main,
