@@ -23,10 +23,15 @@ app = typer.Typer(
 
 def _mount() -> None:
     """Every command. The modules named here import only what their options need."""
+    from worker.demo.commands import demo
     from worker.kafka.commands import broker_app, topics_app
+    from worker.shop.commands import import_app, simulate
 
+    app.command()(demo)
     app.add_typer(broker_app, name="broker")
     app.add_typer(topics_app, name="topics")
+    app.command()(simulate)
+    app.add_typer(import_app, name="import")
 
 
 @app.command()

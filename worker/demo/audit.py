@@ -71,23 +71,23 @@ def audit(settings: Settings, *, progress: Callable[[int], None] = lambda _: Non
     Blocks, about 5 s a million records. Raises `IntentError` when a topic falls silent before its end.
     """
     ledger, topics, read = Ledger(), settings.topics, 0
-    for message in _everything(settings, topics.events):
+    for message in everything(settings, topics.events):
         ledger.source(_number(message.partition()), _number(message.offset()), message.value())
         read += 1
         progress(read)
-    for message in _everything(settings, topics.scores):
+    for message in everything(settings, topics.scores):
         score = read_score(message.value() or b"")
         ledger.scored(place_of_score(score, topics.events), user_id=score.user_id, event_id=score.event_id)
         read += 1
         progress(read)
-    for message in _everything(settings, topics.dead_letters):
+    for message in everything(settings, topics.dead_letters):
         ledger.dead(*fate_of_dead_letter(message))
         read += 1
         progress(read)
     return ledger
 
 
-def _everything(settings: Settings, topic: str) -> Iterator[Message]:
+def everything(settings: Settings, topic: str) -> Iterator[Message]:
     """The topic's committed records up to its present end, each partition in order."""
     reader = consumer(settings)
     try:

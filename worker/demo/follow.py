@@ -12,10 +12,12 @@ from worker.demo.audit import consumer, fate_of_dead_letter, place_of_score, rea
 from worker.demo.board import Act, Board
 
 _FOLLOWED: Final = "purchase_24h"
+_NAME_WIDTH: Final = 24
 
 
 class _Item(msgspec.Struct):
     item_id: str = ""
+    item_name: str | None = None
     item_category: str | None = None
     price: float | None = None
 
@@ -96,6 +98,7 @@ class Follower(threading.Thread):
 
 
 def short_name(item: _Item) -> str:
-    """An item for people: the last part of its category and its price."""
-    category = (item.item_category or item.item_id).rstrip("/").rpartition("/")[2]
-    return f"{category} ${item.price:,.2f}" if item.price else category
+    """An item for people: the last part of its category, else its name, and its price."""
+    category = (item.item_category or "").rstrip("/").rpartition("/")[2]
+    name = category or (item.item_name or item.item_id)[:_NAME_WIDTH].strip()
+    return f"{name} ${item.price:,.2f}" if item.price else name
