@@ -20,7 +20,7 @@ MakeSettings = Callable[..., Settings]
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_from_outside() -> Iterator[None]:
-    """No setting of the person who runs the tests reaches them, neither from the environment nor from an `intent.toml`."""
+    """No setting of the person who runs the tests reaches them, from the environment or from an `intent.toml`."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(config.PREFIX) and name not in PLACES]:
             patch.delenv(name)
@@ -49,7 +49,9 @@ def settings(kafka: str, tmp_path: Path) -> MakeSettings:
             "topics": {name: f"{mark}.{name}" for name in ("events", "scores", "latest", "dead_letters", "shadow")},
             "worker": {"application_id": f"test-{mark}", "data_dir": tmp_path / "state", "web_port": 0},
         }
-        made = config.load({name: ours.get(name, {}) | sections.get(name, {}) for name in ours.keys() | sections.keys()})
+        made = config.load(
+            {name: ours.get(name, {}) | sections.get(name, {}) for name in ours.keys() | sections.keys()}
+        )
         topics.create(made)
         return made
 
