@@ -41,7 +41,7 @@ def exposed_names() -> set[str]:
     """Every name a query may use: of samples, and of families."""
     metrics = Metrics(CollectorRegistry())
     metrics.show_model(name="m", version="1")
-    metrics.show_progress(partition=0, watermark=0, lag_events=0)
+    metrics.show_progress(partition=0, watermark=0, lag_events=lambda: 0)
     metrics.dead_letters_total.labels(reason="json")
     return set(re.findall(r"^(?:# HELP )?(intent_\w+)", generate_latest(metrics.registry).decode(), re.MULTILINE))
 

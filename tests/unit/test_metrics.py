@@ -45,13 +45,20 @@ def test_an_empty_array_changes_nothing(metrics: Metrics) -> None:
 
 
 def test_a_revoked_partition_disappears(metrics: Metrics) -> None:
-    metrics.show_progress(partition=3, watermark=41, lag_events=-1)
-    metrics.show_progress(partition=4, watermark=7, lag_events=5)
-    assert sample(metrics, "intent_lag_events", partition="3") == 0
+    metrics.show_progress(partition=3, watermark=41, lag_events=lambda: 2)
+    metrics.show_progress(partition=4, watermark=7, lag_events=lambda: 5)
+    assert sample(metrics, "intent_lag_events", partition="3") == 2
     metrics.forget_partition(3)
     metrics.forget_partition(9)  # never seen: nothing to do
     assert sample(metrics, "intent_lag_events", partition="3") is None
     assert sample(metrics, "intent_watermark_offset", partition="4") == 7
+
+
+def test_lag_is_as_of_the_scrape(metrics: Metrics) -> None:
+    lag = [5]
+    metrics.show_progress(partition=0, watermark=7, lag_events=lambda: lag[0])
+    lag[0] = 70  # nothing was committed since, and nobody told
+    assert sample(metrics, "intent_lag_events", partition="0") == 70
 
 
 def test_one_model_at_a_time(metrics: Metrics) -> None:

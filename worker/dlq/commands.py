@@ -78,9 +78,12 @@ def dlq_list(
     if not counts:
         out.print("no dead letters in this range")
         return
-    table = Table("id", "record's time", "came from", "stage", "reason", "message")
+    table = Table()
+    for column in ("id", "record's time", "reason"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("message")
     for letter in shown:
-        row = (letter.id, rfc3339(letter.time_ms), letter.source, letter.stage, letter.reason, letter.message)
+        row = (letter.id, rfc3339(letter.time_ms), letter.reason, letter.message)
         table.add_row(*(escape(printable(cell)) for cell in row))
     out.print(table)
     by_reason = ", ".join(

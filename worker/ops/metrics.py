@@ -4,12 +4,12 @@ Knows neither where a number comes from nor how it is served. Labels are only wh
 (fate, reason, partition, model): never a user and never an offset, since each label value is a time series for ever.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -73,6 +73,8 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        # Else each counter has a second series, its birth time, which nothing here asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
 
         self.events_total = Counter(
             "intent_events_total",
@@ -170,11 +172,14 @@ class Metrics:
         self.model_info.clear()
         self.model_info.labels(name=name, version=version).set(1)
 
-    def show_progress(self, *, partition: int, watermark: int, lag_events: int) -> None:
-        """Tell how far an assigned partition is."""
+    def show_progress(self, *, partition: int, watermark: int, lag_events: Callable[[], int]) -> None:
+        """Tell how far an assigned partition is.
+
+        `lag_events` is asked at each scrape: lag grows most while nothing is committed, so while nobody would tell.
+        """
         label = str(partition)
         self.watermark_offset.labels(partition=label).set(watermark)
-        self.lag_events.labels(partition=label).set(max(lag_events, 0))
+        self.lag_events.labels(partition=label).set_function(lag_events)
 
     def forget_partition(self, partition: int) -> None:
         """Drop the series of a revoked partition: its new owner tells them, and two truths add up to a false lag."""

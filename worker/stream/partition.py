@@ -215,7 +215,9 @@ class Partition:
         self._show(batch.watermark)
 
     def _show(self, mark: Watermark) -> None:
-        self._shared.metrics.show_progress(partition=self.tp.partition, watermark=mark.offset, lag_events=self.lag)
+        self._shared.metrics.show_progress(
+            partition=self.tp.partition, watermark=mark.offset, lag_events=lambda: self.lag
+        )
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
