@@ -3,6 +3,7 @@
 Only its command line, environment, web pages and signals are used. Knows nothing of what it does.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ READY_TIMEOUT_S: Final = 120.0
 _PAGE_TIMEOUT_S: Final = 1.0
 _POLL_S: Final = 0.1
 _STOP_TIMEOUT_S: Final = 30.0
+_MAX_WORDS: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Subject:
         self.lives = 0
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_from = 0
         self._told = Told({}, {})
         self._former: Counter[str] = Counter()
         self._watermarks: dict[int, int] = {}
@@ -57,6 +60,7 @@ class Subject:
         self.lives += 1
         command = [sys.executable, "-I", "-S", str(leash.__file__), str(os.getpid())]
         with self.log.open("ab") as log:
+            self._log_from = log.tell()
             self._process = subprocess.Popen(
                 [*command, sys.executable, "-m", "worker.cli", "worker"],
                 env=dict(_environment(self._settings)),
@@ -80,7 +84,7 @@ class Subject:
         return self._page("readyz") is not None
 
     def check_alive(self) -> None:
-        """Raises `IntentError` with the log's last line when the process has ended."""
+        """Raises `IntentError`, with what its log says of the cause, when the process has ended."""
         if self._process is not None and (code := self._process.poll()) is not None:
             raise IntentError(f"the worker ended with exit code {code}; {self._last_words()}")
 
@@ -135,8 +139,24 @@ class Subject:
             return None
 
     def _last_words(self) -> str:
-        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
-        return f"its log {self.log} ends with: {lines[-1][:300]}" if lines else f"its log {self.log} is empty"
+        said = self.log.read_bytes()[self._log_from :].decode(errors="replace") if self.log.exists() else ""
+        return f"{why(said)} (its log: {self.log})"
+
+
+def why(said: str) -> str:
+    """The cause in what a worker said before it ended: its own sentence, else the first error that it logged."""
+    lines = said.strip().splitlines()
+    if not lines or lines[-1].startswith("intent: "):
+        return lines[-1].removeprefix("intent: ") if lines else "it said nothing"
+    for line in lines:
+        try:
+            told = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(told, dict) and told.get("level") in {"error", "critical"}:
+            exception = str(told.get("exception", "")).strip().splitlines()
+            return f"{told.get('event')} {exception[-1] if exception else ''}".strip()[:_MAX_WORDS]
+    return lines[-1][:_MAX_WORDS]
 
 
 def read_metrics(page: str) -> Told:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from worker import config
-from worker.demo.subject import Subject, read_metrics
+from worker.demo.subject import Subject, read_metrics, why
 from worker.errors import IntentError
 
 PAGE = """\
@@ -49,3 +49,21 @@ def test_says_why_the_worker_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(IntentError, match=r"exit code 7; .*out of paper"):
         subject.await_ready()
     assert subject.stop() == 7
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("", "it said nothing"),
+        ('{"level":"info","event":"model"}\nintent: no bundle here\n', "no bundle here"),
+        ('{"level":"info","event":"a"}\nsegmentation fault', "segmentation fault"),
+        (
+            'noise\n{"level":"error","event":"crashed","exception":"Trace\\nTypeError: bad"}\n'
+            '{"level":"critical","event":"later"}\nTask was destroyed',
+            "crashed TypeError: bad",
+        ),
+    ],
+    ids=["nothing", "a sentence of its own", "no errors logged", "the first error"],
+)
+def test_finds_the_cause_in_a_log(said: str, cause: str) -> None:
+    assert why(said) == cause
