@@ -24,7 +24,10 @@ app = typer.Typer(
 def _mount() -> None:
     """Every command. The modules named here import only what their options need."""
     from worker.demo.commands import demo
+    from worker.dlq.commands import dlq_app
+    from worker.doctor import check
     from worker.kafka.commands import broker_app, topics_app
+    from worker.replay.commands import replay
     from worker.shop.commands import import_app, simulate
 
     app.command()(demo)
@@ -32,6 +35,9 @@ def _mount() -> None:
     app.add_typer(topics_app, name="topics")
     app.command()(simulate)
     app.add_typer(import_app, name="import")
+    app.command()(replay)
+    app.add_typer(dlq_app, name="dlq")
+    app.command()(check)
 
 
 @app.command()

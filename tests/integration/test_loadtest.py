@@ -1,0 +1,44 @@
+"""The load test, short, on a real broker and with a real worker process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.broker
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_score_is_measured(kafka: str, tmp_path: Path) -> None:
+    options = [
+        "--rate",
+        "200",
+        "--seconds",
+        "2",
+        "--warmup",
+        "1",
+        "--partitions",
+        "2",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest", "--bootstrap-servers", kafka, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document == json.loads((tmp_path / "latency.json").read_text())
+    (load,) = document["loads"]
+    assert (load["sent"], load["measured"], load["missing"], load["repeated"]) == (600, 400, 0, 0)
+    latency = load["latency_ms"]
+    assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
+    assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
