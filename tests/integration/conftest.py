@@ -1,16 +1,13 @@
 """A deployment per test: topics of its own on the shared broker, a free port, a folder of its own."""
 
 import socket
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import MakeSettings
 from tests.integration.deployment import Worker
-from worker import config
-from worker.config import Settings
-from worker.kafka import topics
 
 Deploy = Callable[..., Worker]
 
@@ -22,34 +19,17 @@ def free_port() -> int:
         return port
 
 
-def settings_for(servers: str, folder: Path, **worker: object) -> Settings:
-    """Names that no other test has."""
-    mark = uuid.uuid4().hex[:8]
-    names = {name: f"{mark}.{name}" for name in ("events", "scores", "latest", "dead_letters", "shadow")}
-    return config.load(
-        {
-            "kafka": {"bootstrap_servers": servers},
-            "topics": names,
-            "worker": {
-                "application_id": f"test-{mark}",
-                "data_dir": folder / "state",
-                "web_port": free_port(),
-                "instance_id": f"worker-{mark}",  # a restart then joins at once, not after the session's time-out
-                **worker,
-            },
-        }
-    )
-
-
 @pytest.fixture
-def deploy(kafka: str, tmp_path: Path) -> Iterator[Deploy]:
-    """Make a worker (not started) and its topics; its process is gone after the test."""
+def deploy(settings: MakeSettings, tmp_path: Path) -> Iterator[Deploy]:
+    """Make a worker (not started) and its topics; its process is gone after the test.
+
+    It is a static member of its group: a restart joins at once, not after the session's time-out.
+    """
     made: list[Worker] = []
 
     def make(**worker: object) -> Worker:
-        settings = settings_for(kafka, tmp_path, **worker)
-        topics.create(settings)
-        made.append(Worker(settings, tmp_path / f"worker-{len(made)}.log"))
+        own = {"instance_id": "only", "web_port": free_port(), "data_dir": tmp_path / "state"}
+        made.append(Worker(settings(worker=own | worker), tmp_path / f"worker-{len(made)}.log"))
         return made[-1]
 
     yield make

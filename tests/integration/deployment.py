@@ -1,7 +1,7 @@
 """A deployment under test: one worker process on a real broker, and plain readers of its topics.
 
-Starts the program as a supervisor would, through its command line and environment. What comes out is read with a consumer
-of its own and handed on as raw bytes.
+Starts the program as a supervisor would, through its command line and environment. What comes out is read with a
+consumer of its own and handed on as raw bytes.
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +51,10 @@ class Worker:
     def start(self, *, wait: bool = True) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, env=os.environ | dict(variables(self.settings)) | dict(self.environment), stdout=log, stderr=log
+                self.command,
+                env=os.environ | dict(variables(self.settings)) | dict(self.environment),
+                stdout=log,
+                stderr=log,
             )
         if wait:
             self.await_ready()
@@ -107,11 +110,13 @@ def variables(settings: Settings) -> Iterable[tuple[str, str]]:
                 yield f"INTENT_{section}__{name}".upper(), str(value)
 
 
-def until(condition: "Condition", worker: Worker, what: str, within_s: float = WAIT_S) -> None:
+def until(condition: Callable[[], bool], worker: Worker, what: str, within_s: float = WAIT_S) -> None:
     """Poll until it holds; fails with the worker's log when it ends first or the time is up."""
     deadline = time.monotonic() + within_s
     while not condition():
-        assert worker.process is None or worker.process.poll() is None, f"the worker ended, waiting for: {what}\n{worker.said()}"
+        assert worker.process is None or worker.process.poll() is None, (
+            f"the worker ended, waiting for: {what}\n{worker.said()}"
+        )
         assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}\n{worker.said()}"
         time.sleep(_POLL_S)
 
@@ -151,10 +156,15 @@ class Topic:
                 continue
             self._at_end.discard(partition)
             assert offset is not None
-            headers = {name: value or b"" for name, value in message.headers() or []}
+            headers = {name: value for name, value in dict(message.headers() or []).items() if isinstance(value, bytes)}
             new.append(Read(partition, offset, message.key(), message.value(), headers, message.timestamp()[1]))
         self.records += new
         return new
+
+    def reaches(self, count: int) -> bool:
+        """Whether so many records have come by now."""
+        self.poll()
+        return len(self.records) >= count
 
     def drain(self) -> list[Read]:
         """All records up to the ends of the partitions."""
@@ -185,13 +195,14 @@ def publish(servers: str, topic: str, records: Iterable[tuple[bytes | None, byte
     count = 0
     for key, value, headers in records:
         producer.produce(
-            topic, value, key, headers=list(headers.items()), on_delivery=lambda error, _: errors.append(error) if error else None
+            topic,
+            value,
+            key,
+            headers=list(headers.items()),
+            on_delivery=lambda error, _: errors.append(error) if error else None,
         )
         producer.poll(0)
         count += 1
     assert producer.flush(30) == 0
     assert not errors, errors[:3]
     return count
-
-
-Condition = "Callable[[], bool]"

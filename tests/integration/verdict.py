@@ -106,7 +106,11 @@ class Verdict:
         assert Counter(places) == Counter(due)
         for place, letter in zip(places, letters, strict=True):
             original = originals[place]
-            assert (letter.key, letter.value, letter.timestamp_ms) == (original.key, original.value, original.timestamp_ms)
+            assert (letter.key, letter.value, letter.timestamp_ms) == (
+                original.key,
+                original.value,
+                original.timestamp_ms,
+            )
             assert letter.headers[prefix + "topic"].decode() == self.topic
             reason = letter.headers[prefix + "exception.class.name"]
             assert reason == (original.headers.get(EXPECT) or b"late"), letter
