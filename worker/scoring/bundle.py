@@ -191,7 +191,7 @@ def load(folder: Path | None = None) -> Bundle:
         name = "head.safetensors"
         head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
         head.load_state_dict(_tensors(contents[name]), strict=True)
-    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SettingError(f"bundle {folder}: {name} does not hold what it should: {reason}") from error
     return Bundle(

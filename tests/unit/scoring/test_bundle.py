@@ -1,0 +1,178 @@
+"""A bundle comes back as it went, and one that was touched is refused in a sentence that names the file."""
+
+import json
+import pickle
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertModel
+
+from tests.unit.scoring import making
+from worker.errors import SettingError
+from worker.scoring import bundle as bundles
+from worker.scoring import encode, forward
+from worker.scoring.batch import Batch
+from worker.scoring.bundle import FILES, SHIPPED, Bundle, Calibration
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "bundle"))
+
+
+def logits(bundle: Bundle, windows: list[bytes]) -> np.ndarray:
+    return forward.logits(bundle.model, bundle.vocabulary, Batch.of(windows), device=CPU, max_windows=64)
+
+
+def test_it_comes_back_as_it_went(bundle: Bundle) -> None:
+    windows = making.random_windows(20, seed=31)
+    made = making.bundle()
+    assert np.array_equal(logits(made, windows), logits(bundle, windows))
+    assert (bundle.name, bundle.card, bundle.shape) == (made.name, made.card, made.shape)
+    assert bundle.calibration.slopes.tolist() == made.calibration.slopes.tolist()
+    assert bundle.surrogate.weights.tolist() == pytest.approx(made.surrogate.weights.tolist())
+
+
+def test_the_version_is_the_content(folder: Path, copy: Path) -> None:
+    assert bundles.load(folder).version == bundles.load(copy).version
+    (copy / "card.md").write_text("# another card\n")
+    assert bundles.seal(copy) == bundles.load(copy).version != bundles.load(folder).version
+
+
+def test_its_bert_is_a_plain_one_that_transformers_loads(folder: Path, bundle: Bundle) -> None:
+    """And fed with our embeddings, position 0's output is what the head gets."""
+    plain = BertModel.from_pretrained(folder / "bert")
+    batch = Batch.of(making.random_windows(10, seed=32))
+    tokens = torch.from_numpy(encode.padded(batch, encode.tokens(batch, bundle.vocabulary), np.arange(len(batch))))
+    with torch.inference_mode():
+        inputs, mask = bundle.model.head.positions(tokens)
+        theirs = plain(inputs_embeds=inputs, attention_mask=mask).pooler_output
+        ours = bundle.model.bert(inputs_embeds=inputs, attention_mask=mask).pooler_output
+    assert torch.equal(theirs, ours)
+
+
+def test_sha256sum_checks_it_too(folder: Path) -> None:
+    done = subprocess.run(["sha256sum", "-c", bundles.CHECKSUMS], cwd=folder, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_touched_file_is_refused(copy: Path, name: str) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(SettingError, match=rf"{name} does not match checksums\.sha256"):
+        bundles.load(copy)
+
+
+@pytest.mark.parametrize("name", [*FILES, bundles.CHECKSUMS])
+def test_a_missing_file_is_refused(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(SettingError, match=f"{name} cannot be read"):
+        bundles.load(copy)
+
+
+def edit(name: str, change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        value = json.loads((folder / name).read_text())
+        change(value)
+        (folder / name).write_text(json.dumps(value))
+
+    return apply
+
+
+class Evil:
+    """Unpickling it ends the test run."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+def poison(name: str) -> Callable[[Path], object]:
+    """A pickle where weights are expected."""
+    return lambda folder: (folder / name).write_bytes(pickle.dumps(Evil()))
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        pytest.param(edit("config.json", lambda value: value.update(format=9)), "format 9", id="another format"),
+        pytest.param(
+            edit("config.json", lambda value: value.update(fields=["kind"])), "`fields`", id="another encoder"
+        ),
+        pytest.param(edit("config.json", lambda value: value.pop("shape")), "config.json", id="no shape"),
+        pytest.param(
+            edit("vocabulary.json", lambda value: value.update(items=[3, 2, 1])), "vocabulary.json", id="not sorted"
+        ),
+        pytest.param(
+            edit("vocabulary.json", lambda value: value.update(items=[-1])), "vocabulary.json", id="not a hash"
+        ),
+        pytest.param(
+            edit("vocabulary.json", lambda value: value.update(item_buckets=10**9)), "vocabulary.json", id="huge"
+        ),
+        pytest.param(
+            edit("vocabulary.json", lambda value: value.update(pages=[])), "head.safetensors", id="rows differ"
+        ),
+        pytest.param(
+            edit("calibration.json", lambda value: value.update(slopes=[1, -1, 1])), "calibration.json", id="turned"
+        ),
+        pytest.param(edit("reasons.json", lambda value: value.pop("weights")), "reasons.json", id="no weights"),
+        pytest.param(
+            edit("bert/config.json", lambda value: value.update(hidden_size=10**6)), "bert/config.json", id="too large"
+        ),
+        pytest.param(
+            edit("bert/config.json", lambda value: value.update(max_position_embeddings=8)),
+            "bert/config.json",
+            id="too few positions",
+        ),
+        pytest.param(poison("head.safetensors"), "head.safetensors", id="a pickle for the head"),
+        pytest.param(poison("bert/model.safetensors"), "bert/model.safetensors", id="a pickle for the bert"),
+        pytest.param(lambda folder: (folder / "reasons.json").write_text("[]"), "reasons.json", id="no object"),
+        pytest.param(lambda folder: (folder / "reasons.json").write_text("{"), "reasons.json", id="no json"),
+    ],
+)
+def test_a_wrong_file_is_refused_even_with_right_checksums(
+    copy: Path, change: Callable[[Path], object], names: str
+) -> None:
+    change(copy)
+    bundles.seal(copy)
+    with pytest.raises(SettingError) as refused:
+        bundles.load(copy)
+    assert names in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_past_its_bound_is_not_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FILES, "card.md", 3)
+    with pytest.raises(SettingError, match=r"card\.md is larger than the 3 bytes"):
+        bundles.load(copy)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"nowhere is not a folder; set `model\.bundle`"):
+        bundles.load(tmp_path / "nowhere")
+
+
+def test_a_longer_horizon_is_never_less_likely() -> None:
+    calibration = Calibration(slopes=np.ones(3, np.float32), intercepts=np.zeros(3, np.float32))
+    p = calibration.probabilities(np.array([[1.0, 0.0, 2.0], [-90.0, 90.0, -90.0]], np.float32))
+    assert (np.diff(p, axis=1) >= 0).all()
+    assert ((p >= 0) & (p <= 1)).all()
+    assert p[0, 0] == p[0, 1] == pytest.approx(0.7311, abs=1e-4)
+
+
+def test_the_shipped_bundle_loads_is_small_and_carries_a_card() -> None:
+    shipped = bundles.load()
+    assert shipped.name == SHIPPED.name
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 5 * 2**20
+    for word in ("Data", "Limits", "intent train", "ROC-AUC"):
+        assert word in shipped.card
+    out = logits(shipped, making.random_windows(10, seed=33))  # of items and pages it has never seen
+    assert np.isfinite(out).all()
