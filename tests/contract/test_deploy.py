@@ -123,3 +123,11 @@ def test_prometheus_finds_worker_and_rules() -> None:
     assert f"INTENT_WORKER__WEB_PORT={discovery['port']}" in (DEPLOY / "Dockerfile").read_text()
     for rule in load("alerts.yml")["groups"][0]["rules"]:
         assert set(re.findall(r'job="([\w-]+)"', rule["expr"])) <= {job["job_name"]}
+
+
+def test_what_the_image_copies_reaches_the_builder() -> None:
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    sources = {source for line in copied for source in line.split()}
+    let_through = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    assert sources == {line.removeprefix("!") for line in let_through if line.startswith("!")}
+    assert all((DEPLOY.parent / source).exists() for source in sources)
