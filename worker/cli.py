@@ -1,9 +1,12 @@
 """The program `intent`: which command does what. Bodies live with what they command and are imported when called."""
 
+import json
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from worker.errors import CheckFailed, IntentError, SettingError
 
@@ -11,9 +14,24 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_CHECK = 3
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.NAME=VALUE", help="Override a setting, e.g. `worker.mode=latest`; may be repeated."
+    ),
+]
+
+_HELP = """Scores user intent on a live clickstream: Kafka in, a rolling window per user, BERT, calibrated scores out.
+
+First steps: `intent demo` shows the whole system on this machine. In production: `intent topics create`, `intent check`,
+`intent worker`. Exit codes: 0 done, 1 failed, 2 bad usage or settings, 3 a check did not hold.
+"""
+
+config_app = typer.Typer(help="The settings: what is in force and where it comes from.", no_args_is_help=True)
+
 app = typer.Typer(
     name="intent",
-    help=__doc__,
+    help=_HELP,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -29,27 +47,65 @@ def _mount() -> None:
     from worker.kafka.commands import broker_app, topics_app
     from worker.replay.commands import replay
     from worker.shop.commands import import_app, simulate
+    from worker.training.commands import evaluate, model_app, score_app, train
 
-    app.command()(demo)
-    app.add_typer(broker_app, name="broker")
-    app.add_typer(topics_app, name="topics")
-    app.command()(simulate)
-    app.add_typer(import_app, name="import")
-    app.command()(replay)
-    app.add_typer(dlq_app, name="dlq")
-    app.command()(check)
+    run, look, model = "Run", "Look after", "Model and history"
+    app.command(rich_help_panel=run)(demo)
+    app.command(rich_help_panel=run)(worker)
+    app.command(rich_help_panel=run)(simulate)
+    app.add_typer(import_app, name="import", rich_help_panel=run)
+    app.add_typer(broker_app, name="broker", rich_help_panel=run)
+    app.command(rich_help_panel=look)(check)
+    app.add_typer(config_app, name="config", rich_help_panel=look)
+    app.add_typer(topics_app, name="topics", rich_help_panel=look)
+    app.add_typer(dlq_app, name="dlq", rich_help_panel=look)
+    app.command(rich_help_panel=model)(replay)
+    app.add_typer(score_app, name="score", rich_help_panel=model)
+    app.command(rich_help_panel=model)(train)
+    app.command(rich_help_panel=model)(evaluate)
+    app.add_typer(model_app, name="model", rich_help_panel=model)
 
 
-@app.command()
-def worker() -> None:
+def worker(settings: Settings = None) -> None:
     """Run the stream worker until SIGTERM or Ctrl-C.
 
-    Settings come from `intent.toml`, then the environment (`INTENT_KAFKA__BOOTSTRAP_SERVERS`, nested by `__`); see
-    `intent config show`. Health is at `/livez` and `/readyz`, metrics at `/metrics` of `worker.web_port`.
+    It needs its topics (`intent topics create`). Health is at `/livez` and `/readyz`, metrics at `/metrics` of
+    `worker.web_port`. Exits 0 after a clean stop; non-zero, with nothing half done committed, after anything else:
+    let a supervisor restart it. `intent config show` lists the settings.
     """
     from worker import config, run
 
-    run.serve(config.load())
+    run.serve(config.load(config.flags(settings or ())))
+
+
+@config_app.command("show")
+def show(
+    settings: Settings = None, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
+) -> None:
+    """Every setting: its effective value, secrets masked, and where the value came from.
+
+    A later source wins: the default, `intent.toml` in this folder (or the file that `INTENT_CONFIG` names), a file in
+    `INTENT_SECRETS_DIR`, the environment (`INTENT_KAFKA__BOOTSTRAP_SERVERS`, nested by `__`), `--set`.
+    """
+    from worker import config
+
+    flags = config.flags(settings or ())
+    values, origins = dict(config.leaves(config.load(flags))), config.sources(flags)
+    if as_json:
+        rows = {
+            name: {"value": None if value is None else str(value), "from": origins[name]}
+            for name, value in values.items()
+        }
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("setting", "value", "from", "meaning", box=None, pad_edge=False)
+    meanings = config.meanings()
+    for name, value in values.items():
+        changed = origins[name] != "default"
+        table.add_row(
+            name, "" if value is None else str(value), origins[name], meanings[name], style="bold" if changed else ""
+        )
+    Console().print(table, highlight=False, markup=False)
 
 
 _mount()

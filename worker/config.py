@@ -6,7 +6,7 @@ Read, the later winning, from `intent.toml` (or the file that `INTENT_CONFIG` na
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -167,6 +167,30 @@ def load(flags: Mapping[str, object] | None = None) -> Settings:
         raise SettingError(_sentence(error)) from None
     except (OSError, ValueError) as error:
         raise SettingError(f"the settings cannot be read: {error}") from None
+
+
+def flags(assignments: Iterable[str]) -> dict[str, dict[str, object]]:
+    """`section.name=value` strings of a command line, as the mapping that `load` takes."""
+    tree: dict[str, dict[str, object]] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        section, dot, field = name.partition(".")
+        if not (equals and dot and field):
+            raise SettingError(
+                f"`--set {assignment}` is no assignment; write SECTION.NAME=VALUE, e.g. worker.mode=latest"
+            )
+        tree.setdefault(section, {})[field] = value
+    return tree
+
+
+def meanings() -> dict[str, str]:
+    """What each setting is for, by its dotted name; empty where the name says it."""
+    return {
+        f"{section}.{field}": info.description or ""
+        for section, part in Settings.model_fields.items()
+        if isinstance(part.annotation, type) and issubclass(part.annotation, BaseModel)
+        for field, info in part.annotation.model_fields.items()
+    }
 
 
 def leaves(part: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
