@@ -58,8 +58,7 @@ def test_says_why_the_worker_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ('{"level":"info","event":"model"}\nintent: no bundle here\n', "no bundle here"),
         ('{"level":"info","event":"a"}\nsegmentation fault', "segmentation fault"),
         (
-            'noise\n{"level":"error","event":"crashed","exception":"Trace\\nTypeError: bad"}\n'
-            '{"level":"critical","event":"later"}\nTask was destroyed',
+            'noise\n{"level":"error","event":"crashed","exception":"Trace\\nTypeError: bad"}\nTask was destroyed',
             "crashed TypeError: bad",
         ),
     ],
