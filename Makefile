@@ -5,6 +5,8 @@
 
 ARGS ?=
 export PYTHON
+# What is said shows at once, also where a build machine reads it through a pipe.
+export PYTHONUNBUFFERED := 1
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
