@@ -74,6 +74,10 @@ def demo(
     from worker.demo.summary import as_json as to_json
     from worker.demo.summary import as_table
 
+    if kill_after is not None and seconds is not None and kill_after >= seconds:
+        raise typer.BadParameter(
+            f"{kill_after:g} is not before the end, --seconds {seconds:g}", param_hint="--kill-after"
+        )
     console, out = Console(stderr=as_json), Console()
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGHUP, _terminated)
