@@ -70,8 +70,12 @@ def broker_status(*, folder: _Folder = _FOLDER, as_json: _Json = False) -> None:
             table.add_row(str(number), state, str(status.pids[number]), os.path.relpath(status.logs[number]))
         out.print(table)
     if not status.complete:
-        what = "not every Kafka node runs" if status.running else "no Kafka runs"
-        raise CheckFailed(f"{what} below {folder}; `intent broker start`{_option(folder)} starts it")
+        option = _option(folder)
+        if any(status.running.values()):
+            what, advice = "not every Kafka node runs", f"`intent broker stop{option}`, then start it again"
+        else:
+            what, advice = "no Kafka runs", f"`intent broker start{option}` starts it"
+        raise CheckFailed(f"{what} below {folder}; {advice}")
 
 
 @broker_app.command("stop")
