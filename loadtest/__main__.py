@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import orjson
+import psutil
 import typer
 from rich.console import Console
 
@@ -54,6 +55,11 @@ def latency(
     Exit code 3 when a score is missing or comes twice.
     """
     rates = rate or [500.0, 2000.0]
+    load_before = psutil.getloadavg()[0]
+    if load_before > 0.5 * (psutil.cpu_count() or 1):
+        err.print(
+            f"this machine is busy (load {load_before:.1f}): expect worse latencies than it can do", style="yellow"
+        )
     results: list[Result] = []
     with (
         err.status("starting Kafka and the worker") as status,
@@ -66,7 +72,11 @@ def latency(
         status.update("stopping")
     title = f"Latency, scorer {scorer}, {partitions} partitions"
     document = report.document(
-        results, scorer=scorer, partitions=partitions, command=shlex.join(["python", "-m", "loadtest", *sys.argv[1:]])
+        results,
+        scorer=scorer,
+        partitions=partitions,
+        command=shlex.join(["python", "-m", "loadtest", *sys.argv[1:]]),
+        load_before=load_before,
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "latency.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))

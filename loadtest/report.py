@@ -38,8 +38,10 @@ def table(results: Sequence[Result], *, title: str) -> Table:
     return shown
 
 
-def document(results: Sequence[Result], *, scorer: str, partitions: int, command: str) -> dict[str, Any]:
-    """For programs; plain JSON values."""
+def document(
+    results: Sequence[Result], *, scorer: str, partitions: int, command: str, load_before: float
+) -> dict[str, Any]:
+    """For programs; plain JSON values. `load_before` is the machine's load average (1 min) before anything was started."""
     return {
         "command": command,
         "taken": {
@@ -47,6 +49,7 @@ def document(results: Sequence[Result], *, scorer: str, partitions: int, command
             "commit": _commit(),
             "cpu": _cpu(),
             "cores": psutil.cpu_count(),
+            "load_before": round(load_before, 2),
             "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
             "python": platform.python_version(),
             "packages": {name: version(name) for name in ("aiokafka", "confluent-kafka", "faust-streaming", "numpy")},

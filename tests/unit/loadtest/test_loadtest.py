@@ -67,7 +67,9 @@ async def test_the_constant_scorer_is_one_for_the_pipeline() -> None:
 
 
 def test_the_report_holds_percentiles_and_where_it_was_taken() -> None:
-    document = report.document([result(*range(1000, 101_000, 1000))], scorer="constant", partitions=4, command="c")
+    document = report.document(
+        [result(*range(1000, 101_000, 1000))], scorer="constant", partitions=4, command="c", load_before=0.5
+    )
     document = orjson.loads(orjson.dumps(document))
     (load,) = document["loads"]
     assert load["latency_ms"]["p50"] == pytest.approx(50, rel=0.01)
