@@ -41,7 +41,7 @@ def table(results: Sequence[Result], *, title: str) -> Table:
 def document(
     results: Sequence[Result], *, scorer: str, partitions: int, command: str, load_before: float
 ) -> dict[str, Any]:
-    """For programs; plain JSON values. `load_before` is the machine's load average (1 min) before anything was started."""
+    """For programs; plain JSON values. `load_before` is the load average (1 min) before anything was started."""
     return {
         "command": command,
         "taken": {
