@@ -7,6 +7,8 @@ ARGS ?=
 export PYTHON
 # What is said shows at once, also where a build machine reads it through a pipe.
 export PYTHONUNBUFFERED := 1
+# uv leaves byte code to the first run; without it every start compiles torch and transformers anew, for 10 s.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -80,7 +80,7 @@ def worker(settings: Settings = None) -> None:
 
 @config_app.command("show")
 def show(
-    settings: Settings = None, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
+    *, settings: Settings = None, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
 ) -> None:
     """Every setting: its effective value, secrets masked, and where the value came from.
 
