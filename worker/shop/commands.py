@@ -23,7 +23,7 @@ import_app = typer.Typer(no_args_is_help=True, help="Publish recorded events to 
 _Json = Annotated[bool, typer.Option("--json", help="For programs: one JSON object on standard output.")]
 _INTERRUPTED = 130
 
-out = Console()
+out = Console(highlight=False)
 err = Console(stderr=True)
 
 

@@ -88,13 +88,13 @@ class Simulator:
         self._away: list[tuple[float, int, int]] = []  # (back at shop time, user, visits so far)
         self._users = 0
         self._bots = 0
+        self._bot_events = 0  # of the bots that have entered, those to come included
+        self._total = 0
 
         mean_events = statistics.events / statistics.sessions
         dwell_s = mean_dwell_s(statistics)
-        bot_events = self._shoppers.bot_mean_events
-        people = 1 - crowd.bots
-        self._bot_share = crowd.bots * mean_events / (people * bot_events + crowd.bots * mean_events)  # of the visits
-        at_once = crowd.rate / crowd.speed * (people * dwell_s + crowd.bots * self._shoppers.bot_mean_dwell_s)
+        mean_dwell_of_all_s = (1 - crowd.bots) * dwell_s + crowd.bots * self._shoppers.bot_mean_dwell_s
+        at_once = crowd.rate / crowd.speed * mean_dwell_of_all_s
         opening_s = 2 * dwell_s * mean_events  # visits begin spread over two mean lengths, not all at the opening
         self._visits: list[tuple[float, int, Visit]] = []
         for _ in range(max(1, min(crowd.users, round(at_once)))):
@@ -114,6 +114,7 @@ class Simulator:
         while True:
             due_s -= math.log(1.0 - random()) * gaps_s[time_ms // _HOUR_MS % hours]  # visitors act independently
             time_ms = start_ms + int(due_s * speed_ms)
+            self._total += 1
             if fault_share and random() < fault_share and self._recent:
                 key, value = self._fault()
             else:
@@ -144,11 +145,13 @@ class Simulator:
             heappush(self._away, (shop_s + (_GONE_S if away_s is None else away_s), visit.user, visit.visits))
 
     def _enter(self, shop_s: float) -> Visit:
-        """The next visit: of a user who is due back, else of a new one, else of whoever would be back first."""
+        """The next visit: of a bot when one is due, else of a returning user, a new one, or who would be back first."""
         session = self._new_id()
-        if self._bot_share and self._random() < self._bot_share:
+        if self._crowd.bots * self._total > self._bot_events + self._shoppers.bot_mean_events / 2:
             self._bots += 1
-            return self._shoppers.bot_visit(user=self._crowd.users + self._bots, session=session)
+            bot = self._shoppers.bot_visit(user=self._crowd.users + self._bots, session=session)
+            self._bot_events += bot.bot_events_left or 0
+            return bot
         if self._away and (self._away[0][0] <= shop_s or self._users >= self._crowd.users):
             _, user, visits = heappop(self._away)
         else:
