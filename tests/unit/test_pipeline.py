@@ -1,0 +1,244 @@
+"""The order of the steps: fates, the overlay, publish before store, one commit at a time, nothing after a failure."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from worker import facts, window
+from worker.errors import Fatal
+from worker.ops.metrics import Metrics
+from worker.pipeline import Batch, Mode, Overlay, Record, fold, run
+from worker.scores import Rating
+from worker.watermark import Watermark
+from worker.window import Rules
+
+T = 1_700_000_000_000
+DAY = 86_400_000
+
+
+@dataclass(frozen=True)
+class Rec:
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp: int = T + 100 * DAY
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+
+
+def rec(offset: int, user: str = "u", time_ms: int | None = None, **fields: Any) -> Rec:
+    event_time = T + offset if time_ms is None else time_ms
+    body = {"event_id": f"e{offset}", "user_id": user, "event_time": event_time, "type": "page_view"} | fields
+    return Rec(offset, user.encode(), json.dumps(body).encode())
+
+
+def folded(records: Sequence[Record], *, mode: Mode = "every", start: Watermark | None = None) -> Batch:
+    table: dict[bytes, bytes] = {}
+    return fold(records, windows=table.get, start=start or Watermark(), rules=Rules(), mode=mode)
+
+
+def test_each_record_has_one_fate() -> None:
+    batch = folded(
+        [
+            rec(0),
+            rec(1, event_id="e0"),
+            rec(2, time_ms=T - DAY),
+            Rec(3, b"u", b"{"),
+            rec(4, type="user.erase"),
+            rec(5),
+        ]
+    )
+    assert +batch.fates == {"scored": 2, "duplicate": 1, "late": 1, "dead": 1, "erased": 1}
+    assert [rejected.reason for rejected in batch.rejected] == ["late", "json"]
+    assert batch.watermark == Watermark(5, T + 5)
+    after = batch.changed[b"u"]
+    assert after is not None
+    assert window.length(after) == 1
+    assert batch.latest == {b"u": 1}
+
+
+def test_an_erased_user_is_a_tombstone() -> None:
+    batch = folded([rec(0), rec(1, type="user.erase")])
+    assert batch.changed == {b"u": None}
+    assert batch.latest == {b"u": None}
+    assert len(batch.updated) == 1
+
+
+def test_mode_latest_scores_a_users_newest_window_only() -> None:
+    records = [rec(0, "a"), rec(1, "b"), rec(2, "a"), rec(3, "a", type="user.erase"), rec(4, "b")]
+    every, latest = folded(records), folded(records, mode="latest")
+    assert [update.record.offset for update in every.updated] == [0, 1, 2, 4]
+    assert [update.record.offset for update in latest.updated] == [2, 4]
+    assert latest.fates == {"scored": 2, "coalesced": 2, "erased": 1}
+    assert latest.latest == {b"a": None, b"b": 1}
+    assert latest.changed == every.changed
+
+
+def test_a_user_silent_for_over_35_days_starts_afresh_whoever_moved_the_clock() -> None:
+    batch = folded([rec(0, "a"), rec(1, "b", time_ms=T + 36 * DAY), rec(2, "a", event_id="e0", time_ms=T + 1)])
+    assert batch.fates["scored"] == 3  # neither duplicate nor late: nothing of the user is left
+    after = batch.changed[b"a"]
+    assert after is not None
+    assert window.length(after) == 1
+
+
+def test_offsets_that_are_done_are_refused() -> None:
+    with pytest.raises(Fatal, match="offset 3"):
+        folded([rec(3)], start=Watermark(3, T))
+
+
+def test_an_overlay_shows_what_is_not_stored_yet_and_forgets_only_what_is_unchanged() -> None:
+    stored = {b"a": b"0", b"b": b"0"}
+    overlay = Overlay(stored.get)
+    first: dict[bytes, bytes | None] = {b"a": b"1", b"b": None}
+    second: dict[bytes, bytes | None] = {b"a": b"2"}
+    overlay.add(first)
+    overlay.add(second)
+    assert (overlay.window(b"a"), overlay.window(b"b")) == (b"2", None)
+    overlay.settle(first)
+    assert (overlay.window(b"a"), overlay.window(b"b")) == (b"2", b"0")
+    overlay.settle(second)
+    assert overlay.window(b"a") == b"0"
+
+
+@dataclass
+class Answer:
+    intent: np.ndarray
+    risk: np.ndarray
+    risk_reasons: np.ndarray
+    reason_codes: np.ndarray
+    reason_weights: np.ndarray
+
+
+class Engine:
+    """Scores a window by its length; fails on the n-th call."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.calls = 0
+        self._fail_at = fail_at
+
+    async def score(self, windows: Sequence[bytes]) -> Answer:
+        self.calls += 1
+        if self.calls == self._fail_at:
+            raise RuntimeError("device lost")
+        lengths = np.array([[window.length(one) / 100] * 3 for one in windows], np.float32)
+        n = len(windows)
+        none = np.full((n, 3), 255, np.uint8)
+        return Answer(lengths, np.zeros(n, np.float32), np.zeros(n, np.uint8), none, np.zeros((n, 3), np.float32))
+
+
+class Port:
+    """Hands out batches and writes down what happens, in order."""
+
+    def __init__(self, *batches: list[Rec], fail_at: int | None = None) -> None:
+        self.batches = list(batches)
+        self.said: list[str] = []
+        self.table: dict[bytes, bytes] = {}
+        self.ratings: list[Rating] = []
+        self.open = 0
+        self.opened, self.closed = asyncio.Event(), asyncio.Event()
+        self._fail_at = fail_at
+        self._published = 0
+
+    async def take(self) -> Sequence[Record]:
+        await asyncio.sleep(0)
+        return self.batches.pop(0) if self.batches else []
+
+    def window(self, key: bytes) -> bytes | None:
+        return self.table.get(key)
+
+    async def publish(self, batch: Batch, ratings: Sequence[Rating]) -> int:
+        assert self.open == 0, "one transaction at a time"
+        self.open += 1
+        self.opened.set()
+        self._published += 1
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if self._published == self._fail_at:
+            raise RuntimeError("fenced")
+        self.open -= 1
+        self.ratings += ratings
+        self.said.append(f"publish {batch.watermark.offset}")
+        return 100 + batch.watermark.offset
+
+    def store(self, batch: Batch, changelog_offset: int) -> None:
+        self.said.append(f"store {changelog_offset}")
+        self.table.update({key: after for key, after in batch.changed.items() if after is not None})
+
+    def done(self, batch: Batch) -> None:
+        self.said.append(f"done {batch.watermark.offset}")
+        self.closed.set()
+
+
+async def play(port: Port, engine: Engine, failures: list[BaseException] | None = None) -> Metrics:
+    metrics = Metrics(CollectorRegistry())
+    failed = (failures if failures is not None else []).append
+    await run(
+        port,
+        engine=engine,
+        start=Watermark(),
+        rules=Rules(),
+        mode="every",
+        metrics=metrics,
+        now_ms=lambda: T,
+        failed=failed,
+    )
+    return metrics
+
+
+async def test_publish_store_done_in_order_and_windows_carry_over() -> None:
+    port = Port([rec(0), rec(1)], [rec(2)], [rec(3), Rec(4, b"u", b"")])
+    metrics = await play(port, Engine())
+    assert port.said == [
+        *("publish 1", "store 101", "done 1"),
+        *("publish 2", "store 102", "done 2"),
+        *("publish 4", "store 104", "done 4"),
+    ]
+    assert [rating.intent[0] for rating in port.ratings] == [0.01, 0.02, 0.03, 0.04]
+    assert metrics.registry.get_sample_value("intent_events_total", {"fate": "scored"}) == 4
+    assert metrics.registry.get_sample_value("intent_dead_letters_total", {"reason": "json"}) == 1
+
+
+async def test_a_batch_without_windows_asks_the_engine_nothing() -> None:
+    engine = Engine()
+    port = Port([Rec(0, b"u", b"")])
+    await play(port, engine)
+    assert engine.calls == 0
+    assert port.said[0] == "publish 0"
+
+
+async def test_a_failed_scorer_leaves_its_batch_unpublished() -> None:
+    port = Port([rec(0)], [rec(1)], [rec(2)])
+    with pytest.raises(RuntimeError, match="device lost"):
+        await play(port, Engine(fail_at=2))
+    assert set(port.said) <= {"publish 0", "store 100", "done 0"}
+
+
+async def test_a_failed_commit_stores_nothing_and_is_told_at_once() -> None:
+    port = Port([rec(0)], [rec(1)], [rec(2)], fail_at=2)
+    failures: list[BaseException] = []
+    with pytest.raises(RuntimeError, match="fenced"):
+        await play(port, Engine(), failures)
+    assert port.said == ["publish 0", "store 100", "done 0"]
+    assert [str(error) for error in failures] == ["fenced"]
+
+
+async def test_a_cancelled_loop_lets_the_commit_under_way_end() -> None:
+    port = Port([rec(0)], [rec(1)])
+    loop = asyncio.ensure_future(play(port, Engine()))
+    await port.opened.wait()
+    loop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loop
+    await port.closed.wait()
+    assert port.said == ["publish 0", "store 100", "done 0"]
+
+
+def test_facts_of_equal_events_are_equal() -> None:
+    assert facts.hash32("a") == facts.hash32("a") != 0
+    assert facts.hash32(None) == facts.hash32("") == 0

@@ -1,0 +1,161 @@
+"""The window rule, case by case; the codec's bounds. Any sequence at all is in `tests/property`."""
+
+import pytest
+
+from worker import facts, window
+from worker.errors import Fatal
+from worker.events import Context, Event
+from worker.window import Outcome, Rules
+
+RULES = Rules()
+MINUTE = 60_000
+DAY = 86_400_000
+T = 1_700_000_000_000
+
+Step = tuple[str, int]
+
+
+def play(steps: list[Step]) -> tuple[list[Outcome], bytes]:
+    """Fold (event id, time) in this order; the outcomes and the last window."""
+    outcomes, state = [], None
+    for event_id, time_ms in steps:
+        event = Event(event_id=event_id, user_id="u", event_time=time_ms, type="view_item")
+        outcome, state = window.fold(state, facts.of(event), rules=RULES)
+        outcomes.append(outcome)
+    assert state is not None
+    return outcomes, state
+
+
+def order(state: bytes) -> list[int]:
+    """Times of the kept events, relative to T."""
+    return [row.time_ms - T for row in window.view(state).rows]
+
+
+FOLDED, DUPLICATE, LATE = Outcome.FOLDED, Outcome.DUPLICATE, Outcome.LATE
+
+
+@pytest.mark.parametrize(
+    ("steps", "outcomes", "kept"),
+    [
+        pytest.param([("a", T)], [FOLDED], [0], id="first"),
+        pytest.param([("a", T), ("b", T + 1)], [FOLDED, FOLDED], [0, 1], id="in order"),
+        pytest.param([("a", T), ("b", T - 5)], [FOLDED, FOLDED], [-5, 0], id="disordered"),
+        pytest.param([("a", T), ("a", T)], [FOLDED, DUPLICATE], [0], id="duplicate"),
+        pytest.param([("a", T), ("a", T + 5)], [FOLDED, DUPLICATE], [0], id="same id at another time"),
+        pytest.param([("a", T), ("b", T - 10 * MINUTE)], [FOLDED, FOLDED], [-10 * MINUTE, 0], id="just not late"),
+        pytest.param([("a", T), ("b", T - 10 * MINUTE - 1)], [FOLDED, LATE], [0], id="late"),
+        pytest.param([("a", T), ("b", T - DAY), ("b", T)], [FOLDED, LATE, FOLDED], [0, 0], id="a late id is not spent"),
+        pytest.param([("a", T), ("a", T - DAY)], [FOLDED, DUPLICATE], [0], id="duplicate before late"),
+        pytest.param([("a", T), ("b", T + 30 * DAY)], [FOLDED] * 2, [0, 30 * DAY], id="30 days are kept"),
+        pytest.param([("a", T), ("b", T + 30 * DAY + 1)], [FOLDED] * 2, [30 * DAY + 1], id="over 30 days are not"),
+        pytest.param(
+            [("a", T), ("b", T + 60 * DAY), ("a", T + 60 * DAY)],
+            [FOLDED, FOLDED, DUPLICATE],
+            [60 * DAY],
+            id="an id outlives its event",
+        ),
+    ],
+)
+def test_rule(steps: list[Step], outcomes: list[Outcome], kept: list[int]) -> None:
+    seen, state = play(steps)
+    assert seen == outcomes
+    assert order(state) == kept
+
+
+def test_ties_stand_in_order_of_arrival() -> None:
+    _, state = play([("a", T), ("b", T), ("c", T)])
+    ids = [facts.of(Event(event_id=name, user_id="u", event_time=T, type="x")).id for name in "abc"]
+    assert [row.id for row in window.view(state).rows] == ids
+
+
+def test_the_newest_64_are_kept() -> None:
+    _, state = play([(f"e{n}", T + n) for n in range(70)])
+    assert order(state) == list(range(6, 70))
+
+
+def test_an_old_event_that_is_evicted_at_once_is_remembered() -> None:
+    full = [(f"e{n}", T + n) for n in range(64)]
+    outcomes, state = play([*full, ("old", T - 1), ("old", T - 1)])
+    assert outcomes[-2:] == [FOLDED, DUPLICATE]
+    assert order(state) == list(range(64))
+
+
+@pytest.mark.parametrize(("distance", "outcome"), [(127, DUPLICATE), (128, FOLDED)])
+def test_the_last_128_ids_are_remembered(distance: int, outcome: Outcome) -> None:
+    outcomes, _ = play([("x", T), *((f"e{n}", T + n) for n in range(distance)), ("x", T + 1000)])
+    assert outcomes[-1] is outcome
+
+
+def test_sizes() -> None:
+    _, state = play([(f"e{n}", T + n) for n in range(200)])
+    assert len(state) == 2474  # a full window, in order: under 2.5 KB
+    _, state = play([(f"e{n}", T + n) for n in range(8)])
+    assert len(state) < 300
+    ahead = [(f"a{n}", T + 9 * MINUTE + n) for n in range(63)]
+    _, state = play([*ahead, *((f"b{n}", T) for n in range(200))])
+    assert len(state) <= window.MAX_BYTES
+
+
+@pytest.mark.parametrize(
+    ("visits", "channel"),
+    [
+        pytest.param([("s1", 0, "ads"), ("s1", 1, "mail")], "ads", id="a session's first stays"),
+        pytest.param([("s1", 0, None), ("s1", 1, "mail")], "mail", id="the first that is not empty"),
+        pytest.param([("s1", 0, "ads"), ("s2", 1, "mail")], "mail", id="a newer session brings its own"),
+        pytest.param([("s1", 0, "ads"), ("s2", 1, None)], None, id="even when that is none"),
+        pytest.param([("s1", 0, "ads"), ("s0", -1, "mail")], "ads", id="an older session's does not count"),
+        pytest.param([("s1", 0, None), ("s1", -1, "mail")], "mail", id="a disordered event of the same session counts"),
+    ],
+)
+def test_context(visits: list[tuple[str, int, str | None]], channel: str | None) -> None:
+    state = None
+    for number, (session, after, name) in enumerate(visits):
+        context = Context(channel=name) if name else None
+        event = Event(
+            event_id=str(number), user_id="u", event_time=T + after, type="x", session_id=session, context=context
+        )
+        state = window.fold(state, facts.of(event), rules=RULES).window
+    assert state is not None
+    assert window.view(state).context[0] == facts.hash32(channel)
+
+
+@pytest.mark.parametrize("silence", [35 * DAY, 35 * DAY + 1])
+def test_expiry_is_judged_by_the_partitions_event_time(silence: int) -> None:
+    _, state = play([("a", T)])
+    assert window.expired(state, partition_newest_ms=T + silence, rules=RULES) is (silence > 35 * DAY)
+
+
+_, GOOD = play([("a", T), ("b", T + 1)])
+_, PERMUTED = play([("a", T), ("b", T - 1)])
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(GOOD[:-1], id="cut"),
+        pytest.param(GOOD + b"\0", id="longer"),
+        pytest.param(b"\x02" + GOOD[1:], id="other version"),
+        pytest.param(GOOD[:2] + b"\x00" + GOOD[3:], id="no rows"),
+        pytest.param(GOOD[:3] + b"\x02" + GOOD[4:], id="unknown flag"),
+        pytest.param(b"\xff" * 200, id="noise"),
+    ],
+)
+def test_fold_refuses_what_it_did_not_write(damaged: bytes) -> None:
+    event = facts.of(Event(event_id="z", user_id="u", event_time=T, type="x"))
+    with pytest.raises(Fatal, match="damaged"):
+        window.fold(damaged, event, rules=RULES)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(PERMUTED[:-1] + PERMUTED[-2:-1], id="one id twice"),
+        pytest.param(PERMUTED[:-1] + b"\x09", id="an id that is not there"),
+        pytest.param(GOOD[:4] + bytes(8) + GOOD[12:], id="newest is not the last"),
+        pytest.param(GOOD[:42] + b"\0\0\0\0" + GOOD[46:], id="times that do not fit"),
+    ],
+)
+def test_view_refuses_what_fold_cannot_have_written(damaged: bytes) -> None:
+    with pytest.raises(Fatal, match="damaged"):
+        window.view(damaged)
