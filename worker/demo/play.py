@@ -202,11 +202,11 @@ class _Demo:
             self.killed_s = time.monotonic()
             self.subject.kill()
             self.subject.start()
-            self.news = f"killed with SIGKILL at {_clock(elapsed_s)}, {_RECOVERING}"
+            self.news = f"kill -9 at {_clock(elapsed_s)}, {_RECOVERING}"
         self.subject.check_alive()
         if self.killed_s is not None and self.news.endswith(_RECOVERING) and self.subject.ready():
             away_s = time.monotonic() - self.killed_s
-            self.news = f"killed with SIGKILL at {_clock(kill_after_s or 0)}, scoring again after {away_s:.1f} s"
+            self.news = f"kill -9 at {_clock(kill_after_s or 0)}, scoring again after {away_s:.1f} s"
         if self.follower.error is not None:
             raise IntentError(f"the topics cannot be followed: {self.follower.error}")
 
