@@ -20,7 +20,7 @@ from worker.errors import IntentError
 if TYPE_CHECKING:
     from worker.training.finetune import Progress as TrainingProgress
 
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
 err = Console(stderr=True)
 
 score_app = typer.Typer(
@@ -152,6 +152,11 @@ def evaluate(
         out.print_json(json.dumps(result))
         return
     out.print(evaluation.table(lines, title=f"{loaded.name} {loaded.version}, {which} slice"))
+
+
+@score_app.callback()
+def _score() -> None:
+    """Keeps `ga360` a command of its own while it is the only one."""
 
 
 @score_app.command("ga360")

@@ -1,0 +1,114 @@
+"""Labels and slices on hand-made events: what counts, what never does, and what no slice may see of another."""
+
+import numpy as np
+import pytest
+
+from worker.training.labels import (
+    END,
+    HORIZONS_MS,
+    SLICES,
+    START,
+    TEST,
+    VALIDATION,
+    WEEK_TRAIN,
+    WEEK_VALIDATION,
+    Events,
+    decision_points,
+    held_out,
+    labels,
+    member,
+)
+
+MINUTE, DAY = 60_000, 86_400_000
+RNG = np.random.default_rng(1)
+
+
+def events_of(rows: list[tuple[int, int, str]]) -> Events:
+    """(visitor, time, what) in stream order; `buy` and `done` are on the order-completed page."""
+    rows = sorted(rows, key=lambda row: row[1])
+    what = np.array([row[2] for row in rows])
+    return Events(
+        visitor=np.array([row[0] for row in rows]),
+        session=np.array([row[0] for row in rows]),
+        time_ms=np.array([row[1] for row in rows]),
+        kind=np.where(what == "cart", 5, 1),
+        instant=~np.isin(what, ["buy", "done"]),
+        purchase=what == "buy",
+    )
+
+
+@pytest.mark.parametrize(
+    ("ahead_ms", "label"),
+    [
+        pytest.param(0, (False, False, False), id="at the same instant: not ahead"),
+        pytest.param(1, (True, True, True), id="right after"),
+        pytest.param(30 * MINUTE, (True, True, True), id="at the half hour's end"),
+        pytest.param(30 * MINUTE + 1, (False, True, True), id="after the half hour"),
+        pytest.param(DAY + 1, (False, False, True), id="after a day"),
+        pytest.param(7 * DAY, (False, False, True), id="at the week's end"),
+        pytest.param(7 * DAY + 1, (False, False, False), id="after a week"),
+        pytest.param(-5, (False, False, False), id="before"),
+    ],
+)
+def test_a_label_is_a_purchase_in_the_half_open_horizon(ahead_ms: int, label: tuple[bool, ...]) -> None:
+    events = events_of([(1, START, "view"), (1, START + ahead_ms, "buy"), (0, START + MINUTE, "view")])
+    at = int(np.flatnonzero((events.visitor == 1) & ~events.purchase)[0])
+    assert tuple(labels(events)[at]) == label
+
+
+def test_labels_are_those_of_a_plain_loop() -> None:
+    rows = [
+        (
+            int(RNG.integers(0, 12)),
+            START + int(RNG.integers(0, 20 * DAY)) // 3600_000 * 3600_000,
+            str(RNG.choice(["view", "cart", "buy", "done"])),
+        )
+        for _ in range(400)
+    ]
+    events = events_of(rows)
+    found = labels(events)
+    for at in range(len(rows)):
+        mine = events.time_ms[events.purchase & (events.visitor == events.visitor[at])]
+        ahead = mine[mine > events.time_ms[at]] - events.time_ms[at]
+        assert found[at].tolist() == [bool((ahead <= horizon).any()) for horizon in HORIZONS_MS]
+
+
+def test_slices_are_apart_purged_and_without_the_order_completed_page() -> None:
+    times = np.sort(RNG.integers(START, END, 20_000))
+    events = Events(
+        visitor=RNG.integers(0, 500, 20_000),
+        session=np.arange(20_000),
+        time_ms=times,
+        kind=np.ones(20_000, np.int64),
+        instant=RNG.random(20_000) < 0.9,
+        purchase=np.zeros(20_000, np.bool_),
+    )
+    inside = {which: member(events, which) for which in SLICES}
+    for at, horizon in enumerate(HORIZONS_MS):
+        assert not (inside["train"][:, at] & inside["validation"][:, at]).any()
+        assert not (inside["validation"][:, at] & inside["test"][:, at]).any()
+        ends = {which: times[inside[which][:, at]].max() + horizon for which in SLICES}
+        starts = {which: times[inside[which][:, at]].min() for which in SLICES}
+        assert ends["train"] <= starts["validation"] + DAY  # the slice's start, give or take where instants fell
+        assert ends["validation"] <= TEST
+        assert starts["test"] >= TEST
+        assert ends["test"] <= END
+    for rows in inside.values():
+        assert not rows[~events.instant].any()
+    week = inside["validation"][:, 2]
+    assert (times[week] >= WEEK_VALIDATION).all()
+    assert held_out(events.visitor[week]).all()
+    assert not (week[:, None] & inside["train"]).any()  # whatever the horizon
+    assert (times[inside["train"][:, 2]] < WEEK_TRAIN).all()
+    assert (times[inside["train"][:, 1]] + DAY <= VALIDATION).all()
+
+
+def test_decision_points_are_one_a_session() -> None:
+    rows = [(1, START + at, "cart" if at in {4, 6} else "view") for at in range(12)]
+    rows += [(2, START + 100 + at, "view") for at in range(4)]
+    found = {name: np.flatnonzero(chosen).tolist() for name, chosen in decision_points(events_of(rows)).items()}
+    assert found["3rd event"] == [2, 14]
+    assert found["5th event"] == [4]
+    assert found["10th event"] == [9]
+    assert found["first add to cart"] == [4]
+    assert len(found["every instant"]) == 16

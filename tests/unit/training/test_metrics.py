@@ -1,0 +1,63 @@
+"""Our weighted metrics against scikit-learn's, and calibration against what it should find."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+
+from worker.training.calibrate import fit, platt
+from worker.training.metrics import METRICS, bootstrap, measure
+
+RNG = np.random.default_rng(3)
+P = np.round(RNG.random(4000), 2)  # with ties
+Y = RNG.random(4000) < P**2
+
+
+@pytest.mark.parametrize("weights", [None, RNG.integers(0, 4, 4000).astype(np.float64)], ids=["plain", "weighted"])
+def test_metrics_are_scikit_learns(weights: np.ndarray | None) -> None:
+    found = measure(P, Y, weights)
+    assert found["auc"] == pytest.approx(roc_auc_score(Y, P, sample_weight=weights))
+    assert found["ap"] == pytest.approx(average_precision_score(Y, P, sample_weight=weights))
+    safe = np.clip(P, 1e-7, 1 - 1e-7)
+    assert found["log_loss"] == pytest.approx(log_loss(Y, safe, sample_weight=weights))
+
+
+def test_calibration_error_of_a_constant_is_its_distance_from_the_base_rate() -> None:
+    assert measure(np.full(4000, 0.5), Y)["ece"] == pytest.approx(abs(0.5 - Y.mean()))
+
+
+def test_one_class_alone_has_no_metrics() -> None:
+    assert np.isnan(list(measure(P, np.zeros(4000, np.bool_)).values())).all()
+
+
+def test_a_bootstrap_by_user_is_wider_when_a_users_events_are_copies() -> None:
+    users = np.arange(4000)
+    alone = bootstrap(P, Y, users, draws=60, seed=1)
+    copies = bootstrap(np.repeat(P[:400], 10), np.repeat(Y[:400], 10), np.repeat(users[:400], 10), draws=60, seed=1)
+    for name in METRICS:
+        assert alone[name].low <= alone[name].high
+        assert copies[name].high - copies[name].low > alone[name].high - alone[name].low
+    assert alone["auc"].low < alone["auc"].value < alone["auc"].high
+
+
+def test_platt_finds_the_slope_and_the_intercept() -> None:
+    logits = RNG.normal(-2, 2, 40_000)
+    truth = RNG.random(40_000) < 1 / (1 + np.exp(-(0.6 * logits - 0.5)))
+    slope, intercept = platt(logits, truth)
+    assert slope == pytest.approx(0.6, abs=0.05)
+    assert intercept == pytest.approx(-0.5, abs=0.1)
+
+
+def test_platt_never_turns_the_ranks() -> None:
+    logits = RNG.normal(size=1000)
+    assert platt(logits, logits < 0)[0] > 0
+
+
+def test_each_horizon_is_calibrated_on_its_own_members() -> None:
+    logits = RNG.normal(size=(6000, 3))
+    truth = RNG.random((6000, 3)) < 1 / (1 + np.exp(-logits))
+    truth[:3000, 2] = False
+    inside = np.ones((6000, 3), np.bool_)
+    inside[:3000, 2] = False
+    found = fit(logits, truth, inside)
+    assert found.slopes == pytest.approx([1, 1, 1], abs=0.15)
+    assert found.intercepts == pytest.approx([0, 0, 0], abs=0.15)

@@ -1,0 +1,195 @@
+"""From a small sample to a bundle and back to scores; and that nothing of the future leaks into any of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from tests.unit.training import samples
+from worker.errors import IntentError
+from worker.scoring import bundle as bundles
+from worker.scoring.bundle import Bundle
+from worker.scoring.engine import Engine
+from worker.scoring.model import Shape
+from worker.shop.ga360 import ORDER_COMPLETED, Sample
+from worker.training import commands, finetune, windows
+from worker.training.labels import START, labels
+from worker.training.score import SCHEMA, score
+from worker.training.train import train
+
+PLAN = finetune.Plan(
+    windows=4_000,
+    batch_windows=128,
+    evaluations=4,
+    validation_windows=1_000,
+    learning_rate=3e-3,
+    bf16=False,
+    shape=Shape(layers=1, hidden=32, heads=1, head_width=32),
+)
+
+
+@pytest.fixture(scope="session")
+def trained(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a bundle that was trained on the small sample."""
+    folder = tmp_path_factory.mktemp("trained")
+    run = train(
+        shop,
+        folder / "bundle",
+        name="small",
+        plan=PLAN,
+        runs=folder / "runs",
+        draws=20,
+        command="intent train --data shop",
+        say=lambda _: None,
+        report=lambda _: None,
+    )
+    assert {path.name for path in run.folder.iterdir()} == {"plan.json", "history.jsonl", "report.json"}
+    day = next(line for line in run.test if line.horizon == "24 h" and line.population == "every instant")
+    assert day.metrics["auc"].value > 0.65
+    return run.bundle
+
+
+@pytest.fixture(scope="session")
+def small(trained: Path) -> Bundle:
+    return bundles.load(trained)
+
+
+def table(
+    sample: Sample, bundle: Bundle, out: Path, *, from_ms: int | None = None, to_ms: int | None = None
+) -> list[dict[str, object]]:
+    with Engine(bundle, device="cpu") as engine:
+        rows = score(sample, out, engine=engine, from_ms=from_ms, to_ms=to_ms)
+    found = pq.read_table(out)
+    assert found.schema.equals(SCHEMA)
+    assert len(found) == rows
+    return list(found.to_pylist())
+
+
+def test_the_card_tells_where_it_comes_from(small: Bundle) -> None:
+    for word in ("intent train --data shop", "Test slice", "Limits", "R2 =", "windows=4000"):
+        assert word in small.card
+
+
+def test_every_instant_gets_a_score_and_no_other_event(shop: Path, small: Bundle, tmp_path: Path) -> None:
+    rows = table(Sample(shop), small, tmp_path / "scores.parquet")
+    wanted = [event for event in Sample(shop).events() if event.page != ORDER_COMPLETED]
+    assert [(row["session_id"], row["timestamp_ms"]) for row in rows] == [
+        (event.session_id, event.time_ms) for event in wanted
+    ]
+    assert [f"{row['session_id']}-{row['hit_number']}" for row in rows] == [event.event_id for event in wanted]
+    p = np.array([[row[name] for name in SCHEMA.names[4:]] for row in rows])
+    assert ((p >= 0) & (p <= 1)).all()
+    assert (np.diff(p, axis=1) >= 0).all()
+
+
+def test_a_range_is_scored_with_the_history_before_it(shop: Path, small: Bundle, tmp_path: Path) -> None:
+    sample = Sample(shop)
+    cut = list(sample.events())[2500].time_ms
+    whole = table(sample, small, tmp_path / "whole.parquet")
+    part = table(sample, small, tmp_path / "part.parquet", from_ms=cut, to_ms=cut + 10**9)
+    wanted = [row for row in whole if cut <= int(str(row["timestamp_ms"])) < cut + 10**9]
+    assert len(part) == len(wanted) > 50
+    for ours, theirs in zip(part, wanted, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_events_to_come_change_no_earlier_score(shop: Path, small: Bundle, tmp_path: Path) -> None:
+    """The same table with its second half cut off."""
+    sample = Sample(shop)
+    cut = list(sample.events())[2000].time_ms
+    hits = pq.read_table(shop / "hits.parquet")
+    pq.write_table(hits.filter(np.array(hits["timestamp_ms"]) < cut), tmp_path / "hits.parquet")
+    (tmp_path / "sessions.parquet").write_bytes((shop / "sessions.parquet").read_bytes())
+    past = table(Sample(tmp_path), small, tmp_path / "past.parquet")
+    whole = table(sample, small, tmp_path / "whole.parquet")
+    for before, after in zip(past, whole, strict=False):
+        assert before == pytest.approx(after, abs=1e-5)
+
+
+def test_the_windows_of_training_are_those_of_serving(shop: Path, tmp_path: Path) -> None:
+    """Kept windows are the stream's, cut off behind their rows, and come back from the cache as they went."""
+    sample = Sample(shop)
+    events, kept = windows.build(sample, tmp_path)
+    again_events, again = windows.build(sample, tmp_path)
+    served = [encoded for _, encoded in windows.fold_all(sample.events())]
+    places = np.arange(len(kept))
+    for mine, cached, encoded in zip(kept.take(places), again.take(places), served, strict=True):
+        assert mine == cached == encoded[: len(mine)]
+        assert len(mine) == 42 + 22 * encoded[2]
+    assert np.array_equal(events.time_ms, again_events.time_ms)
+
+
+def test_shuffled_labels_leave_nothing_to_learn(shop: Path, tmp_path: Path) -> None:
+    events, kept = windows.build(Sample(shop), tmp_path)
+    rng = np.random.default_rng(2)
+    # whole visitors change places, for a visitor's labels belong together
+    swap = rng.permutation(int(events.visitor.max()) + 1)
+    bought = labels(events)[:, 1]
+    buyers = np.zeros(len(swap), np.bool_)
+    buyers[events.visitor[bought]] = True
+    shuffled = np.repeat(buyers[swap][events.visitor][:, None], 3, axis=1)
+    auc = {}
+    for name, targets in {"true": None, "shuffled": shuffled}.items():
+        done = finetune.finetune(events, kept, PLAN, report=lambda _: None, targets=targets)
+        auc[name] = done.history[-1]["auc_24h"]
+    assert auc["true"] > 0.65  # half of the instants come before anything tells buyers from lookers
+    assert auc["shuffled"] == pytest.approx(0.5, abs=0.12)
+
+
+def test_the_same_plan_gives_the_same_model(shop: Path, tmp_path: Path) -> None:
+    events, kept = windows.build(Sample(shop), tmp_path)
+    plan = finetune.Plan(windows=500, batch_windows=128, validation_windows=200, bf16=False, shape=PLAN.shape)
+    places = np.arange(50)
+    first, second = (
+        finetune.predict(done.model, done.vocabulary, kept, places)
+        for done in (finetune.finetune(events, kept, plan, report=lambda _: None) for _ in range(2))
+    )
+    assert np.array_equal(first, second)
+
+
+def test_a_sample_that_lacks_a_slice_is_refused_before_training(tmp_path: Path) -> None:
+    samples.write(tmp_path, [samples.hit()], [samples.session()])
+    with pytest.raises(IntentError, match="has no validation instants"):
+        train(
+            tmp_path,
+            tmp_path / "out",
+            name="x",
+            plan=PLAN,
+            runs=tmp_path / "runs",
+            draws=20,
+            command="",
+            say=lambda _: None,
+            report=lambda _: None,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_was_there_stays_when_scoring_fails(shop: Path, small: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    out.write_text("before")
+    engine = Engine(small, device="cpu")
+    engine.close()
+    with pytest.raises(IntentError, match="closed"):
+        score(Sample(shop), out, engine=engine)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+    assert out.read_text() == "before"
+
+
+def test_score_and_model_on_the_command_line(shop: Path, trained: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    out = tmp_path / "scores.parquet"
+    arguments = ["ga360", str(shop), "--out", str(out), "--bundle", str(trained), "--to", "2016-08-05", "--json"]
+    scored = run(commands.score_app, arguments)
+    assert scored.exit_code == 0, scored.output
+    assert json.loads(scored.stdout)["rows"] == len(pq.read_table(out))
+    assert pq.read_table(out)["timestamp_ms"].to_numpy().max() < START + 4 * 86_400_000
+    listed = run(commands.model_app, ["list", str(trained.parent), "--json"])
+    assert [entry["state"] for entry in json.loads(listed.stdout)] == ["intact"]
+    assert "Limits" in run(commands.model_app, ["show", str(trained)]).stdout
+    assert run(commands.model_app, ["verify", str(trained)]).exit_code == 0
+    refused = run(commands.score_app, ["ga360", str(shop), "--out", str(out), "--from", "yesterday"])
+    assert refused.exit_code == 2
+    assert "yesterday" in refused.output
