@@ -102,6 +102,7 @@ def test_three_nodes_acknowledge_with_one_of_them_gone(tmp_path: Path) -> None:
         broker.kill(3)
         write(broker.bootstrap_servers, "replicated")
         processes = list(broker.processes.values())
+        broker.stop(timeout_s=1)  # shorter than they take: what does not end in time is ended
     assert not any(map(alive, processes))
 
 

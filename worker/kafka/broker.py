@@ -174,7 +174,7 @@ class EmbeddedBroker:
 def stop(processes: Collection[psutil.Process], *, timeout_s: float = STOP_TIMEOUT_S) -> None:
     """SIGTERM to all, then SIGKILL to those left after `timeout_s` together. Processes already gone are no error.
 
-    In a cluster of several, the last nodes have no quorum left to sign off from and end by SIGKILL. That loses no data.
+    A cluster of several takes 5 s: its last nodes wait for a quorum that is gone. SIGKILL loses no data either.
     """
     for process in processes:
         with suppress(psutil.NoSuchProcess):

@@ -45,6 +45,8 @@ def cluster(nodes: int) -> dict[str, str]:
         # A killed node that comes back is let in only when its former life's session has ended: 9 s by Kafka's default.
         "broker.heartbeat.interval.ms": "500",
         "broker.session.timeout.ms": "4000",
+        # The last nodes of a cluster that ends have no quorum left to sign off from, and would wait for one.
+        "controlled.shutdown.enable": "true" if nodes == 1 else "false",
         "num.network.threads": "2",
         "num.io.threads": "4",
         "log.cleaner.dedupe.buffer.size": str(16 * 2**20),  # Kafka's 128 MB would be a quarter of the heap
