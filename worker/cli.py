@@ -21,10 +21,10 @@ Settings = Annotated[
     ),
 ]
 
-_HELP = """Scores user intent on a live clickstream: Kafka in, a rolling window per user, BERT, calibrated scores out.
+_HELP = """Scores user intent on a live clickstream: Kafka in, a window per user, BERT, calibrated scores out.
 
-First steps: `intent demo` shows the whole system on this machine. In production: `intent topics create`, `intent check`,
-`intent worker`. Exit codes: 0 done, 1 failed, 2 bad usage or settings, 3 a check did not hold.
+First steps: `intent demo` shows the whole system on this machine. In production: `intent topics create`,
+`intent check`, `intent worker`. Exit codes: 0 done, 1 failed, 2 bad usage or settings, 3 a check did not hold.
 """
 
 config_app = typer.Typer(help="The settings: what is in force and where it comes from.", no_args_is_help=True)

@@ -8,11 +8,13 @@ Read, the later winning, from `intent.toml` (or the file that `INTENT_CONFIG` na
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
+    NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -135,6 +137,31 @@ class Settings(BaseSettings):
     model: Model = Model()
     log: Log = Log()
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        """What no setting can say alone."""
+        kafka, topics, worker = self.kafka, self.topics, self.worker
+        if worker.request_timeout_s <= worker.session_timeout_s:
+            raise PydanticCustomError(
+                "together",
+                "the setting `worker.request_timeout_s` is {value}: it must exceed `worker.session_timeout_s`",
+                {"value": worker.request_timeout_s},
+            )
+        if topics.min_insync_replicas > topics.replication_factor:
+            raise PydanticCustomError(
+                "together",
+                "the setting `topics.min_insync_replicas` is {value}: it must not exceed `topics.replication_factor`",
+                {"value": topics.min_insync_replicas},
+            )
+        for name in ("sasl_username", "sasl_password"):
+            if kafka.security_protocol.startswith("SASL") and getattr(kafka, name) is None:
+                raise PydanticCustomError(
+                    "together",
+                    "the setting `kafka.{name}` is missing: the security protocol {protocol} needs it",
+                    {"name": name, "protocol": kafka.security_protocol},
+                )
+        return self
+
     @property
     def changelog(self) -> str:
         """The table's changelog topic, as Faust names it."""
@@ -151,7 +178,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags over environment over secret files over `intent.toml`."""
         toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get(PREFIX + "CONFIG", FILE)))
-        return init_settings, env_settings, file_secret_settings, toml
+        secrets = NestedSecretsSettingsSource(
+            file_secret_settings, secrets_prefix=PREFIX, secrets_nested_delimiter="__"
+        )
+        return init_settings, env_settings, secrets, toml
 
 
 def load(flags: Mapping[str, object] | None = None) -> Settings:
@@ -246,6 +276,10 @@ def _sentence(error: ValidationError) -> str:
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"`{name}` is no setting; `intent config show` lists those there are"
+    if first["type"] == "together":
+        return first["msg"]
+    if first["type"] == "string_pattern_mismatch" and name == "kafka.bootstrap_servers":
+        return f"the setting `{name}` is {first['input']!r}: write HOST:PORT, several separated by commas"
     shown = "(hidden)" if "password" in name else repr(first["input"])
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"the setting `{name}` is {shown}: {message}"

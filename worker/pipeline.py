@@ -7,7 +7,7 @@ in which effects become durable. Knows neither Kafka, Faust, RocksDB nor torch.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import starmap
 from typing import Final, Literal, NamedTuple, Protocol
@@ -103,9 +103,9 @@ class Batch:
     updated: list[Updated] = field(default_factory=list)
     """To be scored, in offset order."""
     changed: dict[bytes, bytes | None] = field(default_factory=dict)
-    """User key to new window, `None` for a user who was erased."""
+    """User key to new window, `None` for a user who was erased or has expired."""
     latest: dict[bytes, int | None] = field(default_factory=dict)
-    """User key to the place in `updated` of the newest score, `None` for a user who was erased."""
+    """User key to the place in `updated` of the newest score, `None` for a user who was erased or has expired."""
     rejected: list[Rejected] = field(default_factory=list)
     fates: Counter[str] = field(default_factory=Counter)
     watermark: Watermark = field(default_factory=Watermark)
@@ -123,6 +123,9 @@ class Port(Protocol):
 
     def window(self, key: bytes) -> bytes | None:
         """The user's stored window."""
+
+    def browse(self, count: int) -> Iterable[tuple[bytes, bytes]]:
+        """Up to `count` stored users and their windows; further calls go on from there, and round again."""
 
     async def publish(self, batch: Batch, ratings: Sequence[Rating]) -> int:
         """All of the batch, visible together or not at all; its changelog's end offset. Bounded in time."""
@@ -209,6 +212,20 @@ def fold(
     return batch
 
 
+def sweep(batch: Batch, stored: Iterable[tuple[bytes, bytes]], *, windows: Overlay, rules: window.Rules) -> None:
+    """Remove those of the stored users who have expired by the batch's event time.
+
+    Changes no outcome: `fold` drops an expired window anyway when its user comes back; this frees the space of those
+    who do not.
+    """
+    for key, _ in stored:
+        if key in batch.changed:
+            continue
+        current = windows.window(key)  # a later batch than the stored one may have changed it
+        if current is not None and window.expired(current, partition_newest_ms=batch.watermark.newest_ms, rules=rules):
+            batch.changed[key] = batch.latest[key] = None
+
+
 def _coalesce(batch: Batch, mode: Mode) -> None:
     """In mode `latest` only the updates that no later one of the same user replaced keep their place."""
     total = len(batch.updated)
@@ -246,13 +263,15 @@ async def run(
 
     A batch is folded and scored while the one before it is still in its transaction; transactions run one at a time, in
     order. Any error leaves the loop with nothing of its batch committed; `failed` hears at once of one in the
-    background, since the loop itself may be waiting for input. When the loop is cancelled, a commit under way goes on to its end.
+    background, since the loop itself may be waiting for input. When the loop is cancelled, a commit under way goes
+    on to its end.
     """
     overlay = Overlay(port.window)
     committing: asyncio.Task[None] | None = None
     watermark = start
     while records := await port.take():
         batch = fold(records, windows=overlay.window, start=watermark, rules=rules, mode=mode)
+        sweep(batch, port.browse(len(records)), windows=overlay, rules=rules)
         overlay.add(batch.changed)
         watermark = batch.watermark
         rated: list[Rating] = []

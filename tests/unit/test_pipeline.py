@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from worker import facts, window
 from worker.errors import Fatal
 from worker.ops.metrics import Metrics
-from worker.pipeline import Batch, Mode, Overlay, Record, fold, run
+from worker.pipeline import Batch, Mode, Overlay, Record, fold, run, sweep
 from worker.scores import Rating
 from worker.watermark import Watermark
 from worker.window import Rules
@@ -106,6 +106,19 @@ def test_an_overlay_shows_what_is_not_stored_yet_and_forgets_only_what_is_unchan
     assert overlay.window(b"a") == b"0"
 
 
+def test_a_sweep_removes_the_expired_and_nobody_whom_a_later_batch_has_seen() -> None:
+    old = folded([rec(0, "gone"), rec(1, "back"), rec(2, "here")])
+    stored = {key: after for key, after in old.changed.items() if after is not None}
+    overlay = Overlay(stored.get)
+    overlay.add(folded([rec(3, "back", time_ms=T + 36 * DAY)]).changed)
+    batch = folded([rec(4, "here", time_ms=T + 36 * DAY)])
+    sweep(batch, stored.items(), windows=overlay, rules=Rules())
+    assert batch.changed[b"gone"] is None
+    assert batch.latest[b"gone"] is None
+    assert batch.changed.keys() == {b"gone", b"here"}
+    assert +batch.fates == {"scored": 1}
+
+
 @dataclass
 class Answer:
     intent: np.ndarray
@@ -151,6 +164,9 @@ class Port:
 
     def window(self, key: bytes) -> bytes | None:
         return self.table.get(key)
+
+    def browse(self, count: int) -> Iterable[tuple[bytes, bytes]]:
+        return list(self.table.items())[:count]
 
     async def publish(self, batch: Batch, ratings: Sequence[Rating]) -> int:
         assert self.open == 0, "one transaction at a time"

@@ -86,6 +86,15 @@ def test_the_last_128_ids_are_remembered(distance: int, outcome: Outcome) -> Non
     assert outcomes[-1] is outcome
 
 
+def test_ids_are_compared_whole() -> None:
+    """Two neighbouring ids hold a third one's bytes across their border; that one is no duplicate."""
+    base = facts.of(Event(event_id="a", user_id="u", event_time=T, type="x"))
+    state = None
+    for number in (0x0000000100000002, 0x0000000300000004):
+        state = window.fold(state, base._replace(id=number), rules=RULES).window
+    assert window.fold(state, base._replace(id=0x0000000200000003), rules=RULES).outcome is FOLDED
+
+
 def test_sizes() -> None:
     _, state = play([(f"e{n}", T + n) for n in range(200)])
     assert len(state) == 2474  # a full window, in order: under 2.5 KB

@@ -7,7 +7,7 @@ consumers and the sink are handed in. No clock decides anything here: the same r
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -77,6 +77,10 @@ class ReplayPort:
     def window(self, key: bytes) -> bytes | None:
         """As folded so far."""
         return self._windows.get(key)
+
+    def browse(self, count: int) -> Iterable[tuple[bytes, bytes]]:  # noqa: ARG002 - the protocol's
+        """Nobody: the windows are thrown away as a whole."""
+        return ()
 
     async def publish(self, batch: Batch, ratings: Sequence[Rating]) -> int:
         """Scores to the file; there is no changelog, so its offset is 0."""

@@ -3,7 +3,8 @@
 Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which are pinned for it. Private parts in use:
 
 - faust `Consumer`: `_drain_messages`, `_filter_tps_with_pending_acks`, `_filter_committable_offsets`,
-  `_wait_next_records`, `_read_offset`, `_committed_offset`, `_is_changelog_tp`, `_new_consumer_thread`, `_thread`, `flow_active`
+  `_wait_next_records`, `_read_offset`, `_committed_offset`, `_is_changelog_tp`, `_new_consumer_thread`, `_thread`,
+  `flow_active`
 - faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
 - faust `Recovery`: `active_tps`, `active_offsets`, `active_highwaters`, `tp_to_table`, `need_recovery`,
   `_set_recovery_ended`, `signal_recovery_end`, `in_recovery`

@@ -70,6 +70,7 @@ class Partition:
         self._queue: deque[Sequence[Record]] = deque()
         self._more = asyncio.Event()
         self._closing = False
+        self._browsed = b""
         self._next: int | None = None
         self._sought: int | None = None
         self._task: asyncio.Task[None] | None = None
@@ -152,6 +153,13 @@ class Partition:
     def window(self, key: bytes) -> bytes | None:
         """The user's window in RocksDB."""
         return self._read(key)
+
+    def browse(self, count: int) -> Iterable[tuple[bytes, bytes]]:
+        """The next users in RocksDB."""
+        assert self._store is not None
+        found = self._store.browse(self.tp.partition, after=self._browsed, count=count)
+        self._browsed = found[-1][0] if len(found) == count else b""
+        return found
 
     # -- out -----------------------------------------------------------------------------------------------------------
 

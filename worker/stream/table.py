@@ -15,6 +15,8 @@ from faust.types import TP
 
 CACHE_BYTES: Final = 256 << 20
 _WRITE_BUFFER_BYTES: Final = 32 << 20
+_RESERVED: Final = b"\xff"
+"""Begins our own keys, behind all users: 0xff occurs in no UTF-8 text."""
 
 
 class Store(RocksDBStore):
@@ -22,8 +24,8 @@ class Store(RocksDBStore):
 
     logger = logging.getLogger("faust.table")
 
-    offset_key = b"\xffoffset"
-    """Faust's own key could be a user's id; 0xff occurs in no UTF-8 text."""
+    offset_key = _RESERVED + b"offset"
+    """Faust's own key could be a user's id."""
 
     _cache: rocksdict.Cache | None = None
 
@@ -31,6 +33,16 @@ class Store(RocksDBStore):
         """The partition's look-up by key."""
         get: Callable[[bytes], bytes | None] = self._db_for_partition(partition).get
         return get
+
+    def browse(self, partition: int, *, after: bytes, count: int) -> list[tuple[bytes, bytes]]:
+        """Up to `count` users behind the key `after` and their windows, in the order of keys."""
+        database = self._db_for_partition(partition)
+        found: list[tuple[bytes, bytes]] = []
+        for key, value in database.items(from_key=after + b"\0"):
+            if len(found) == count or key[:1] == _RESERVED:
+                break
+            found.append((key, value))
+        return found
 
     def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], changelog_offset: int) -> None:
         """Put, or delete where the value is `None`, all with the changelog offset that they come from, as one write.

@@ -37,8 +37,8 @@ order-completed page are never scored.
 
 ## How good
 
-Test slice, looked at once, after all choices. 95 % intervals by resampling visitors; AP differences below 0.01 are
-within seed noise. An AP is to be compared with its base rate.
+Test slice, scored once a run, after the run's choices were made on validation. 95 % intervals by resampling
+visitors; AP differences below 0.01 are within seed noise. An AP is to be compared with its base rate.
 
 {test}
 

@@ -1,0 +1,147 @@
+"""Which fetched record is next: contiguity, seeking back, and how much may wait. No broker: nothing is published."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faust.types import TP
+from prometheus_client import CollectorRegistry
+
+from worker import config, watermark
+from worker.ops.metrics import Metrics
+from worker.stream.partition import Partition, Partitions, Shared
+from worker.watermark import Watermark
+
+SOURCE = TP("events", 3)
+
+
+@dataclass(frozen=True)
+class Rec:
+    offset: int
+
+
+def recs(*offsets: int) -> list[Any]:
+    return [Rec(offset) for offset in offsets]
+
+
+class Store:
+    def __init__(self, done: int) -> None:
+        self._mark = Watermark(done, 0).encode() if done >= 0 else None
+
+    def read(self, partition: int) -> Any:
+        assert partition == SOURCE.partition
+        return {watermark.KEY: self._mark}.get
+
+
+class Never:
+    """A pipeline that takes nothing."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+@pytest.fixture
+def partitions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Partitions:
+    async def idle(*_: object, **__: object) -> None:
+        """In place of the pipeline: what is fed stays in the queue."""
+
+    monkeypatch.setattr("worker.stream.partition.run", idle)
+    settings = config.load(
+        {
+            "worker": {"data_dir": tmp_path, "max_batch_events": 4, "max_queued_events": 10},
+            "topics": {"events": "events"},
+        }
+    )
+    shared = Shared(
+        settings=settings,
+        engine=None,
+        metrics=Metrics(CollectorRegistry()),
+        new_producer=lambda _: Never(),
+        changelog="log",
+        fatal=lambda why, error: pytest.fail(f"{why}: {error}"),
+    )
+    return Partitions(shared)
+
+
+async def opened(partitions: Partitions, done: int) -> Partition:
+    await partitions.open([SOURCE], 1)
+    partitions.start([SOURCE], Store(done), 1)  # type: ignore[arg-type]  # as far as a start reads it
+    await asyncio.sleep(0)
+    return partitions._parts[SOURCE]
+
+
+async def offsets(part: Partition) -> list[int]:
+    taken: Sequence[Any] = await part.take()
+    return [record.offset for record in taken]
+
+
+async def test_what_is_done_is_skipped_and_the_rest_taken_whole(partitions: Partitions) -> None:
+    part = await opened(partitions, done=4)
+    assert partitions.feed(SOURCE, recs(3, 4, 5, 6), 9) is None
+    assert partitions.feed(SOURCE, recs(7, 8), 9) is None
+    assert await offsets(part) == [5, 6, 7, 8]
+
+
+async def test_batches_are_bounded(partitions: Partitions) -> None:
+    part = await opened(partitions, done=-1)
+    assert partitions.feed(SOURCE, recs(*range(7)), 7) is None
+    assert await offsets(part) == [0, 1, 2, 3]
+    assert await offsets(part) == [4, 5, 6]
+
+
+async def test_a_fetch_that_is_all_done_seeks_forward(partitions: Partitions) -> None:
+    await opened(partitions, done=100)
+    assert partitions.feed(SOURCE, recs(3, 4), 200) == 101
+
+
+async def test_a_gap_is_sought_once_and_then_taken_for_a_hole_in_the_source(partitions: Partitions) -> None:
+    part = await opened(partitions, done=9)
+    assert partitions.feed(SOURCE, recs(12, 13), 20) == 10
+    assert partitions.feed(SOURCE, recs(12, 13), 20) is None
+    assert await offsets(part) == [12, 13]
+    assert partitions.feed(SOURCE, recs(16), 20) == 14
+
+
+async def test_a_stray_fetch_loses_nothing(partitions: Partitions) -> None:
+    part = await opened(partitions, done=9)
+    assert partitions.feed(SOURCE, recs(12, 13), 20) == 10
+    assert partitions.feed(SOURCE, recs(10, 11, 12, 13), 20) is None
+    assert await offsets(part) == [10, 11, 12, 13]
+
+
+async def test_nothing_is_taken_before_recovery(partitions: Partitions) -> None:
+    await partitions.open([SOURCE], 1)
+    assert partitions.feed(SOURCE, recs(0), 1) is None
+    assert partitions.queued == 0
+    assert not partitions.live
+
+
+async def test_another_generation_does_not_start_a_partition(partitions: Partitions) -> None:
+    await partitions.open([SOURCE], 1)
+    partitions.start([SOURCE], Store(-1), 2)  # type: ignore[arg-type]
+    assert not partitions.live
+
+
+async def test_fetching_pauses_when_the_queue_is_full_and_goes_on_at_half(partitions: Partitions) -> None:
+    part = await opened(partitions, done=-1)
+    partitions.feed(SOURCE, recs(*range(12)), 12)
+    assert partitions.full
+    waiting = asyncio.ensure_future(partitions.room())
+    await asyncio.sleep(0)
+    await part.take()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await part.take()
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_closing_ends_the_take_and_empties_the_queue(partitions: Partitions) -> None:
+    part = await opened(partitions, done=-1)
+    partitions.feed(SOURCE, recs(0, 1), 2)
+    await partitions.close()
+    assert await offsets(part) == []
+    assert partitions.queued == 0
+    assert partitions.feed(SOURCE, recs(2), 3) is None
