@@ -29,8 +29,8 @@ class Shape:
     heads: int = 4
     context_width: int = 8
     head_width: int = 128
-    dropout: float = 0.1
-    head_dropout: float = 0.3
+    dropout: float = 0.2
+    head_dropout: float = 0.4
 
     def bert(self) -> BertConfig:
         """A plain BERT; its word embeddings are never used and have one row."""

@@ -48,7 +48,7 @@ def train(
     name: Annotated[str, typer.Option(help="The model's name in scores and metrics.")] = "shop-tiny",
     windows: Annotated[
         int, typer.Option(min=1_000, help="Windows to draw, repeats included; early stopping may use fewer.")
-    ] = 400_000,
+    ] = 160_000,
     layers: Annotated[int, typer.Option(min=1, max=24, help="Transformer layers.")] = 2,
     hidden: Annotated[int, typer.Option(min=32, max=1024, help="Width; a multiple of 32.")] = 128,
     learning_rate: Annotated[float, typer.Option(min=1e-6, max=1e-1)] = 1e-3,
@@ -64,7 +64,7 @@ def train(
     """Train a bundle from the real sample: windows, fine-tuning, calibration, reason codes, evaluation, model card.
 
     Split by time as the model card says; the checkpoint and the calibration are chosen on validation, and the test
-    slice is scored once at the end. About ten minutes on two CPU cores.
+    slice is scored once at the end. About ten minutes on two CPU cores, evaluation included.
 
     Example: `intent train --data ../shared/data/ga360 --out my-bundle`
     """

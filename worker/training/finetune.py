@@ -33,14 +33,14 @@ class Plan:
     """What is chosen of a run. The same plan, data and number of threads give the same model."""
 
     seed: int = 1
-    windows: int = 400_000
+    windows: int = 160_000
     batch_windows: int = 512
     learning_rate: float = 1e-3
-    weight_decay: float = 0.01
+    weight_decay: float = 0.05
     warm_up: float = 0.05
-    forget: float = 0.1
-    evaluations: int = 12
-    patience: int = 4
+    forget: float = 0.2
+    evaluations: int = 10
+    patience: int = 6
     validation_windows: int = 16_000
     bf16: bool = True
     device: str = "cpu"
