@@ -5,12 +5,17 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from worker import config
 from worker.config import Settings
 from worker.kafka import topics
 from worker.kafka.broker import EmbeddedBroker
+
+# Time limits are pytest-timeout's: how fast hypothesis draws says how busy the machine is, and nothing of the code.
+hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("shared")
 
 # These say where something is on this machine; they do not change what the code under test does.
 PLACES = {"INTENT_GA360", "INTENT_JAVA"}

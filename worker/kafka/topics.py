@@ -116,10 +116,13 @@ def check(settings: Settings) -> list[Difference]:
         found = admin.list_topics(timeout=_TIMEOUT_S).topics
         there = [topic for topic in wanted if topic.name in found]
         resources = [ConfigResource(ConfigResource.Type.TOPIC, topic.name) for topic in there]
-        configs = {
-            resource.name: {name: entry.value for name, entry in answer.result(_TIMEOUT_S).items()}
-            for resource, answer in (admin.describe_configs(resources) if resources else {}).items()
-        }
+        configs = {}
+        for resource, answer in (admin.describe_configs(resources) if resources else {}).items():
+            try:
+                configs[resource.name] = {name: entry.value for name, entry in answer.result(_TIMEOUT_S).items()}
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:  # deleted since it was listed: missing
+                    raise
     differences = []
     for topic in wanted:
         if topic.name not in configs:

@@ -156,7 +156,7 @@ async def play(
         async with asyncio.TaskGroup() as partitions:
             for stretch in plan.stretches:
                 partitions.create_task(partition(stretch))
-    except* Exception as group:
+    except ExceptionGroup as group:
         raise _first(group) from None
 
 
