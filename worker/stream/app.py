@@ -1,30 +1,32 @@
 """The Faust app: topic, table, agent, web pages and lifecycle, put together from the settings.
 
 An engineer who knows Faust finds the usual parts here; how records move is in `consumer` and `partition`.
-Private parts of Faust in use: `App._new_transport`, `Producer._settings_default`, `Producer._settings_auth`.
+Private parts of Faust in use: `App._new_transport`, `Worker._schedule_shutdown`.
 """
 
 import logging
 import signal
-import ssl
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import faust
 import structlog
-from aiokafka import AIOKafkaProducer
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.tables.recovery import Recovery
 from faust.types import TP
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from worker.config import Settings
+from worker.kafka import clients
 from worker.ops import health
 from worker.ops.metrics import Metrics
+from worker.stream.assignment import Partitions
 from worker.stream.consumer import Transport
-from worker.stream.partition import MAX_RECORD_BATCH_BYTES, MAX_REQUEST_BYTES, Partitions, Shared
+from worker.stream.partition import Shared
 from worker.stream.table import Table
+from worker.stream.transaction import producer
 from worker.stream.watchdog import Watchdog, end_process
 
 _FETCH_BYTES: Final = 4 << 20
@@ -60,11 +62,6 @@ class IntentApp(faust.App):
             consumer_auto_offset_reset="earliest",
             consumer_group_instance_id=worker.instance_id,
             consumer_max_fetch_size=_FETCH_BYTES,
-            producer_acks=-1,
-            producer_linger=0,
-            producer_max_batch_size=MAX_RECORD_BATCH_BYTES,
-            producer_max_request_size=MAX_REQUEST_BYTES,
-            producer_compression_type="lz4",
             store="rocksdb://",
             datadir=worker.data_dir.resolve(),
             stream_wait_empty=True,
@@ -85,7 +82,7 @@ class IntentApp(faust.App):
                 settings=settings,
                 engine=engine,
                 metrics=metrics,
-                new_producer=self._new_transactional_producer,
+                new_producer=partial(producer, settings),
                 changelog=settings.changelog,
                 fatal=end_process,
             )
@@ -156,21 +153,6 @@ class IntentApp(faust.App):
         """Faust may go on after a crash during a rebalance; this process does not."""
         end_process("faust crashed", reason)
 
-    def _new_transactional_producer(self, partition: int) -> AIOKafkaProducer:
-        """For one source partition, by its transactional id: each owner fences the one before it."""
-        producer: Any = self.producer
-        worker = self.settings.worker
-        return AIOKafkaProducer(
-            **{
-                **producer._settings_default(),  # noqa: SLF001
-                **producer._settings_auth(),  # noqa: SLF001
-                "acks": "all",
-                "enable_idempotence": True,
-                "transactional_id": f"{worker.application_id}-{partition}",
-                "transaction_timeout_ms": int(worker.transaction_timeout_s * 1000 * 2),  # ours strikes first
-            }
-        )
-
     async def _beat(self) -> None:
         self.watchdog.arm("the event loop", _LOOP_STALL_S)
 
@@ -209,11 +191,7 @@ async def _subscribe(stream: Any) -> None:
 def _credentials(settings: Settings) -> SASLCredentials | SSLCredentials | None:
     """Faust's credentials for the settings' security protocol."""
     kafka = settings.kafka
-    context = None
-    if kafka.security_protocol in ("SSL", "SASL_SSL"):
-        context = ssl.create_default_context(cafile=kafka.ssl_ca_file)
-        if kafka.ssl_certificate_file is not None:
-            context.load_cert_chain(kafka.ssl_certificate_file, kafka.ssl_key_file)
+    context = clients.ssl_context(kafka)
     if kafka.security_protocol.startswith("SASL"):
         password = kafka.sasl_password.get_secret_value() if kafka.sasl_password else None
         return SASLCredentials(

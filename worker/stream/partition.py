@@ -1,15 +1,15 @@
-"""One assigned source partition: its queue, its transactional producer and its ordered loop; and the set of them.
+"""One assigned source partition: its queue, its transactions and its ordered loop. The live `Port` of the pipeline.
 
-The live `Port` of the pipeline. Owns which fetched record is next (contiguity), what one transaction holds, and back-
-pressure. Knows aiokafka's producer, but not Faust's consumer: that feeds records in and asks for what is done.
+Owns which fetched record is next (contiguity) and which topics a batch goes to. Knows neither Faust's consumer, which
+feeds records in, nor the other partitions.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
@@ -20,14 +20,11 @@ from worker.errors import Fatal
 from worker.ops.metrics import Metrics
 from worker.pipeline import Batch, Record, run
 from worker.scores import Rating
-from worker.stream.output import OutRecord, render
+from worker.stream import transaction
+from worker.stream.output import render
 from worker.stream.table import Store
 from worker.watermark import Watermark
 from worker.window import Rules
-
-MAX_RECORD_BATCH_BYTES: Final = 512 << 10
-MAX_REQUEST_BYTES: Final = 16 << 20
-"""Above any record of the source topic, so that a bad one of any size fits into a dead letter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +52,19 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class Owner(Protocol):
+    """Whom a partition tells."""
+
+    committed: dict[TP, int]
+
+    def took(self, count: int) -> None:
+        """So many events left the queue (negative: joined it)."""
+
+
 class Partition:
     """One partition, of one assignment."""
 
-    def __init__(
-        self, tp: TP, *, generation: int, producer: AIOKafkaProducer, shared: Shared, owner: "Partitions"
-    ) -> None:
+    def __init__(self, tp: TP, *, generation: int, producer: AIOKafkaProducer, shared: Shared, owner: Owner) -> None:
         self.tp = tp
         self.generation = generation
         self.end_offset = 0
@@ -175,40 +179,15 @@ class Partition:
             application=settings.worker.application_id,
             scored_at=scores.rfc3339(now_ms()),
         )
+        records = {
+            self._shared.changelog: rendered.changelog,
+            settings.topics.scores: rendered.scores,
+            settings.topics.latest: rendered.latest,
+            settings.topics.dead_letters: rendered.dead_letters,
+        }
         async with asyncio.timeout(settings.worker.transaction_timeout_s):
-            await self._producer.begin_transaction()
-            changelog = await self._send(self._shared.changelog, rendered.changelog)
-            others = [
-                *await self._send(settings.topics.scores, rendered.scores),
-                *await self._send(settings.topics.latest, rendered.latest),
-                *await self._send(settings.topics.dead_letters, rendered.dead_letters),
-            ]
-            # `send_batch` acknowledges the *base* offset of a record batch
-            end: int = max([(await acknowledged).offset + count - 1 for acknowledged, count in changelog])
-            for acknowledged, _ in others:
-                await acknowledged
-            await self._producer.commit_transaction()
-        return end
-
-    async def _send(self, topic: str, records: Iterable[OutRecord]) -> list[tuple[Awaitable[Any], int]]:
-        """Records in as few record batches as fit: (acknowledgement, number of records) each."""
-        sent: list[tuple[Awaitable[Any], int]] = []
-        builder = None
-        for key, value, headers, timestamp_ms in records:
-            if builder is None or builder.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
-                if builder is not None:
-                    sent.append(await self._send_batch(topic, builder))
-                builder = self._producer.create_batch()
-                if builder.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
-                    raise Fatal(f"a record of {len(value or b'')} bytes does not fit into a request to {topic}")
-        if builder is not None:
-            sent.append(await self._send_batch(topic, builder))
-        return sent
-
-    async def _send_batch(self, topic: str, builder: Any) -> tuple[Awaitable[Any], int]:
-        count = builder.record_count()
-        builder.close()
-        return await self._producer.send_batch(builder, topic, partition=self.tp.partition), count
+            ends = await transaction.commit(self._producer, records, partition=self.tp.partition)
+        return ends[self._shared.changelog]
 
     def store(self, batch: Batch, changelog_offset: int) -> None:
         """Windows, watermark and changelog offset, as one write."""
@@ -243,99 +222,3 @@ class Partition:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._shared.fatal(f"partition {self.tp.partition} failed", error)
-
-
-class Partitions:
-    """The assigned source partitions, and how much they may hold."""
-
-    def __init__(self, shared: Shared) -> None:
-        self._shared = shared
-        self._parts: dict[TP, Partition] = {}
-        self._room = asyncio.Event()
-        self.queued = 0
-        self.progressed_at = time.monotonic()
-        self.committed: dict[TP, int] = {}
-        """The next source offset that is not done, for the group's offsets; the watermark is the truth."""
-
-    @property
-    def full(self) -> bool:
-        """Fetching has to pause."""
-        return self.queued >= self._shared.settings.worker.max_queued_events
-
-    @property
-    def live(self) -> bool:
-        """All assigned partitions are recovered and run."""
-        return all(part.live for part in self._parts.values())
-
-    @property
-    def lag(self) -> int:
-        """Source offsets not done, over all partitions."""
-        return sum(part.lag for part in self._parts.values())
-
-    async def room(self) -> None:
-        """Wait until half of the queue is free."""
-        self._room.clear()
-        await self._room.wait()
-
-    async def open(self, tps: Iterable[TP], generation: int) -> None:
-        """A producer for each partition.
-
-        Initialising it ends what a former owner left open and fences it off, which has to happen before recovery looks
-        for the changelog's end.
-        """
-        await self.close()
-        within_s = self._shared.settings.worker.request_timeout_s
-        wanted = sorted(tps)
-        async with asyncio.timeout(within_s):
-            producers = await asyncio.gather(*(self._initialised(tp.partition) for tp in wanted))
-        self._parts = {
-            tp: Partition(tp, generation=generation, producer=producer, shared=self._shared, owner=self)
-            for tp, producer in zip(wanted, producers, strict=True)
-        }
-
-    async def _initialised(self, partition: int) -> AIOKafkaProducer:
-        producer = self._shared.new_producer(partition)
-        await producer.start()
-        return producer
-
-    def start(self, tps: Iterable[TP], store: Store, generation: int) -> None:
-        """Recovery is done for these."""
-        for tp in tps:
-            part = self._parts.get(tp)
-            if part is not None and not part.live and part.generation == generation:
-                part.start(store)
-
-    def feed(self, tp: TP, records: Sequence[Record], end_offset: int | None) -> int | None:
-        """One fetch to its partition; says the offset to seek to, if another fetch is due."""
-        part = self._parts.get(tp)
-        if part is None:
-            return None
-        if end_offset is not None:
-            if part.lag == 0:
-                self.progressed_at = time.monotonic()  # work arrives where none was left
-            part.end_offset = end_offset
-        return part.feed(records)
-
-    async def close(self) -> None:
-        """Close all, each finishing its batch."""
-        parts, self._parts = self._parts, {}
-        within_s = self._shared.settings.worker.shutdown_timeout_s
-        await asyncio.gather(*(part.close(within_s) for part in parts.values()))
-        for tp, part in parts.items():
-            if part.live:
-                self._shared.metrics.forget_partition(tp.partition)
-        self.queued = 0
-        self._shared.metrics.stream_queue_events.set(0)
-        self._room.set()
-
-    def forget(self) -> None:
-        """The partitions are revoked: their offsets are their next owner's to commit."""
-        self.committed.clear()
-
-    def took(self, count: int) -> None:
-        """So many events left the queue (negative: joined it)."""
-        self.queued -= count
-        self.progressed_at = time.monotonic()
-        self._shared.metrics.stream_queue_events.set(self.queued)
-        if self.queued < self._shared.settings.worker.max_queued_events // 2:
-            self._room.set()

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from worker import config, watermark
 from worker.ops.metrics import Metrics
-from worker.stream.partition import Partition, Partitions, Shared
+from worker.stream.assignment import Partitions
+from worker.stream.partition import Partition, Shared
 from worker.watermark import Watermark
 
 SOURCE = TP("events", 3)

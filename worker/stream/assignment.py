@@ -1,0 +1,112 @@
+"""The assigned source partitions: opened, started, fed and closed together, and how much they may hold.
+
+Owns back-pressure and what the group may commit. Knows neither where records come from nor what a partition does with
+them.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+
+from aiokafka import AIOKafkaProducer
+from faust.types import TP
+
+from worker.pipeline import Record
+from worker.stream.partition import Partition, Shared
+from worker.stream.table import Store
+
+
+class Partitions:
+    """The assigned source partitions, and how much they may hold."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._parts: dict[TP, Partition] = {}
+        self._room = asyncio.Event()
+        self.queued = 0
+        self.progressed_at = time.monotonic()
+        self.committed: dict[TP, int] = {}
+        """The next source offset that is not done, for the group's offsets; the watermark is the truth."""
+
+    @property
+    def full(self) -> bool:
+        """Fetching has to pause."""
+        return self.queued >= self._shared.settings.worker.max_queued_events
+
+    @property
+    def live(self) -> bool:
+        """All assigned partitions are recovered and run."""
+        return all(part.live for part in self._parts.values())
+
+    @property
+    def lag(self) -> int:
+        """Source offsets not done, over all partitions."""
+        return sum(part.lag for part in self._parts.values())
+
+    async def room(self) -> None:
+        """Wait until half of the queue is free."""
+        self._room.clear()
+        await self._room.wait()
+
+    async def open(self, tps: Iterable[TP], generation: int) -> None:
+        """A producer for each partition.
+
+        Initialising it ends what a former owner left open and fences it off, which has to happen before recovery looks
+        for the changelog's end.
+        """
+        await self.close()
+        within_s = self._shared.settings.worker.request_timeout_s
+        wanted = sorted(tps)
+        async with asyncio.timeout(within_s):
+            producers = await asyncio.gather(*(self._initialised(tp.partition) for tp in wanted))
+        self._parts = {
+            tp: Partition(tp, generation=generation, producer=producer, shared=self._shared, owner=self)
+            for tp, producer in zip(wanted, producers, strict=True)
+        }
+
+    async def _initialised(self, partition: int) -> AIOKafkaProducer:
+        producer = self._shared.new_producer(partition)
+        await producer.start()
+        return producer
+
+    def start(self, tps: Iterable[TP], store: Store, generation: int) -> None:
+        """Recovery is done for these."""
+        for tp in tps:
+            part = self._parts.get(tp)
+            if part is not None and not part.live and part.generation == generation:
+                part.start(store)
+
+    def feed(self, tp: TP, records: Sequence[Record], end_offset: int | None) -> int | None:
+        """One fetch to its partition; says the offset to seek to, if another fetch is due."""
+        part = self._parts.get(tp)
+        if part is None:
+            return None
+        if end_offset is not None:
+            if part.lag == 0:
+                self.progressed_at = time.monotonic()  # work arrives where none was left
+            part.end_offset = end_offset
+        return part.feed(records)
+
+    async def close(self) -> None:
+        """Close all, each finishing its batch."""
+        parts, self._parts = self._parts, {}
+        within_s = self._shared.settings.worker.shutdown_timeout_s
+        await asyncio.gather(*(part.close(within_s) for part in parts.values()))
+        for tp, part in parts.items():
+            if part.live:
+                self._shared.metrics.forget_partition(tp.partition)
+        self.queued = 0
+        self._shared.metrics.stream_queue_events.set(0)
+        self._room.set()
+
+    def forget(self) -> None:
+        """The partitions are revoked: their offsets are their next owner's to commit."""
+        self.committed.clear()
+
+    def took(self, count: int) -> None:
+        """So many events left the queue (negative: joined it)."""
+        self.queued -= count
+        self.progressed_at = time.monotonic()
+        self._shared.metrics.stream_queue_events.set(self.queued)
+        if self.queued < self._shared.settings.worker.max_queued_events // 2:
+            self._room.set()

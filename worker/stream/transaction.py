@@ -1,0 +1,81 @@
+"""One Kafka transaction of one partition: begin, send, await every acknowledgement, commit. All that knows aiokafka's
+producer. Knows nothing of what the records mean.
+"""
+
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+
+from worker.config import Settings
+from worker.errors import Fatal
+from worker.kafka import clients
+from worker.stream.output import OutRecord
+
+MAX_RECORD_BATCH_BYTES: Final = 512 << 10
+MAX_REQUEST_BYTES: Final = 16 << 20
+"""Above any record of the source topic, so that a bad one of any size fits into a dead letter."""
+
+
+def producer(settings: Settings, partition: int) -> AIOKafkaProducer:
+    """For one source partition, not started yet.
+
+    Its transactional id is the application and the partition: starting it aborts what a former owner left open and
+    fences that owner off (KIP-98).
+    """
+    worker = settings.worker
+    return AIOKafkaProducer(
+        **clients.aiokafka(settings.kafka),
+        acks="all",
+        enable_idempotence=True,
+        transactional_id=f"{worker.application_id}-{partition}",
+        transaction_timeout_ms=int(worker.transaction_timeout_s * 1000 * 2),  # ours strikes first
+        request_timeout_ms=int(worker.request_timeout_s * 1000),
+        max_batch_size=MAX_RECORD_BATCH_BYTES,
+        max_request_size=MAX_REQUEST_BYTES,
+        compression_type="lz4",
+        linger_ms=0,
+    )
+
+
+async def commit(
+    sender: AIOKafkaProducer, records: Mapping[str, Iterable[OutRecord]], *, partition: int
+) -> dict[str, int]:
+    """All records, by topic, into this partition of each topic, visible together; the last offset in each topic.
+
+    Never gives up by itself: the caller bounds it. Whatever is raised, nothing is visible; the producer is then of no
+    further use.
+    """
+    await sender.begin_transaction()
+    sent = {topic: await _send(sender, topic, partition, some) for topic, some in records.items()}
+    ends: dict[str, int] = {}
+    for topic, batches in sent.items():
+        for acknowledged, count in batches:
+            # `send_batch` acknowledges the *base* offset of a record batch
+            ends[topic] = max(ends.get(topic, -1), (await acknowledged).offset + count - 1)
+    await sender.commit_transaction()
+    return ends
+
+
+async def _send(
+    sender: AIOKafkaProducer, topic: str, partition: int, records: Iterable[OutRecord]
+) -> list[tuple[Awaitable[Any], int]]:
+    """Records in as few record batches as fit: (acknowledgement, number of records) each."""
+    sent: list[tuple[Awaitable[Any], int]] = []
+
+    async def send(builder: Any) -> None:
+        count = builder.record_count()
+        builder.close()
+        sent.append((await sender.send_batch(builder, topic, partition=partition), count))
+
+    builder = None
+    for key, value, headers, timestamp_ms in records:
+        if builder is None or builder.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
+            if builder is not None:
+                await send(builder)
+            builder = sender.create_batch()
+            if builder.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
+                raise Fatal(f"a record of {len(value or b'')} bytes does not fit into a request to {topic}")
+    if builder is not None:
+        await send(builder)
+    return sent
