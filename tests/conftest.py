@@ -1,6 +1,7 @@
 """What every test may use: one real Kafka for the whole run, and settings that no other test shares."""
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from worker import config
 from worker.config import Settings
 from worker.kafka import topics
 from worker.kafka.broker import EmbeddedBroker
+
+# A shell starts background jobs with SIGINT ignored, and children inherit that: a Ctrl-C that a test sends would be lost.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Time limits are pytest-timeout's: how fast hypothesis draws says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

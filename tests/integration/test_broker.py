@@ -152,7 +152,7 @@ def test_nothing_is_left_of_a_start_that_was_interrupted(
         (pid,) = [node["pid"] for node in json.loads(state.read_text())["nodes"]]
         node = psutil.Process(pid)
         ended_with_the_test.append(node)
-        node.suspend()  # a node that never answers: the start cannot be over before it is interrupted
+        node.suspend()  # it never answers: the start cannot be over before it is interrupted
         start.send_signal(how)
         assert start.wait(SOON_S) != 0
     node.wait(SOON_S)

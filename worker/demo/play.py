@@ -4,7 +4,6 @@ What is shown is `view`'s, what is checked `ledger`'s and `summary`'s affair.
 """
 
 import shutil
-import signal
 import socket
 import tempfile
 import threading
@@ -121,10 +120,14 @@ class _Demo:
 
     def run(self) -> Outcome:
         """From the first event to the last check."""
+        interrupted = False
         self.sender.start()
-        with _ctrl_c() as asked, self._shown() as live:
-            self._watch(live, asked)
-            self.phase = "stopped sending" if asked else "all is sent"
+        with self._shown() as live:
+            try:
+                self._watch(live)
+            except KeyboardInterrupt:
+                interrupted = True
+            self.phase = "stopped sending" if interrupted else "all is sent"
             self.sender.close()
             self._drain(live)
             snapshot = self.board.snapshot(time.monotonic(), users=0)
@@ -182,9 +185,9 @@ class _Demo:
         with Live(console=self.console, screen=True, auto_refresh=False) as live:
             yield live
 
-    def _watch(self, live: Live | None, asked: list[bool]) -> None:
+    def _watch(self, live: Live | None) -> None:
         seconds = self.plan.seconds
-        while self.sender.is_alive() and not asked:
+        while self.sender.is_alive():
             elapsed_s = time.monotonic() - self.began_s
             if seconds is not None and elapsed_s >= seconds:
                 return
@@ -268,26 +271,6 @@ class _Demo:
             lives=self.subject.lives,
             model=model,
         )
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[list[bool]]:
-    """The first Ctrl-C fills the list, a further one raises `KeyboardInterrupt`.
-
-    Not by an exception at once: one that rises in a client library's callback is printed there and lost.
-    """
-    asked: list[bool] = []
-
-    def heard(_number: int, _frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(True)
-
-    before = signal.signal(signal.SIGINT, heard)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _clock(seconds: float) -> str:
