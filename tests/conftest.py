@@ -14,7 +14,7 @@ from worker.config import Settings
 from worker.kafka import topics
 from worker.kafka.broker import EmbeddedBroker
 
-# A shell starts background jobs with SIGINT ignored, and children inherit that: a Ctrl-C that a test sends would be lost.
+# A shell starts background jobs with SIGINT ignored, and children inherit that: a Ctrl-C sent by a test would be lost.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Time limits are pytest-timeout's: how fast hypothesis draws says how busy the machine is, and nothing of the code.
