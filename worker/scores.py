@@ -153,7 +153,7 @@ def encode(
     return orjson.dumps(
         {
             "schema_version": 1,
-            "score_id": f"{topic}-{partition}-{offset}",
+            "score_id": score_id(topic, partition, offset),
             "event_id": event.event_id,
             "user_id": event.user_id,
             "session_id": event.session_id,

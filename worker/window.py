@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from xxhash import xxh3_64_hexdigest
 
@@ -52,6 +52,11 @@ class Rules:
 
     max_lateness_ms: int = 10 * 60 * 1000
     expire_after_ms: int = 35 * 24 * 3600 * 1000
+
+    @classmethod
+    def of_seconds(cls, *, max_lateness_s: float, expire_after_s: float) -> Self:
+        """To the nearest ms: live and replay must not round apart."""
+        return cls(max_lateness_ms=round(max_lateness_s * 1000), expire_after_ms=round(expire_after_s * 1000))
 
 
 class Outcome(Enum):

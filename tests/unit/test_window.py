@@ -128,6 +128,12 @@ def test_context(visits: list[tuple[str, int, str | None]], channel: str | None)
     assert window.view(state).context[0] == facts.hash32(channel)
 
 
+def test_limits_in_seconds_are_taken_to_the_nearest_ms() -> None:
+    """1.001 x 1000 is 1000.99..., which must not become 1000 in one place and 1001 in another."""
+    rules = Rules.of_seconds(max_lateness_s=1.001, expire_after_s=3600)
+    assert (rules.max_lateness_ms, rules.expire_after_ms) == (1001, 3_600_000)
+
+
 @pytest.mark.parametrize("silence", [35 * DAY, 35 * DAY + 1])
 def test_expiry_is_judged_by_the_partitions_event_time(silence: int) -> None:
     _, state = play([("a", T)])

@@ -115,9 +115,8 @@ def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memo
             max_batch_windows=settings.model.max_batch_windows,
         )
     model, mode = engine.model, settings.worker.mode
-    rules = Rules(
-        max_lateness_ms=round(settings.window.max_lateness_s * 1000),
-        expire_after_ms=round(settings.window.expire_after_s * 1000),
+    rules = Rules.of_seconds(
+        max_lateness_s=settings.window.max_lateness_s, expire_after_s=settings.window.expire_after_s
     )
     tally = Tally()
     origin = {"topic": plan.topic, "mode": mode, "model": model.name, "version": model.version}

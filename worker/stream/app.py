@@ -83,7 +83,6 @@ class IntentApp(faust.App):
                 engine=engine,
                 metrics=metrics,
                 new_producer=partial(producer, settings),
-                changelog=settings.changelog,
                 fatal=end_process,
             )
         )

@@ -35,16 +35,13 @@ class Shared:
     engine: Any  # scoring.engine.Engine: importing it here would import torch
     metrics: Metrics
     new_producer: Callable[[int], AIOKafkaProducer]
-    changelog: str
     fatal: Callable[[str, BaseException | None], Any]
 
     @property
     def rules(self) -> Rules:
         """The window rule's limits."""
         limits = self.settings.window
-        return Rules(
-            max_lateness_ms=int(limits.max_lateness_s * 1000), expire_after_ms=int(limits.expire_after_s * 1000)
-        )
+        return Rules.of_seconds(max_lateness_s=limits.max_lateness_s, expire_after_s=limits.expire_after_s)
 
 
 def now_ms() -> int:
@@ -180,14 +177,14 @@ class Partition:
             scored_at=scores.rfc3339(now_ms()),
         )
         records = {
-            self._shared.changelog: rendered.changelog,
+            settings.changelog: rendered.changelog,
             settings.topics.scores: rendered.scores,
             settings.topics.latest: rendered.latest,
             settings.topics.dead_letters: rendered.dead_letters,
         }
         async with asyncio.timeout(settings.worker.transaction_timeout_s):
             ends = await transaction.commit(self._producer, records, partition=self.tp.partition)
-        return ends[self._shared.changelog]
+        return ends[settings.changelog]
 
     def store(self, batch: Batch, changelog_offset: int) -> None:
         """Windows, watermark and changelog offset, as one write."""

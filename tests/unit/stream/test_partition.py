@@ -61,7 +61,6 @@ def partitions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Partitions:
         engine=None,
         metrics=Metrics(CollectorRegistry()),
         new_producer=lambda _: Never(),
-        changelog="log",
         fatal=lambda why, error: pytest.fail(f"{why}: {error}"),
     )
     return Partitions(shared)
