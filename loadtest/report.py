@@ -1,16 +1,12 @@
 """What was measured, as a table, a plot and JSON, with what a number needs to mean something: where it was taken."""
 
-import datetime as dt
-import platform
-import subprocess
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 from rich.table import Table
 
+from loadtest import taken
 from loadtest.latency import PERCENTILES, Result
 
 _PLOT_PERCENTILES: Final = tuple(100 * (1 - 10 ** (-step / 20)) for step in range(81))  # 0 to 99.99, even on the axis
@@ -38,22 +34,10 @@ def table(results: Sequence[Result], *, title: str) -> Table:
     return shown
 
 
-def document(
-    results: Sequence[Result], *, scorer: str, partitions: int, command: str, load_before: float
-) -> dict[str, Any]:
+def document(results: Sequence[Result], *, scorer: str, partitions: int, load_before: float) -> dict[str, Any]:
     """For programs; plain JSON values. `load_before` is the load average (1 min) before anything was started."""
     return {
-        "command": command,
-        "taken": {
-            "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "commit": _commit(),
-            "cpu": _cpu(),
-            "cores": psutil.cpu_count(),
-            "load_before": round(load_before, 2),
-            "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-            "python": platform.python_version(),
-            "packages": {name: version(name) for name in ("aiokafka", "confluent-kafka", "faust-streaming", "numpy")},
-        },
+        "taken": taken.provenance(load_before=load_before),
         "scorer": scorer,
         "partitions": partitions,
         "loads": [
@@ -100,24 +84,3 @@ def plot(results: Sequence[Result], path: Path, *, title: str) -> None:
     axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def _commit() -> str | None:
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )

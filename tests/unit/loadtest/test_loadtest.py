@@ -67,15 +67,13 @@ async def test_the_constant_scorer_is_one_for_the_pipeline() -> None:
 
 
 def test_the_report_holds_percentiles_and_where_it_was_taken() -> None:
-    document = report.document(
-        [result(*range(1000, 101_000, 1000))], scorer="constant", partitions=4, command="c", load_before=0.5
-    )
+    document = report.document([result(*range(1000, 101_000, 1000))], scorer="constant", partitions=4, load_before=0.5)
     document = orjson.loads(orjson.dumps(document))
     (load,) = document["loads"]
     assert load["latency_ms"]["p50"] == pytest.approx(50, rel=0.01)
     assert load["latency_ms"]["p99"] == pytest.approx(99, rel=0.01)
     assert HdrHistogram.decode(load["hdr_us"]).get_total_count() == 100
-    assert {"date", "commit", "cpu", "cores"} <= document["taken"].keys()
+    assert {"command", "date", "commit", "cpu", "cores"} <= document["taken"].keys()
 
 
 def test_a_missing_score_shows_in_the_table() -> None:
