@@ -1,4 +1,4 @@
-"""Whole fetches in, one watermark a partition out, recovery in bulk. All that knows the inside of Faust's consumer.
+"""Whole fetches in, one watermark a partition out. All that knows the inside of Faust's consumer.
 
 Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which are pinned for it. Private parts in use:
 
@@ -6,8 +6,6 @@ Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which 
   `_wait_next_records`, `_read_offset`, `_committed_offset`, `_is_changelog_tp`, `_new_consumer_thread`, `_thread`,
   `flow_active`
 - faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
-- faust `Recovery`: `active_tps`, `active_offsets`, `active_highwaters`, `tp_to_table`, `need_recovery`,
-  `_set_recovery_ended`, `signal_recovery_end`, `in_recovery`
 - aiokafka: `AIOKafkaConsumer._isolation_level`, `_subscription`, `_client._conns`; `PartitionRecords._consumer_record`;
   `sender.BACKOFF_OVERRIDE`
 """
@@ -25,6 +23,8 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.transport.drivers.aiokafka import Transport as FaustTransport
 from faust.types import TP
+
+from worker.stream.recovery import CatchUp
 
 if TYPE_CHECKING:
     from worker.stream.app import IntentApp
@@ -58,10 +58,7 @@ class Consumer(FaustConsumer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._recovering: set[TP] = set()
-        """Changelog partitions that recovery has resumed: only of these are its offsets those of this assignment."""
-        self._recovered = 0
-        self._recovery_began: float | None = None
+        self.catch_up = CatchUp(self.app, position=self._position)
 
     def _new_consumer_thread(self) -> ReadCommittedThread:
         return ReadCommittedThread(self, loop=self.loop, beacon=self.beacon)
@@ -81,7 +78,7 @@ class Consumer(FaustConsumer):
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):  # noqa: SLF001
                 records, _ = await self._wait_next_records(1.0)
                 if not records or self.should_stop:
-                    self._end_recovery_by_position()
+                    self.catch_up.end_by_position()
                     await asyncio.sleep(0)
                     continue
                 if not self.flow_active:  # a rebalance began while the fetch was under way
@@ -91,7 +88,7 @@ class Consumer(FaustConsumer):
                     if fetched:
                         await self._hand_over(TP(*tp), fetched)
                 # only now: the positions it judges by are already behind the records in hand
-                self._end_recovery_by_position()
+                self.catch_up.end_by_position()
                 if partitions.full:
                     await self.wait_first(partitions.room(), self.suspend_flow.wait())
         except self.consumer_stopped_errors:
@@ -109,7 +106,7 @@ class Consumer(FaustConsumer):
 
     async def _hand_over(self, tp: TP, records: Sequence[Any]) -> None:
         if self._is_changelog_tp(tp):
-            self._recover(tp, records)
+            self.catch_up.apply(tp, records)
             await asyncio.sleep(0)  # heartbeats and health between write batches
             return
         end_offset = self.highwater(tp)
@@ -123,56 +120,21 @@ class Consumer(FaustConsumer):
 
     # -- recovery ------------------------------------------------------------------------------------------------------
 
-    def _recover(self, tp: TP, records: Sequence[Any]) -> None:
-        """One fetch of a changelog partition into RocksDB, as one write batch."""
-        recovery = self.app.recovery
-        if tp not in self._recovering or tp not in recovery.active_tps:
-            return  # recovery will seek before it reads
-        done = recovery.active_offsets[tp]
-        fresh = [record for record in records if record.offset > done]
-        if not fresh:
-            return
-        if self._recovery_began is None:
-            self._recovery_began = time.monotonic()
-        self.app.table.store.write(tp.partition, ((record.key, record.value) for record in fresh), fresh[-1].offset)
-        recovery.active_offsets[tp] = fresh[-1].offset
-        self._recovered += len(fresh)
-        self.app.on_recovered(len(fresh))
-        self._maybe_end_recovery()
-
-    def _end_recovery_by_position(self) -> None:
-        """Transaction markers and aborted records hold offsets but are never delivered: the position tells the end."""
-        recovery = self.app.recovery
+    def _position(self, tp: TP) -> int | None:
+        """The next offset that fetches of the partition will bring; `None` while that is unknown."""
         consumer = self._thread._consumer  # noqa: SLF001
         subscription = consumer._subscription.subscription if consumer else None  # noqa: SLF001
-        if subscription is None or not self._recovering:
-            return
-        assignment = subscription.assignment
-        for tp in self._recovering & recovery.active_tps:
-            state = assignment.state_value(tp) if tp in assignment.tps else None
-            end, done = recovery.active_highwaters.get(tp), recovery.active_offsets[tp]
-            if state is None or end is None or not state.has_valid_position:
-                continue
-            if state.position > end and done < end:
-                recovery.active_offsets[tp] = end
-        self._maybe_end_recovery()
-
-    def _maybe_end_recovery(self) -> None:
-        recovery = self.app.recovery
-        if self._recovering and recovery.in_recovery and not recovery.need_recovery():
-            self._recovering.clear()
-            recovery._set_recovery_ended()  # noqa: SLF001
-            recovery.signal_recovery_end.set()
-            seconds = time.monotonic() - (self._recovery_began or time.monotonic())
-            log.info("recovered", records=self._recovered, seconds=round(seconds, 2))
-            self._recovered, self._recovery_began = 0, None
+        if subscription is None or tp not in subscription.assignment.tps:
+            return None
+        state = subscription.assignment.state_value(tp)
+        return state.position if state.has_valid_position else None
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Faust resumes changelogs when recovery may read, sources when it is done: then the watermarks are known."""
         tps = set(tps)
         super().resume_partitions(tps)
         changelogs = {tp for tp in tps if self._is_changelog_tp(tp)}
-        self._recovering |= changelogs
+        self.catch_up.resume(changelogs)
         self.app.start_partitions(tps - changelogs)
 
     # -- out -----------------------------------------------------------------------------------------------------------
@@ -194,16 +156,13 @@ class Consumer(FaustConsumer):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Fence the former owner of each partition, and only then let recovery look for the changelog's end."""
-        self._recovering.clear()
-        # Faust clears it up to 5 s late: a rebalance right after a recovery would end the next one at once, with old
-        # state.
-        self.app.recovery.signal_recovery_end.clear()
+        self.catch_up.reset()
         await self.app.open_partitions(assigned, generation_id)
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Stop everything of the partitions before their next owner starts."""
-        self._recovering.clear()
+        self.catch_up.reset()
         await super().on_partitions_revoked(revoked)  # comes to `wait_empty`, with what is done still known
         await self.app.close_partitions()
         self.app.partitions.forget()
