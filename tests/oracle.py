@@ -62,6 +62,16 @@ class Partition:
         ids = b"".join(xxhash.xxh3_64_digest(id_.encode()) for _, _, id_ in self.users[user_id].kept)
         return str(xxhash.xxh3_64_hexdigest(ids))
 
+    def expired(self, user_id: str) -> bool:
+        """Silent for too long: the window and the latest score may be gone by now, or not yet."""
+        assert self.newest is not None
+        return self.newest - self.users[user_id].newest > self.expire_after_ms
+
+
+def hashed(event_id: str) -> int:
+    """An event's id as windows keep it."""
+    return int(xxhash.xxh3_64_intdigest(event_id.encode()))
+
 
 def event_time_ms(value: Any) -> int:
     """`event_time` as written in JSON, to ms."""

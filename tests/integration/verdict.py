@@ -1,8 +1,12 @@
-"""Checks what came out of a deployment against the oracle. Reads topics only; shares no code with `worker`."""
+"""Compares what came out of a deployment with the oracle. Reads topics only; shares no code with `worker`.
+
+Differences are told one by one, as sentences, so that a campaign can count them; `check_*` accept none.
+"""
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tests.integration.deployment import Read
@@ -10,6 +14,9 @@ from tests.oracle import Partition, event_time_ms, parse
 
 EXPECT = "expect"
 """Header of a source record that the test knows to be bad; its value is the reason that is due."""
+
+ERRORS = "__connect.errors."
+"""What the headers of a dead letter begin with."""
 
 
 def by_partition(records: Iterable[Read]) -> Mapping[int, list[Read]]:
@@ -29,8 +36,9 @@ class Verdict:
         self.newest_score: dict[str, str] = {}
         self.kept: dict[str, int] = {}
         self.erased: set[str] = set()
+        self.partitions: dict[int, Partition] = {}
         for number, records in by_partition(source).items():
-            partition = Partition()
+            partition = self.partitions[number] = Partition()
             for record in records:
                 self._read(partition, number, record)
 
@@ -58,67 +66,108 @@ class Verdict:
     def counts(self) -> Counter[str]:
         return Counter(self.fates.values())
 
+    @property
+    def expired(self) -> set[str]:
+        """Users whose newest score may have gone from `latest` by now, or not yet."""
+        return {user for partition in self.partitions.values() for user in partition.users if partition.expired(user)}
+
     def check_scores(self, scores: Sequence[Read], *, complete: bool = True) -> None:
         """Each due score once, with the oracle's digest; `complete`: every one (mode `every`)."""
-        seen = Counter(score["score_id"] for score in map(value, scores))
-        assert [id_ for id_, count in seen.items() if count > 1] == []
-        assert set(seen) - set(self.digests) == set()
-        if complete:
-            assert set(self.digests) - set(seen) == set()
+        assert self.lost(scores) == [] or not complete
+        assert self.repeated(scores) == []
+        assert list(self.wrong_scores(scores)) == []
+
+    def lost(self, scores: Sequence[Read]) -> list[str]:
+        """Due scores that are not there."""
+        return sorted(self.digests.keys() - {value(score)["score_id"] for score in scores})
+
+    def repeated(self, scores: Sequence[Read]) -> list[str]:
+        """Scores that are there more than once."""
+        seen = Counter(value(score)["score_id"] for score in scores)
+        return sorted(score_id for score_id, count in seen.items() if count > 1)
+
+    def wrong_scores(self, scores: Sequence[Read]) -> Iterator[str]:
+        """Scores that no event called for, or of another window than the event's."""
         for record in scores:
             score = value(record)
             score_id = score["score_id"]
             source = score["source"]
-            assert score_id == f"{source['topic']}-{source['partition']}-{source['offset']}"
-            assert score["window"]["digest"] == self.digests[score_id]
-            assert score["window"]["events"] == self.kept[score_id]
-            assert record.partition == source["partition"]
-            assert record.key == score["user_id"].encode()
-            assert record.headers["ce_id"].decode() == score_id
-            assert all(0 <= chance <= 1 for chance in score["intent"].values())
+            found = (
+                f"{source['topic']}-{source['partition']}-{source['offset']}",
+                score["window"]["digest"],
+                score["window"]["events"],
+                record.partition,
+                record.key,
+                record.headers["ce_id"].decode(),
+                all(0 <= chance <= 1 for chance in score["intent"].values()),
+            )
+            digest, kept = self.digests.get(score_id), self.kept.get(score_id)
+            due = (score_id, digest, kept, source["partition"], score["user_id"].encode(), score_id, True)
+            if found != due:
+                yield f"score {score_id} is {found}, due is {due}"
 
     def check_order(self, scores: Sequence[Read]) -> None:
+        assert list(self.disorder(scores)) == []
+
+    def disorder(self, scores: Sequence[Read]) -> Iterator[str]:
         """Within a partition, scores stand in the order of their events."""
         for records in by_partition(scores).values():
-            offsets = [value(record)["source"]["offset"] for record in records]
-            assert offsets == sorted(offsets)
+            for before, after in pairwise(value(record)["source"]["offset"] for record in records):
+                if after <= before:
+                    yield f"partition {records[0].partition}: the score of offset {after} stands behind {before}'s"
 
     def check_latest(self, latest: Sequence[Read]) -> None:
-        """After compaction each user's newest window has its score, and erased users have none."""
-        table: dict[bytes, bytes | None] = {}
+        assert list(self.wrong_latest(latest)) == []
+
+    def wrong_latest(self, latest: Sequence[Read]) -> Iterator[str]:
+        """After compaction each user's newest window has its score, erased users have none, expired ones perhaps."""
+        table: dict[str, str | None] = {}
         for records in by_partition(latest).values():
             for record in records:
                 assert record.key is not None
-                table[record.key] = record.value
-        left = {key.decode(): json.loads(score)["score_id"] for key, score in table.items() if score is not None}
-        assert left == self.newest_score
-        for user in self.erased:
-            assert table[user.encode()] is None
+                table[record.key.decode()] = None if record.value is None else value(record)["score_id"]
+        expired = self.expired
+        for user in table.keys() | self.newest_score.keys() | self.erased:
+            due = self.newest_score.get(user)
+            found = table.get(user, "nothing")
+            if found != due and not (user in expired and found is None):
+                yield f"the latest score of {user} is {found}, due is {due}"
 
     def check_dead_letters(self, letters: Sequence[Read], source: Sequence[Read]) -> None:
+        assert list(self.wrong_dead_letters(letters, source)) == []
+
+    def wrong_dead_letters(self, letters: Sequence[Read], source: Sequence[Read]) -> Iterator[str]:
         """Each dead or late record once, as it came, with its coordinates and the reason."""
         originals = {(record.partition, record.offset): record for record in source}
-        due = {place for place, fate in self.fates.items() if fate in ("dead", "late")}
-        prefix = "__connect.errors."
-        places = [
-            (int(letter.headers[prefix + "partition"]), int(letter.headers[prefix + "offset"])) for letter in letters
-        ]
-        assert Counter(places) == Counter(due)
-        for place, letter in zip(places, letters, strict=True):
-            original = originals[place]
-            assert (letter.key, letter.value, letter.timestamp_ms) == (
-                original.key,
-                original.value,
-                original.timestamp_ms,
-            )
-            assert letter.headers[prefix + "topic"].decode() == self.topic
-            reason = letter.headers[prefix + "exception.class.name"]
-            assert reason == (original.headers.get(EXPECT) or b"late"), letter
-            assert {name: letter.headers[name] for name in original.headers} == original.headers
+        due = Counter(place for place, fate in self.fates.items() if fate in ("dead", "late"))
+        there = Counter(map(coordinates, letters))
+        for place, count in (due - there).items():
+            yield f"{count} dead letter of {place} is missing"
+        for place, count in (there - due).items():
+            yield f"{count} dead letter of {place} is too many"
+        for letter in letters:
+            original = originals[coordinates(letter)]
+            for name in ("key", "value", "timestamp_ms"):
+                if getattr(letter, name) != getattr(original, name):
+                    yield f"the dead letter of {coordinates(letter)} has another {name} than its record"
+            reason = original.headers.get(EXPECT) or b"late"
+            wanted = {
+                **original.headers,
+                f"{ERRORS}topic": self.topic.encode(),
+                f"{ERRORS}exception.class.name": reason,
+            }
+            found = {name: letter.headers.get(name) for name in wanted}
+            if found != wanted:
+                yield f"the dead letter of {coordinates(letter)} says {found}, due is {wanted}"
 
     def check_fates(self, counted: Mapping[str, float]) -> None:
         """The worker's own counters: of a worker that was not restarted."""
         assert {fate: count for fate, count in counted.items() if count} == dict(self.counts)
+
+
+def coordinates(letter: Read) -> tuple[int, int]:
+    """The source partition and offset that a dead letter names."""
+    return int(letter.headers[f"{ERRORS}partition"]), int(letter.headers[f"{ERRORS}offset"])
 
 
 def value(record: Read) -> dict[str, Any]:

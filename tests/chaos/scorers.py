@@ -1,0 +1,113 @@
+"""What stands between the worker and the device in a test: ways to make it fail or wait, and a scorer without a device.
+
+Knows nothing of Kafka. Imports no torch unless the real model is asked for.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import xxhash
+
+from worker.scores import HORIZONS, NO_REASON, Model
+
+Order = Literal["raise", "out_of_memory", "hold", "release"]
+
+
+class OutOfMemoryError(RuntimeError):
+    """Stands for torch's where there is no torch."""
+
+
+class Trouble:
+    """Orders from outside, met before each forward pass, on the thread that makes it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free = threading.Event()
+        self._free.set()
+        self._left = 0
+        self._error: Callable[[], BaseException] = RuntimeError
+        self.out_of_memory: type[BaseException] = OutOfMemoryError
+
+    def obey(self, order: Order, times: int) -> None:
+        """`times` counts the forward passes that fail."""
+        with self._lock:
+            if order == "hold":
+                self._free.clear()
+            elif order == "release":
+                self._free.set()
+            else:
+                self._left = times
+                error = self.out_of_memory if order == "out_of_memory" else RuntimeError
+                self._error = lambda: error(f"ordered: {order}")
+
+    def meet(self) -> None:
+        """Waits while held, then raises what was ordered."""
+        self._free.wait()
+        with self._lock:
+            if self._left:
+                self._left -= 1
+                raise self._error()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """See `worker.pipeline.EngineScores`."""
+
+    intent: np.ndarray
+    risk: np.ndarray
+    risk_reasons: np.ndarray
+    reason_codes: np.ndarray
+    reason_weights: np.ndarray
+
+
+class DigestEngine:
+    """Stands where `worker.scoring.engine.Engine` does; a score is a hash of its window's bytes alone."""
+
+    model = Model("digest", "1")
+    alive = True
+    queued = 0
+
+    def __init__(self, trouble: Trouble) -> None:
+        self._trouble = trouble
+        self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
+
+    async def score(self, windows: Sequence[bytes]) -> Scores:
+        """Beside the event loop, as on a device."""
+        return await asyncio.get_running_loop().run_in_executor(self._device, self._score, windows)
+
+    def close(self) -> None:
+        """Let the batch under way end."""
+        self._device.shutdown(wait=False)
+
+    def _score(self, windows: Sequence[bytes]) -> Scores:
+        self._trouble.meet()
+        n = len(windows)
+        hashes = np.array([xxhash.xxh3_64_intdigest(window) >> 11 for window in windows], dtype=np.float64)
+        return Scores(
+            intent=np.repeat((hashes / 2**53)[:, None], len(HORIZONS), axis=1),  # [n, horizons]
+            risk=np.zeros(n, dtype=np.float32),
+            risk_reasons=np.zeros(n, dtype=np.uint8),
+            reason_codes=np.full((n, 3), NO_REASON, dtype=np.uint8),
+            reason_weights=np.zeros((n, 3), dtype=np.float32),
+        )
+
+
+def trouble_the_model(trouble: Trouble) -> None:
+    """Every forward pass of the real engine in this process meets the trouble first."""
+    import torch
+
+    from worker.scoring import forward
+
+    trouble.out_of_memory = torch.OutOfMemoryError
+    logits = forward.logits
+
+    def troubled(*args: Any, **options: Any) -> Any:
+        trouble.meet()
+        return logits(*args, **options)
+
+    forward.logits = troubled
