@@ -76,7 +76,8 @@ def main(
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         shown = Console()
-        shown.print(report.table(results, chosen), width=max(shown.width, _WIDTH))
+        shown.width = max(shown.width, _WIDTH)  # into a file or a pipe it would be cut to 80
+        shown.print(report.table(results, chosen))
     for line in report.told(results):
         console.print(line, highlight=False, markup=False)
     if not report.clean(results):

@@ -30,7 +30,8 @@ AUTHORIZER: Final = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "allow.everyone.if.no.acl.found": "true",
 }
-"""Server properties under which `forbid` works: everyone may do everything until told otherwise."""
+"""Server properties under which `forbid` works: everyone may do everything until told otherwise. For one node: several
+would ask each other for leave before they know of any rule."""
 
 
 class Admin:

@@ -16,7 +16,6 @@ from worker.errors import SettingError
 from worker.kafka.broker import EmbeddedBroker
 
 PROPERTIES: Final = {
-    **AUTHORIZER,
     "log.cleaner.backoff.ms": "300",  # the cleaner looks for work every 15 s by default
     "log.initial.task.delay.ms": "500",
 }
@@ -52,7 +51,8 @@ def run(
     process.prepare(campaign.scorer)
     results = []
     for nodes, episodes in groupby(campaign.episodes(), key=lambda one: one.nodes):
-        with EmbeddedBroker(folder / f"kafka-{nodes}", nodes=nodes, properties=PROPERTIES) as broker:
+        properties = PROPERTIES | (AUTHORIZER if nodes == 1 else {})
+        with EmbeddedBroker(folder / f"kafka-{nodes}", nodes=nodes, properties=properties) as broker:
             for one in episodes:
                 result = episode.run(
                     one,

@@ -13,15 +13,19 @@ from typing import Final
 from tests.chaos.story import Hot
 
 FAULTS_PER_EPISODE: Final = 10
+_CLUSTER: Final = 3
 _GAP_S: Final = (0.3, 4.0)
 """Between the beginnings of two faults. Most faults take longer: they overlap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a kind of fault asks of its episode. `alone`: nothing else is broken while it lasts."""
+    """What a kind of fault asks of its episode. `nodes` of `None`: any cluster will do.
 
-    nodes: int = 1
+    `alone`: nothing else is broken while it lasts.
+    """
+
+    nodes: int | None = None
     residents: int = 1
     alone: bool = False
 
@@ -57,9 +61,14 @@ def plan(seed: int, *, faults: int, kinds: Mapping[str, Needs]) -> tuple[Episode
     """So many faults, every kind as often as any other, in random order."""
     rng = random.Random(seed)
     chosen = list(islice(cycle(kinds), faults))
+    rng.shuffle(chosen)
+    anywhere = [kind for kind in chosen if kinds[kind].nodes is None]
+    small, large = ([kind for kind in chosen if kinds[kind].nodes == nodes] for nodes in (1, _CLUSTER))
+    among = len(large)  # so many other faults strike while leaders change
+    large += anywhere[:among]
+    small += anywhere[among:]
     episodes: list[Episode] = []
-    for nodes in sorted({kinds[kind].nodes for kind in chosen}):
-        mine = [kind for kind in chosen if kinds[kind].nodes == nodes]
+    for nodes, mine in ((1, small), (_CLUSTER, large)):
         rng.shuffle(mine)
         for at in range(0, len(mine), FAULTS_PER_EPISODE):
             episodes.append(_episode(rng, len(episodes), mine[at : at + FAULTS_PER_EPISODE], nodes=nodes, kinds=kinds))

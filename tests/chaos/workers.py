@@ -116,7 +116,7 @@ class Place:
         self.await_end(5)
 
     def stop(self, *, within_s: float) -> int | None:
-        """SIGTERM; the exit code, `None` when it took longer. It stays down until `start`."""
+        """SIGTERM; the exit code, `None` when it took longer or none ran. It stays down until `start`."""
         with self._lock:
             self.wanted = False
             self._due = True

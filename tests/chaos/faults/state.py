@@ -47,6 +47,8 @@ def deleted(world: World, rng: random.Random) -> str:
 def corrupted(world: World, rng: random.Random) -> str:
     """Bytes of one file are not what they were."""
     with world.workers.one(rng) as place:
+        if not await_(lambda: bool(_files(place)), _STARVED_S):
+            raise Broken(f"{place.name} kept no state within {_STARVED_S:.0f} s")
         place.kill(rest=True)
         damaged = _damage(place, rng)
         place.start()
@@ -86,9 +88,7 @@ def changelog_compacted(world: World, rng: random.Random) -> str:
 
 
 def _damage(place: Place, rng: random.Random) -> str:
-    files = [path for path in sorted(place.folder.rglob("*")) if path.is_file() and _vital(path)]
-    if not files:
-        return "nothing there to damage"
+    files = _files(place)
     chosen = rng.choice(sorted({_kind(path) for path in files}))
     path = rng.choice([path for path in files if _kind(path) == chosen])
     content = bytearray(path.read_bytes())
@@ -96,6 +96,10 @@ def _damage(place: Place, rng: random.Random) -> str:
         content[rng.randrange(len(content))] ^= rng.randint(1, 255)
     path.write_bytes(content)
     return f"{os.path.relpath(path, place.folder)} damaged"
+
+
+def _files(place: Place) -> list[Path]:
+    return [path for path in sorted(place.folder.rglob("*")) if path.is_file() and _vital(path)]
 
 
 def _vital(path: Path) -> bool:
