@@ -90,6 +90,9 @@ class Worker(_Part):
     instance_id: str | None = Field(
         None, pattern=r"^[A-Za-z0-9._-]{1,100}$", description="static group membership, one per worker process"
     )
+    standby_replicas: int = Field(
+        0, ge=0, le=9, description="further workers that keep a copy of each partition's state, to take over at once"
+    )
     web_host: str = "127.0.0.1"
     web_port: _Port = Field(6066, description="health, metrics and Faust's pages; 0 chooses a free port")
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, TopicMetadata
 
 from worker.config import Settings
@@ -34,6 +34,16 @@ class Topic:
     partitions: int
     replication_factor: int
     config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Changelog:
+    """What decides whether state on a worker's disk may be used with the changelog topic that stands there now."""
+
+    topic_id: str
+    """Of this very topic: one created anew under its name has another."""
+    tombstones_ms: int
+    """How long a tombstone stays readable. State that is older misses users erased or expired since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +140,16 @@ def check(settings: Settings) -> list[Difference]:
         else:
             differences += _differences(topic, found[topic.name], configs[topic.name])
     return differences
+
+
+def changelog(settings: Settings) -> Changelog:
+    """The changelog topic as it is on the brokers. Raises `IntentError` when they do not answer."""
+    name = settings.changelog
+    resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+    with _brokers(settings) as admin:
+        described = admin.describe_topics(TopicCollection([name]))[name].result(_TIMEOUT_S)
+        config = admin.describe_configs([resource])[resource].result(_TIMEOUT_S)
+    return Changelog(str(described.topic_id), int(config["delete.retention.ms"].value or 0))
 
 
 def _differences(topic: Topic, found: TopicMetadata, config: Mapping[str, str | None]) -> Iterator[Difference]:

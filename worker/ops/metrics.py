@@ -159,6 +159,12 @@ class Metrics:
             registry=registry,
         )
 
+        self.recovery_remaining_records = Gauge(
+            "intent_recovery_remaining_records",
+            "Changelog offsets to be read until this worker's own partitions are recovered: at most so many records.",
+            registry=registry,
+        )
+
         for fate in FATES:  # at 0 from the start: `rate` misses a counter's first step when it appears with a value
             self.events_total.labels(fate=fate)
 

@@ -19,7 +19,9 @@ from faust.types import TP
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from worker.config import Settings
-from worker.kafka import clients
+from worker.errors import Fatal
+from worker.kafka import clients, topics
+from worker.kafka.topics import Changelog
 from worker.ops import health
 from worker.ops.metrics import Metrics
 from worker.stream.assignment import Partitions
@@ -44,7 +46,7 @@ class IntentApp(faust.App):
     partitions: Partitions
     watchdog: Watchdog
 
-    def __init__(self, settings: Settings, *, engine: Any, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, *, engine: Any, metrics: Metrics, changelog: Changelog) -> None:
         self.settings = settings
         self.engine = engine
         self.metrics = metrics
@@ -65,7 +67,8 @@ class IntentApp(faust.App):
             store="rocksdb://",
             datadir=worker.data_dir.resolve(),
             stream_wait_empty=True,
-            table_standby_replicas=0,
+            table_standby_replicas=worker.standby_replicas,
+            recovery_consistency_check=False,  # `recovery` has one that says what to do
             topic_allow_declare=False,
             topic_disable_leader=True,
             topic_partitions=settings.topics.partitions,
@@ -96,7 +99,7 @@ class IntentApp(faust.App):
             partitions=settings.topics.partitions,
             key_type=bytes,
             value_type=bytes,
-            options={"driver": "rocksdict"},
+            options={"driver": "rocksdict", "changelog": changelog},
         )
         self.table: Table = table
         self.agent(events, name="windows")(_subscribe)
@@ -150,6 +153,8 @@ class IntentApp(faust.App):
 
     async def crash(self, reason: BaseException) -> NoReturn:
         """Faust may go on after a crash during a rebalance; this process does not."""
+        if isinstance(reason, Fatal):  # it says all there is to say
+            end_process(str(reason))
         end_process("faust crashed", reason)
 
     async def _beat(self) -> None:
@@ -215,7 +220,7 @@ class Runner(faust.Worker):
 
 def serve(settings: Settings, *, engine: Any, metrics: Metrics) -> NoReturn:
     """Run one worker until a signal. Blocks; exits the process."""
-    app = IntentApp(settings, engine=engine, metrics=metrics)
+    app = IntentApp(settings, engine=engine, metrics=metrics, changelog=topics.changelog(settings))
     app.watchdog.start()
     app.finalize()
     runner = Runner(

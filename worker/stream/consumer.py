@@ -24,7 +24,8 @@ from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.transport.drivers.aiokafka import Transport as FaustTransport
 from faust.types import TP
 
-from worker.stream.recovery import CatchUp
+from worker.stream.recovery import CatchUp, Position
+from worker.stream.watchdog import end_process
 
 if TYPE_CHECKING:
     from worker.stream.app import IntentApp
@@ -58,7 +59,7 @@ class Consumer(FaustConsumer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.catch_up = CatchUp(self.app, position=self._position)
+        self.catch_up = CatchUp(self.app, position=self._position, fatal=end_process)
 
     def _new_consumer_thread(self) -> ReadCommittedThread:
         return ReadCommittedThread(self, loop=self.loop, beacon=self.beacon)
@@ -120,14 +121,13 @@ class Consumer(FaustConsumer):
 
     # -- recovery ------------------------------------------------------------------------------------------------------
 
-    def _position(self, tp: TP) -> int | None:
-        """The next offset that fetches of the partition will bring; `None` while that is unknown."""
+    def _position(self, tp: TP) -> Position | None:
         consumer = self._thread._consumer  # noqa: SLF001
         subscription = consumer._subscription.subscription if consumer else None  # noqa: SLF001
         if subscription is None or tp not in subscription.assignment.tps:
             return None
         state = subscription.assignment.state_value(tp)
-        return state.position if state.has_valid_position else None
+        return Position(state.position, state.lso) if state.has_valid_position else None
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Faust resumes changelogs when recovery may read, sources when it is done: then the watermarks are known."""
@@ -135,7 +135,9 @@ class Consumer(FaustConsumer):
         super().resume_partitions(tps)
         changelogs = {tp for tp in tps if self._is_changelog_tp(tp)}
         self.catch_up.resume(changelogs)
-        self.app.start_partitions(tps - changelogs)
+        if tps - changelogs:
+            self.catch_up.recovered()
+            self.app.start_partitions(tps - changelogs)
 
     # -- out -----------------------------------------------------------------------------------------------------------
 

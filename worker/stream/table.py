@@ -5,58 +5,106 @@ Knows neither what a window is nor when it may be written.
 """
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 import faust
 import rocksdict
 from faust.stores.rocksdb import Store as RocksDBStore
 from faust.types import TP
 
-CACHE_BYTES: Final = 256 << 20
-_WRITE_BUFFER_BYTES: Final = 32 << 20
-_RESERVED: Final = b"\xff"
-"""Begins our own keys, behind all users: 0xff occurs in no UTF-8 text."""
+from worker.errors import Fatal
+from worker.stream import folder, rocksdb
+
+Item = tuple[bytes, bytes | None]
+
+
+def now_ms() -> int:
+    """Wall clock: how old a folder is. No outcome depends on it."""
+    return time.time_ns() // 1_000_000
 
 
 class Store(RocksDBStore):
-    """Faust's store with closing databases, one shared block cache and whole batches."""
+    """Faust's store with closing databases, one memory bound and whole batches.
+
+    The table's options hold the `Changelog` that its folders are copies of. Every method may block for a disk access,
+    and raises `Fatal` where RocksDB fails: a damaged folder is condemned first, so that the next start rebuilds it.
+    """
 
     logger = logging.getLogger("faust.table")
 
-    offset_key = _RESERVED + b"offset"
+    offset_key = folder.OFFSET
     """Faust's own key could be a user's id."""
-
-    _cache: rocksdict.Cache | None = None
 
     def read(self, partition: int) -> Callable[[bytes], bytes | None]:
         """The partition's look-up by key."""
         get: Callable[[bytes], bytes | None] = self._db_for_partition(partition).get
-        return get
+
+        def look_up(key: bytes) -> bytes | None:
+            try:
+                return get(key)
+            except Exception as error:
+                raise self._failed(partition, error) from error
+
+        return look_up
 
     def browse(self, partition: int, *, after: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """Up to `count` users behind the key `after` and their windows, in the order of keys."""
         database = self._db_for_partition(partition)
         found: list[tuple[bytes, bytes]] = []
         for key, value in database.items(from_key=after + b"\0"):
-            if len(found) == count or key[:1] == _RESERVED:
+            if len(found) == count or key[:1] == folder.RESERVED:
                 break
             found.append((key, value))
         return found
 
-    def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], changelog_offset: int) -> None:
-        """Put, or delete where the value is `None`, all with the changelog offset that they come from, as one write.
+    def write(self, partition: int, items: Iterable[Item], changelog_offset: int) -> None:
+        """As the owner: put, or delete where the value is `None`, all with the changelog offset of the last, as one
+        write.
 
         Not synced to disk: after a power cut an older state is found, with its offset, and the changelog fills it up.
         """
+        self._write(partition, [*items, (folder.COMPLETE, b"%d" % now_ms())], changelog_offset)
+
+    def fill(self, partition: int, items: Iterable[Item], changelog_offset: int) -> None:
+        """The same with records of the changelog, read back. The store is complete only when `complete` says so."""
+        self._write(partition, items, changelog_offset)
+
+    def complete(self, partition: int, at_ms: int) -> None:
+        """The store held at `at_ms` all that the changelog did."""
+        try:
+            self._db_for_partition(partition).put(folder.COMPLETE, b"%d" % at_ms)
+        except Exception as error:
+            raise self._failed(partition, error) from error
+
+    def _write(self, partition: int, items: Iterable[Item], changelog_offset: int) -> None:
         batch = rocksdict.WriteBatch(raw_mode=True)
         for key, value in items:
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        batch.put(self.offset_key, b"%d" % changelog_offset)
-        self._db_for_partition(partition).write(batch)
+        batch.put(folder.OFFSET, b"%d" % changelog_offset)
+        try:
+            self._db_for_partition(partition).write(batch)
+        except Fatal:
+            raise
+        except Exception as error:
+            raise self._failed(partition, error) from error
+
+    def _failed(self, partition: int, error: Exception) -> Fatal:
+        path = self.partition_path(partition)
+        if not folder.is_damage(error):
+            return Fatal(f"the state folder {path} cannot be used: {error}")
+        folder.condemn(path, error)
+        return Fatal(f"the state folder {path} is damaged, the next start rebuilds it: {error}")
+
+    async def assign_partitions(self, table: Any, tps: set[TP], generation_id: int = 0) -> None:  # noqa: ARG002
+        """Open the databases. Faust would try one that is locked 30 times; whoever restarts this process does that."""
+        for tp in tps:
+            if tp.topic in table.changelog_topic.topics:
+                self._db_for_partition(tp.partition)
 
     def revoke_partitions(self, table: Any, tps: set[TP]) -> None:
         """Close the databases. Faust only drops its reference, and any other one would keep the folder's lock."""
@@ -75,17 +123,12 @@ class Store(RocksDBStore):
             database.close()
 
     def _open_for_partition(self, partition: int) -> rocksdict.Rdict:
-        options = rocksdict.Options(raw_mode=True)
-        options.create_if_missing(True)
-        options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
-        options.set_compression_type(rocksdict.DBCompressionType.lz4())
-        blocks = rocksdict.BlockBasedOptions()
-        blocks.set_bloom_filter(10, block_based=False)
-        if Store._cache is None:  # Faust's default is 2 GiB for each partition; one for the process is enough
-            Store._cache = rocksdict.Cache(CACHE_BYTES)
-        blocks.set_block_cache(Store._cache)
-        options.set_block_based_table_factory(blocks)
-        return rocksdict.Rdict(str(self.partition_path(partition)), options=options)
+        return folder.opened(
+            self.partition_path(partition),
+            options=rocksdb.options,
+            changelog=cast("Mapping[str, Any]", self.options)["changelog"],
+            now_ms=now_ms,
+        )
 
 
 class Table(faust.Table[bytes, bytes]):

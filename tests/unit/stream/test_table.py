@@ -8,6 +8,9 @@ import faust
 import pytest
 from faust.types import TP
 
+from worker.errors import Fatal
+from worker.kafka.topics import Changelog
+from worker.stream import folder
 from worker.stream.table import Table
 
 
@@ -19,7 +22,8 @@ class App(faust.App):
 def table(tmp_path: Path) -> Table:
     app = App("unit", datadir=tmp_path, store="rocksdb://", autodiscover=False)
     app.conf.Table = Table  # type: ignore[assignment]  # a setting that takes a class or its name
-    made: Any = app.Table("windows", partitions=2, key_type=bytes, value_type=bytes, options={"driver": "rocksdict"})
+    options = {"driver": "rocksdict", "changelog": Changelog("one", tombstones_ms=7 * 86_400_000)}
+    made: Any = app.Table("windows", partitions=2, key_type=bytes, value_type=bytes, options=options)
     assert isinstance(made, Table)
     return made
 
@@ -55,3 +59,35 @@ def test_a_revoked_partition_is_closed_so_that_the_next_owner_may_open_it(table:
     store.revoke_partitions(SimpleNamespace(changelog_topic=SimpleNamespace(topics=["log"])), {TP("log", 0)})
     assert store.read(0)(b"a") == b"1"
     assert held is not None
+
+
+def test_damage_met_in_use_condemns_the_folder(table: Table) -> None:
+    store = table.store
+    store.write(0, [(b"%05d" % number, bytes(200)) for number in range(1000)], 1)
+    database = store._db_for_partition(0)
+    database.flush()
+    store._close(0)
+    path = store.partition_path(0)
+    (file,) = path.glob("*.sst")
+    content = bytearray(file.read_bytes())
+    content[100:300] = bytes(200)
+    file.write_bytes(content)
+    with pytest.raises(Fatal, match="is damaged, the next start rebuilds it"):
+        store.read(0)(b"%05d" % 0)
+    store._close(0)
+    assert (path / folder.DAMAGED).exists()
+    assert store.persisted_offset(TP("unit-windows-changelog", 0)) is None
+
+
+def test_only_an_owner_and_the_end_of_a_recovery_vouch_for_completeness(table: Table) -> None:
+    store = table.store
+
+    def complete() -> int:
+        return int(store._db_for_partition(0).get(folder.COMPLETE))
+
+    begun = complete()
+    store.complete(0, begun - 5000)
+    store.fill(0, [(b"a", b"1")], 1)
+    assert complete() == begun - 5000
+    store.write(0, [(b"a", b"2")], 2)
+    assert complete() >= begun

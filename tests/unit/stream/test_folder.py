@@ -1,0 +1,143 @@
+"""Which state folders are used, which are set aside, begun anew or refused. On a real RocksDB."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import rocksdict
+
+from worker.errors import Fatal
+from worker.kafka.topics import Changelog
+from worker.stream import folder
+from worker.stream.rocksdb import options
+
+DAY_MS = 86_400_000
+NOW_MS = 1_790_000_000_000
+CHANGELOG = Changelog("one", tombstones_ms=7 * DAY_MS)
+
+
+def opened(path: Path, *, changelog: Changelog = CHANGELOG, now_ms: int = NOW_MS) -> rocksdict.Rdict:
+    return folder.opened(path, options=options, changelog=changelog, now_ms=lambda: now_ms)
+
+
+def fill(path: Path) -> None:
+    """A folder with one user, in a file on the disk."""
+    database = opened(path)
+    database.put(b"ann", b"window")
+    database.put(folder.OFFSET, b"7")
+    database.flush()
+    database.close()
+
+
+def held(path: Path, **how: object) -> bytes | None:
+    """The user's window after opening it again."""
+    database = opened(path, **how)  # type: ignore[arg-type]  # the two that `opened` takes
+    found: bytes | None = database.get(b"ann")
+    database.close()
+    return found
+
+
+def overwrite(path: Path, pattern: str) -> None:
+    (file,) = path.glob(pattern)
+    file.write_bytes(b"\0" * file.stat().st_size)
+
+
+def remove(path: Path, pattern: str) -> None:
+    (file,) = path.glob(pattern)
+    file.unlink()
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "table overwritten": lambda path: overwrite(path, "*.sst"),
+    "table gone": lambda path: remove(path, "*.sst"),
+    "manifest overwritten": lambda path: overwrite(path, "MANIFEST-*"),
+    "manifest gone": lambda path: remove(path, "MANIFEST-*"),
+    "current gone": lambda path: remove(path, "CURRENT"),
+    "condemned while in use": lambda path: folder.condemn(path, Exception("Corruption: block checksum mismatch")),
+}
+
+
+def test_an_intact_folder_is_used_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "windows-0.db"
+    fill(path)
+    assert held(path) == b"window"
+    assert [found.name for found in tmp_path.iterdir()] == ["windows-0.db"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_folder_is_set_aside_and_begun_anew(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = tmp_path / "windows-0.db"
+    fill(path)
+    damage(path)
+    assert held(path) is None
+    (aside,) = tmp_path.glob("windows-0.db.damaged-*")
+    assert list(aside.iterdir())
+
+
+def test_only_the_newest_damaged_folders_are_kept(tmp_path: Path) -> None:
+    for partition in (0, 1):
+        for _ in range(folder.SET_ASIDE):
+            path = tmp_path / f"windows-{partition}.db"
+            fill(path)
+            folder.condemn(path, Exception("Corruption"))
+            assert held(path) is None
+    assert len(list(tmp_path.glob("windows-1.db.damaged-*"))) == folder.SET_ASIDE
+    assert list(tmp_path.glob("windows-0.db.damaged-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("away_ms", "kept"),
+    [(0, True), (3 * DAY_MS, True), (4 * DAY_MS, False), (-4 * DAY_MS, False)],
+    ids=["fresh", "within half of the retention", "beyond it", "written by a clock far ahead"],
+)
+def test_a_folder_that_may_have_missed_tombstones_is_begun_anew(tmp_path: Path, away_ms: int, kept: bool) -> None:
+    path = tmp_path / "windows-0.db"
+    fill(path)
+    assert (held(path, now_ms=NOW_MS + away_ms) is not None) == kept
+    assert list(tmp_path.iterdir()) == [path], "users who were erased meanwhile must not stay on the disk"
+
+
+def test_a_folder_of_another_changelog_stops_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "windows-0.db"
+    fill(path)
+    with pytest.raises(Fatal, match=r"windows-0.db was filled from another changelog topic.*move the folder away"):
+        opened(path, changelog=Changelog("two", tombstones_ms=7 * DAY_MS))
+    assert held(path) == b"window"
+
+
+def test_an_empty_folder_may_be_filled_from_another_changelog(tmp_path: Path) -> None:
+    path = tmp_path / "windows-0.db"
+    opened(path).close()
+    opened(path, changelog=Changelog("two", tombstones_ms=7 * DAY_MS)).close()
+
+
+def test_a_folder_in_use_stops_the_start_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "windows-0.db"
+    database = opened(path)
+    with pytest.raises(Fatal, match=r"in use by another process.*worker\.data_dir"):
+        opened(path)
+    database.put(b"ann", b"window")
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "damaged"),
+    [
+        ("Corruption: block checksum mismatch", True),
+        ("IO error: No such file or directory: While open a file for random read", True),
+        ("IO error: No space left on device: While appending to file", False),
+        ("IO error: While lock file: /state/windows-0.db/LOCK: Resource temporarily unavailable", False),
+        ("IO error: Permission denied: While open a file for random read", False),
+    ],
+)
+def test_what_is_damage(error: str, damaged: bool) -> None:
+    assert folder.is_damage(Exception(error)) == damaged
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "closed"
+    path.mkdir(mode=0o500)
+    with pytest.raises(Fatal, match="cannot be opened"):
+        opened(path / "windows-0.db")
