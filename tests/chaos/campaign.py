@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Final
 
 from tests.chaos import episode, process
 from tests.chaos.admin import AUTHORIZER
@@ -15,10 +14,11 @@ from tests.chaos.process import Scorer
 from worker.errors import SettingError
 from worker.kafka.broker import EmbeddedBroker
 
-PROPERTIES: Final = {
-    "log.cleaner.backoff.ms": "300",  # the cleaner looks for work every 15 s by default
-    "log.initial.task.delay.ms": "500",
-}
+
+def properties(*, nodes: int) -> dict[str, str]:
+    """Server properties of a cluster that takes every fault."""
+    cleaner = {"log.cleaner.backoff.ms": "300", "log.initial.task.delay.ms": "500"}  # 15 and 30 s by default
+    return cleaner | (AUTHORIZER if nodes == 1 else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +51,7 @@ def run(
     process.prepare(campaign.scorer)
     results = []
     for nodes, episodes in groupby(campaign.episodes(), key=lambda one: one.nodes):
-        properties = PROPERTIES | (AUTHORIZER if nodes == 1 else {})
-        with EmbeddedBroker(folder / f"kafka-{nodes}", nodes=nodes, properties=properties) as broker:
+        with EmbeddedBroker(folder / f"kafka-{nodes}", nodes=nodes, properties=properties(nodes=nodes)) as broker:
             for one in episodes:
                 result = episode.run(
                     one,

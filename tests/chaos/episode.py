@@ -86,21 +86,12 @@ def run(
         if not await_(lambda: bool(world.published.arrivals), START_S):
             other.append(f"no score within {START_S:.0f} s of the start")
         struck = _strike(episode.faults, world, tell)
-        tell("drains")
+        tell("drains, and is audited")
         time.sleep(_CALM_S)
-        world.traffic.stop()
-        if not world.await_drained():
-            lines = "\n".join(place.said() for place in world.workers.places if place.wanted)
-            other.append(f"not drained within {DRAIN_S:.0f} s, {world.lag} events are left; the workers said:\n{lines}")
-        other += _stop(world)
-        world.published.end_life()
-        tell("is audited")
-        verdict, findings = audit.audit(_seen(world), tolerance=audit.TOLERANCE[scorer])
+        verdict, findings = conclude(world, scorer=scorer)
     finally:
         world.close()
     findings.other += other
-    findings.other += world.traffic.failures
-    findings.other += world.published.errors
     findings.other += [f"{one.planned.kind}: {one.broken}" for one in struck if one.broken]
     findings.other += _unexplained(world.workers.exits, struck)
     return Result(
@@ -116,6 +107,20 @@ def run(
         seconds=time.monotonic() - began_s,
         fates=dict(verdict.counts),
     )
+
+
+def conclude(world: World, *, scorer: Scorer) -> tuple[Verdict, Findings]:
+    """No more events: all drains, every worker ends in order, and what readers saw is audited."""
+    other: list[str] = []
+    world.traffic.stop()
+    if not world.await_drained():
+        lines = "\n".join(place.said() for place in world.workers.places if place.wanted)
+        other.append(f"not drained within {DRAIN_S:.0f} s, {world.lag} events are left; the workers said:\n{lines}")
+    other += _stop(world)
+    world.published.end_life()
+    verdict, findings = audit.audit(_seen(world), tolerance=audit.TOLERANCE[scorer])
+    findings.other += [*other, *world.traffic.failures, *world.published.errors]
+    return verdict, findings
 
 
 def _settings(episode: Episode, broker: EmbeddedBroker, folder: Path) -> Settings:

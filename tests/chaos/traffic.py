@@ -28,7 +28,7 @@ class Sent:
 
 
 class Traffic:
-    """Sends `story` to `topic` at `rate` records a second, on a thread of its own."""
+    """Sends `story`, while it lasts, to `topic` at `rate` records a second, on a thread of its own."""
 
     def __init__(self, servers: str, topic: str, story: Iterator[Outgoing], *, rate: float) -> None:
         self._producer = Producer(
@@ -96,7 +96,8 @@ class Traffic:
             while self._more:
                 self._produce(self._more.popleft())
             while due <= time.monotonic():
-                self._produce(next(self._story))
+                if (record := next(self._story, None)) is not None:
+                    self._produce(record)
                 due += 1 / self._rate
             self._producer.poll(_TICK_S)
         left = self._producer.flush(_GIVE_UP_S)
