@@ -1,0 +1,26 @@
+"""Each mutant of the core is caught by the checks that pass the worker as it is, in the same scenario."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.audit import Findings
+from tests.chaos.mutants import MUTANTS, Edit, Mutant
+from tests.chaos.scenarios import ROOT, SCENARIOS, Stage, play
+
+pytestmark = [pytest.mark.broker, pytest.mark.chaos, pytest.mark.timeout(180)]
+
+
+@pytest.mark.parametrize("edit", [edit for mutant in MUTANTS.values() for edit in mutant.edits], ids=str)
+def test_an_edit_fits_the_source(edit: Edit) -> None:
+    assert edit.apply((ROOT / edit.module.replace(".", "/")).with_suffix(".py").read_text())
+
+
+@pytest.mark.parametrize("mutant", [pytest.param(mutant, id=name) for name, mutant in MUTANTS.items()])
+def test_a_mutant_is_caught(kafka: str, tmp_path: Path, mutant: Mutant) -> None:
+    assert play(mutant.scenario, Stage(kafka, tmp_path, mutant.name)) != Findings(), mutant.shows
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_worker_as_it_is_comes_through(kafka: str, tmp_path: Path, scenario: str) -> None:
+    assert play(scenario, Stage(kafka, tmp_path)) == Findings()
