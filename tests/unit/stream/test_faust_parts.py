@@ -1,0 +1,381 @@
+"""The private parts of Faust, mode and aiokafka that `worker/stream` is built on: one test each, which fails when a new
+version changes the part or what is relied on. What runs in a moment is run; of the rest the source is read.
+"""
+
+import asyncio
+import inspect
+import re
+import signal
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import AsyncMock, Mock
+
+import aiokafka
+import faust
+import pytest
+from aiokafka.codec import lz4_encode
+from aiokafka.consumer import consumer as aiokafka_consumer
+from aiokafka.consumer import fetcher as aiokafka_fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.subscription_state import Assignment, TopicPartitionState
+from aiokafka.errors import ConcurrentTransactions
+from aiokafka.producer import sender as aiokafka_sender
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record._crecords import DefaultRecordBatchBuilder, MemoryRecords, default_records
+from aiokafka.structs import TopicPartition
+from faust.sensors import Monitor
+from faust.stores.rocksdb import Store as RocksDBStore
+from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery
+from faust.transport.consumer import Consumer as PlainConsumer
+from faust.transport.consumer import Fetcher, ThreadDelegateConsumer
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
+from faust.transport.drivers.aiokafka import Transport as FaustTransport
+from faust.types import TP
+from mode.worker import Worker as ModeWorker
+
+from worker.stream import consumer
+from worker.stream.app import IntentApp, Runner
+from worker.stream.table import Store, Table
+
+CHANGELOG = TP("log", 0)
+PINNED = ("faust-streaming", "mode-streaming", "aiokafka")
+
+
+@pytest.fixture
+def app() -> faust.App:
+    return faust.App("unit", autodiscover=False, store="memory://")
+
+
+@pytest.fixture
+def recovery(app: faust.App) -> Recovery:
+    return Recovery(app, app.tables)
+
+
+def source(part: Any) -> str:
+    """Without comments and layout."""
+    part = getattr(part, "fun", part)  # a service's task
+    return " ".join(re.sub(r"#.*", "", inspect.getsource(part)).split())
+
+
+def parameters(part: Any) -> list[str]:
+    return list(inspect.signature(part).parameters)
+
+
+@pytest.mark.parametrize("package", PINNED)
+def test_the_version_is_pinned_exactly_and_is_the_one_installed(package: str) -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    assert f"{package}=={version(package)}" in project["dependencies"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (consumer.Consumer, FaustConsumer),
+        (consumer.ReadCommittedThread, AIOKafkaConsumerThread),
+        (consumer.Transport, FaustTransport),
+        (Store, RocksDBStore),
+        (Table, faust.Table),
+        (IntentApp, faust.App),
+        (Runner, faust.Worker),
+    ],
+    ids=lambda part: f"{part.__module__}.{part.__name__}",
+)
+def test_what_is_overridden_is_called_as_before(ours: type, theirs: type) -> None:
+    shared = [name for name, part in vars(ours).items() if inspect.isfunction(part) and hasattr(theirs, name)]
+    assert shared or ours is consumer.Transport
+    for name in shared:
+        if name != "__init__":
+            assert parameters(getattr(ours, name)) == parameters(getattr(theirs, name)), name
+            asynchronous = inspect.iscoroutinefunction(getattr(theirs, name))
+            assert inspect.iscoroutinefunction(getattr(ours, name)) == asynchronous, name
+
+
+@pytest.mark.parametrize(
+    ("caller", "call"),
+    [
+        (Fetcher._fetcher, "await consumer._drain_messages(self)"),
+        (PlainConsumer.force_commit, "commit_tps = list(self._filter_tps_with_pending_acks(topics))"),
+        (PlainConsumer._commit_tps, "commit_offsets = self._filter_committable_offsets(tps)"),
+        (ThreadDelegateConsumer.__init__, "self._thread = self._new_consumer_thread()"),
+        (AIOKafkaConsumerThread._create_consumer, "return self._create_worker_consumer(transport)"),
+        (AIOKafkaConsumerThread.on_start, "self._consumer = self._create_consumer(loop=self.thread_loop)"),
+        (FaustTransport.create_consumer, "return self.Consumer(self, callback=callback, loop=self.loop, **kwargs)"),
+        (faust.App._on_partitions_revoked, "await T(self._consumer_wait_empty)(consumer, on_timeout)"),
+        (faust.App._consumer_wait_empty, "await consumer.wait_empty()"),
+        (faust.App._on_partitions_assigned, "await T(self.tables.on_rebalance)"),
+        (TableManager.on_rebalance, "await T(self.recovery.on_rebalance)"),
+        (ModeWorker._on_sigterm, "self._schedule_shutdown(signal.SIGTERM)"),
+        (ModeWorker._on_sigint, "self._schedule_shutdown(signal.SIGINT)"),
+        (faust.Table._new_store, "return self._new_store_by_url(self._store or self.app.conf.store)"),
+        (RocksDBStore._db_for_partition, "self._dbs[partition] = self._open_for_partition(partition)"),
+    ],
+    ids=lambda part: getattr(part, "__qualname__", None),
+)
+def test_what_is_overridden_is_called_from_where_it_was(caller: Any, call: str) -> None:
+    assert call in source(caller)
+
+
+def test_a_rebalance_waits_for_the_partitions_and_the_listener_tells_the_generation() -> None:
+    """`on_partitions_assigned` is awaited by the group's coordinator before it fetches, with the new generation."""
+    heard = source(FaustConsumer.RebalanceListener.on_partitions_assigned)
+    assert "self._thread.app.consumer_generation_id = generation" in heard
+    assert "await self._thread.on_partitions_assigned(ensure_TPset(assigned), generation)" in heard
+    joined = source(GroupCoordinator._on_join_complete)
+    assert "await res" in joined
+    assert joined.index("self._subscription.assign_from_subscribed") < joined.index("on_partitions_assigned")
+
+
+# -- fetching ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_fetcher_is_made_with_the_isolation_level_that_stands_on_the_consumer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+
+    def spy(*_: Any, isolation_level: str, **__: Any) -> Any:
+        made.append(isolation_level)
+        raise InterruptedError  # far enough
+
+    monkeypatch.setattr(aiokafka_consumer, "Fetcher", spy)
+    plain = aiokafka.AIOKafkaConsumer(bootstrap_servers="127.0.0.1:1")
+    monkeypatch.setattr(plain, "_client", Mock(bootstrap=AsyncMock(), close=AsyncMock(), api_version=(2, 0)))
+    plain._isolation_level = "read_committed"
+    with pytest.raises(InterruptedError):
+        await plain.start()
+    await plain.stop()
+    assert made == ["read_committed"]
+
+
+def test_the_end_of_a_topic_is_asked_for_with_the_isolation_level() -> None:
+    """Recovery must not wait for a transaction that is still open."""
+    assert "OffsetRequest(-1, self._isolation_level" in source(aiokafka_fetcher.Fetcher._proc_offset_request)
+    assert "await consumer.end_offsets(partitions)" in source(AIOKafkaConsumerThread._highwaters)
+
+
+def test_a_record_is_handed_out_as_the_parser_made_it() -> None:
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=1000,
+    )
+    builder.append(0, 17, b"key", b"value", [("name", b"header")])
+    fetched = aiokafka_fetcher.PartitionRecords(
+        TopicPartition("events", 0), MemoryRecords(bytes(builder.build())), [], 0, None, None, True, 0
+    )
+    (record,) = list(fetched)
+    assert (record.offset, record.timestamp, record.key, record.value) == (0, 17, b"key", b"value")
+    assert list(record.headers) == [("name", b"header")]
+    assert type(record).__module__.startswith("aiokafka.record")
+    assert fetched.next_fetch_offset == 1
+
+
+async def test_a_state_knows_position_and_last_stable_offset() -> None:
+    state: Any = TopicPartitionState(Mock())
+    assert (state.has_valid_position, state.lso) == (False, None)
+    state.reset_to(7)
+    assert (state.has_valid_position, state.position) == (True, 7)
+    assert {"tps", "state_value"} <= {name for name in dir(Assignment) if not name.startswith("_")}
+
+
+async def test_a_consumer_has_the_connections_and_the_subscription_that_are_looked_at() -> None:
+    plain = aiokafka.AIOKafkaConsumer(bootstrap_servers="127.0.0.1:1")
+    assert plain._client._conns == {}
+    assert plain._subscription.subscription is None
+    await plain.stop()
+    assert "_conns" in source(aiokafka.client.AIOKafkaClient._get_conn)
+    assert "def connected" in source(aiokafka.conn.AIOKafkaConnection)
+
+
+def test_no_fetch_is_handed_out_from_another_position_than_the_one_sought() -> None:
+    """Contiguity relies on it: what was under way when a seek came is dropped."""
+    assert "position != self._partition_records.next_fetch_offset" in source(
+        aiokafka_fetcher.FetchResult.check_assignment
+    )
+
+
+def test_what_waits_holds_up_the_next_fetch_by_the_backoff_that_stands_on_the_fetcher() -> None:
+    assert "backoff=self._prefetch_backoff" in source(aiokafka_fetcher.Fetcher._proc_fetch_request)
+
+
+def test_the_coordination_is_one_task_whose_end_can_be_seen() -> None:
+    begun = source(GroupCoordinator.__init__)
+    assert "self._coordination_task = create_task(self._coordination_routine())" in begun
+    assert "self._coordinator = GroupCoordinator(" in source(aiokafka.AIOKafkaConsumer.start)
+
+
+def test_no_partition_at_all_is_taken_for_every_partition() -> None:
+    """A trap: when the last active partition is paused, a fetch under way brings those that are paused too."""
+    assert "if partitions and tp not in partitions:" in source(aiokafka_fetcher.Fetcher.fetched_records)
+    assert parameters(FaustConsumer._getmany) == ["self", "active_partitions", "timeout"]
+
+
+def test_the_next_records_are_fetched_only_for_active_partitions_while_the_flow_is_on() -> None:
+    waits = source(PlainConsumer._wait_next_records)
+    assert "if not self.flow_active:" in waits
+    assert "active_partitions = self._get_active_partitions()" in waits
+    assert parameters(PlainConsumer._wait_next_records) == ["self", "timeout"]
+    assert {"suspend_flow", "can_resume_flow", "_read_offset", "_committed_offset"} <= set(
+        re.findall(r"self\.(\w+) = ", inspect.getsource(PlainConsumer.__init__))
+    )
+
+
+def test_the_livelock_detector_looks_at_the_monitor() -> None:
+    assert "monitor.stream_inbound_time.get(tp)" in source(AIOKafkaConsumerThread.verify_event_path)
+    monitor = Monitor()
+    monitor.stream_inbound_time[TP("events", 0)] = 1.0
+    monitor.track_tp_end_offset(TP("events", 0), 3)
+    assert monitor.tp_end_offsets[TP("events", 0)] == 3
+
+
+# -- recovery ----------------------------------------------------------------------------------------------------------
+
+
+def test_recovery_is_needed_until_each_active_offset_is_at_its_highwater(recovery: Recovery) -> None:
+    recovery.active_tps.add(CHANGELOG)
+    recovery.active_highwaters[CHANGELOG] = 9
+    recovery.active_offsets[CHANGELOG] = 8
+    assert recovery.need_recovery()
+    recovery.active_offsets[CHANGELOG] = 9
+    assert not recovery.need_recovery()
+
+
+def test_an_ended_recovery_is_over_for_the_app_too(app: faust.App, recovery: Recovery) -> None:
+    for begin, running in ((recovery._set_recovery_started, True), (recovery._set_recovery_ended, False)):
+        begin()
+        assert (recovery.in_recovery, app.in_recovery) == (running, running)
+    recovery.signal_recovery_end.set()
+    assert recovery.signal_recovery_end is recovery._signal_recovery_end
+
+
+def test_standbys_are_kept_apart(recovery: Recovery) -> None:
+    table = Mock(persisted_offset=lambda _: 4)
+    recovery.add_standby(table, CHANGELOG)
+    assert recovery.standby_tps == {CHANGELOG}
+    assert recovery.standby_offsets[CHANGELOG] == 4
+    assert recovery.standby_highwaters == {}
+    assert recovery.active_tps == set()
+
+
+def test_the_order_of_a_recovery() -> None:
+    steps = source(Recovery._restart_recovery)
+    order = (
+        '_build_highwaters)( consumer, assigned_active_tps, active_highwaters, "active"',
+        '_build_offsets)( consumer, assigned_active_tps, active_offsets, "active"',
+        '_seek_offsets)( consumer, assigned_active_tps, active_offsets, "active"',
+        "if self.need_recovery():",
+        "T(consumer.resume_partitions)(active_tps)",
+        "await self._wait(self.signal_recovery_end.wait())",
+        "T(consumer.resume_partitions)(standby_tps)",
+        "on_recovery_completed)(generation_id)",
+    )
+    places = [steps.find(step) for step in order]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_sources_are_resumed_when_recovery_is_complete_and_then_sought() -> None:
+    steps = source(Recovery.on_recovery_completed)
+    resumed = steps.index("consumer.resume_partitions( {tp for tp in assignment if not self._is_changelog_tp(tp)} )")
+    assert resumed < steps.index("consumer.perform_seek()") < steps.index("self.completed.set()")
+
+
+def test_the_end_of_a_changelog_is_its_last_offset() -> None:
+    assert "tp: value - 1 if value is not None else -1" in source(Recovery._build_highwaters)
+
+
+# -- the store ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_opens_a_partition_once_and_reads_its_offset_by_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = faust.App("unit", autodiscover=False, store="rocksdb://", datadir=tmp_path)
+    table: Any = app.Table("windows", partitions=1, options={"driver": "rocksdict"})
+    store = RocksDBStore("rocksdb://", app, table, options={"driver": "rocksdict"})
+    opened = {b"mine": b"41"}
+    monkeypatch.setattr(store, "_open_for_partition", lambda _: opened)
+    monkeypatch.setattr(store, "offset_key", b"mine")
+    assert store.persisted_offset(CHANGELOG) == 41
+    assert store._dbs == {0: opened}
+    assert store._db_for_partition(0) is opened
+    assert store.partition_path(0).is_relative_to(app.conf.tabledir)
+
+
+# -- the transaction ---------------------------------------------------------------------------------------------------
+
+
+def test_the_wait_between_transactions_is_read_when_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aiokafka_sender, "BACKOFF_OVERRIDE", 0.123)
+    sender: Any = SimpleNamespace(_retry_backoff=0.1, _txn_manager=SimpleNamespace(txn_partitions=set()))
+    handler = aiokafka_sender.AddPartitionsToTxnHandler(sender, [TopicPartition("scores", 0)])
+    answer = SimpleNamespace(errors=[("scores", [(0, ConcurrentTransactions.errno)])])
+    assert handler.handle_response(answer) == 0.123
+
+
+async def test_a_batch_of_the_producer_takes_records_from_its_builder() -> None:
+    batch = BatchBuilder(1000, 3, is_transactional=1)
+    assert batch._builder.append(0, 17, b"key", b"value", []) is not None
+    batch._relative_offset = 1
+    assert batch.record_count() == 1
+    batch.close()
+
+
+def test_the_codec_of_a_batch_is_looked_up_when_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[bytes] = []
+
+    def encode(plain: bytes) -> bytes:
+        packed.append(bytes(plain))
+        return bytes(lz4_encode(plain))
+
+    monkeypatch.setattr(default_records, "lz4_encode", encode)
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=3,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=1000,
+    )
+    builder.append(0, 17, b"key", b"value", [])
+    builder.build()
+    assert len(packed) == 1
+
+
+async def test_a_started_producer_has_fenced_its_former_owner() -> None:
+    """`start` returns only once the producer's id is initialised."""
+    assert "await self._sender.start()" in source(aiokafka.AIOKafkaProducer.start)
+    assert source(aiokafka_sender.Sender.start).startswith("async def start(self): await self._maybe_wait_for_pid()")
+
+
+# -- the process -------------------------------------------------------------------------------------------------------
+
+
+async def test_only_the_first_signal_is_remembered(app: faust.App) -> None:
+    worker = faust.Worker(app, override_logging=False, redirect_stdouts=False, loop=asyncio.get_running_loop())
+    stop = AsyncMock()
+    worker._stop_on_signal = stop  # type: ignore[method-assign]
+    assert not worker._signal_stop_time
+    worker._schedule_shutdown(signal.SIGTERM)
+    assert worker._signal_stop_time
+    worker._schedule_shutdown(signal.SIGTERM)
+    await asyncio.sleep(0)
+    stop.assert_awaited_once_with(signal.SIGTERM)
+
+
+def test_an_app_makes_its_transport_once_by_the_hook(app: faust.App, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [object()]
+    monkeypatch.setattr(app, "_new_transport", made.pop)
+    transport: Any = app.transport
+    assert transport is app.transport
+    assert made == []
