@@ -76,7 +76,7 @@ def number_of(name: str, event: str) -> int | None:
 
 def generate(settings: Settings, load: Load, pipe: Connection) -> None:
     """Send one load: tells its `Schedule` through `pipe` once all is prepared, and `Sent` at the end."""
-    producer = Producer({**clients.librdkafka(settings.kafka), "linger.ms": 0, "enable.idempotence": True})
+    producer = Producer({**clients.librdkafka(settings.kafka), "linger.ms": 2, "enable.idempotence": True})
     producer.list_topics(settings.topics.events, timeout=10)  # connect before the clock runs
     records = _records(load, start_ms=time.time_ns() // 1_000_000)
     schedule = Schedule(start_ns=time.monotonic_ns() + round(LEAD_S * 1e9), rate=load.rate, count=load.count)

@@ -42,6 +42,7 @@ def hash32(text: str | None) -> int:
     return xxh3_64_intdigest(text.encode()) & 0xFFFFFFFF or 1
 
 
+@lru_cache(1 << 16)  # as above, for the events of one session
 def hash16(text: str | None) -> int:
     """As `hash32`, 16 bits wide."""
     if not text:

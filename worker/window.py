@@ -126,26 +126,44 @@ def fold(window: bytes | None, event: Facts, *, rules: Rules) -> Folded:
     The caller has skipped offsets at or below the watermark and dropped an expired window.
     Raises `Fatal` for bytes that this module did not write.
     """
+    time_ms, session = event.time_ms, event.session
     id8 = event.id.to_bytes(8, "big")
-    row = _row(event)
+    row = ROW.pack(
+        time_ms & _LOW32, event.item, event.category, event.page, event.kind | event.price_cents << 8, session
+    )
     if window is None:
-        return Folded(Outcome.FOLDED, _encode(1, event.time_ms, event.context, row, id8, b""))
-    n_rows, newest, flags = _check_size(window)
+        return Folded(Outcome.FOLDED, HEADER.pack(VERSION, 1, 1, 0, time_ms) + event.context + row + id8)
+    n_ids, n_rows, flags, newest = _header(window)
     ids_at = ROWS_AT + n_rows * ROW.size
-    ids_end = len(window) - (n_rows if flags else 0)
-    if _holds(window[max(ids_at, ids_end - RECENT * 8) : ids_end], id8):
-        return Folded(Outcome.DUPLICATE, window)
-    if event.time_ms < newest - rules.max_lateness_ms:
+    ids_end = ids_at + n_ids * 8
+    recent_at = ids_end - RECENT * 8 if n_ids > RECENT else ids_at
+    at = window.find(id8, recent_at, ids_end)
+    while at >= 0:
+        if (at - recent_at) % 8 == 0:
+            return Folded(Outcome.DUPLICATE, window)
+        at = window.find(id8, at + 1, ids_end)  # across the border of two ids
+    if time_ms < newest - rules.max_lateness_ms:
         return Folded(Outcome.LATE, window)
-    context = _context(window, event, newest=newest, ids_at=ids_at)
-    if flags or event.time_ms < newest:
+    # The context of the newest event's session: its first that is not empty.
+    context = window[HEADER.size : ROWS_AT]
+    if session == window[ids_at - 2] | window[ids_at - 1] << 8:
+        if context == NO_CONTEXT:
+            context = event.context
+    elif time_ms >= newest:
+        context = event.context
+    if flags or time_ms < newest:
         return Folded(Outcome.FOLDED, _insert(window, event, row=row, context=context))
-    rows = window[ROWS_AT:ids_at] + row
-    drop = max(0, n_rows + 1 - EVENTS)
-    drop += _too_old(rows, drop, newest=newest, ahead=event.time_ms - newest)
-    ids = (window[ids_at:ids_end] + id8)[-RECENT * 8 :]
-    kept = n_rows + 1 - drop
-    return Folded(Outcome.FOLDED, _encode(kept, event.time_ms, context, rows[drop * ROW.size :], ids, b""))
+    drop = n_rows + 1 - EVENTS if n_rows >= EVENTS else 0
+    first = ROWS_AT + drop * ROW.size
+    allowed = SPAN_MS - (time_ms - newest)  # against the former newest event, where low 32 bits still tell an age
+    while first < ids_at and (newest - int.from_bytes(window[first : first + 4], "little")) & _LOW32 > allowed:
+        first += ROW.size
+    if n_ids >= RECENT:
+        n_ids, recent_at = RECENT - 1, ids_end - (RECENT - 1) * 8
+    header = HEADER.pack(VERSION, n_ids + 1, (ids_at - first) // ROW.size + 1, 0, time_ms)
+    return Folded(
+        Outcome.FOLDED, b"".join((header, context, window[first:ids_at], row, window[recent_at:ids_end], id8))
+    )
 
 
 def digest(window: bytes) -> str:
@@ -159,9 +177,8 @@ def digest(window: bytes) -> str:
 
 def view(window: bytes) -> View:
     """Decodes and checks everything; `Fatal` for bytes that `fold` cannot have written."""
-    n_rows, newest, flags = _check_size(window)
+    n_ids, n_rows, flags, newest = _header(window)
     ids_at = ROWS_AT + n_rows * ROW.size
-    n_ids = window[1]
     ids = [int.from_bytes(window[at : at + 8], "big") for at in range(ids_at, ids_at + 8 * n_ids, 8)]
     order = list(window[-n_rows:]) if flags else list(range(n_ids - n_rows, n_ids))
     if len(set(order)) != n_rows or max(order) >= n_ids:
@@ -177,71 +194,22 @@ def view(window: bytes) -> View:
     return View(newest, CONTEXT.unpack_from(window, HEADER.size), tuple(rows), tuple(ids[-RECENT:]))
 
 
-def _row(event: Facts) -> bytes:
-    return ROW.pack(
-        event.time_ms & _LOW32,
-        event.item,
-        event.category,
-        event.page,
-        event.kind | event.price_cents << 8,
-        event.session,
-    )
-
-
-def _encode(n_rows: int, newest: int, context: bytes, rows: bytes, ids: bytes, order: bytes) -> bytes:
-    # one argument per part of the layout; a carrier object would cost more than the fold
-    flags = _PERMUTED if order else 0
-    return HEADER.pack(VERSION, len(ids) // 8, n_rows, flags, newest) + context + rows + ids + order
-
-
-def _check_size(window: bytes) -> tuple[int, int, int]:
-    """(rows, newest ms, flags) of a window whose header fits its size."""
+def _header(window: bytes) -> tuple[int, int, int, int]:
+    """(ids, rows, flags, newest ms) of a window whose header fits its size."""
     if len(window) >= ROWS_AT:
         version, n_ids, n_rows, flags, newest = HEADER.unpack_from(window)
         size = ROWS_AT + n_rows * ROW.size + n_ids * 8 + (n_rows if flags else 0)
-        if version == VERSION and flags <= _PERMUTED and 1 <= n_rows <= min(EVENTS, n_ids) and size == len(window):
-            return n_rows, newest, flags
+        if size == len(window) and version == VERSION and flags <= _PERMUTED and 1 <= n_rows <= min(EVENTS, n_ids):
+            return n_ids, n_rows, flags, newest
     raise Fatal(
         f"a stored window of {len(window)} bytes is not one of layout version {VERSION}; "
         "its state folder or changelog is damaged or was written by another version"
     )
 
 
-def _holds(ids: bytes, id8: bytes) -> bool:
-    at = ids.find(id8)
-    while at >= 0:
-        if at % 8 == 0:
-            return True
-        at = ids.find(id8, at + 1)
-    return False
-
-
-def _context(window: bytes, event: Facts, *, newest: int, ids_at: int) -> bytes:
-    """The context of the newest event's session: its first that is not empty."""
-    old = window[HEADER.size : ROWS_AT]
-    session = int.from_bytes(window[ids_at - 2 : ids_at], "little")
-    if event.session == session:
-        return event.context if old == NO_CONTEXT else old
-    return event.context if event.time_ms >= newest else old
-
-
-def _too_old(rows: bytes, start: int, *, newest: int, ahead: int) -> int:
-    """How many rows from `start` on are over `SPAN_MS` older than an event `ahead` ms after `newest`.
-
-    Ages are taken against the former newest event, where the low 32 bits still tell them.
-    """
-    count = 0
-    for at in range(start * ROW.size, len(rows) - ROW.size, ROW.size):
-        if ahead + ((newest - int.from_bytes(rows[at : at + 4], "little")) & _LOW32) <= SPAN_MS:
-            break
-        count += 1
-    return count
-
-
 def _insert(window: bytes, event: Facts, *, row: bytes, context: bytes) -> bytes:
     """The general fold: any order. Decodes the rows' places, inserts by (time, arrival), evicts, encodes."""
-    n_rows, newest, flags = _check_size(window)
-    n_ids = window[1]
+    n_ids, n_rows, flags, newest = _header(window)
     ids_at = ROWS_AT + n_rows * ROW.size
     ids = [window[at : at + 8] for at in range(ids_at, ids_at + 8 * n_ids, 8)] + [event.id.to_bytes(8, "big")]
     order = list(window[-n_rows:]) if flags else list(range(n_ids - n_rows, n_ids))
@@ -261,11 +229,6 @@ def _insert(window: bytes, event: Facts, *, row: bytes, context: bytes) -> bytes
     order = [place_of.get(index, index - shift) for _, _, index in kept]
     all_ids = [ids[index] for index in strays] + ids[-RECENT:]
     straight = order == list(range(len(all_ids) - len(order), len(all_ids)))
-    return _encode(
-        len(kept),
-        newest,
-        context,
-        b"".join(stored for _, stored, _ in kept),
-        b"".join(all_ids),
-        b"" if straight else bytes(order),
-    )
+    header = HEADER.pack(VERSION, len(all_ids), len(kept), 0 if straight else _PERMUTED, newest)
+    rows = b"".join(stored for _, stored, _ in kept)
+    return b"".join((header, context, rows, *all_ids, b"" if straight else bytes(order)))

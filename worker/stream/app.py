@@ -1,20 +1,23 @@
 """The Faust app: topic, table, agent, web pages and lifecycle, put together from the settings.
 
 An engineer who knows Faust finds the usual parts here; how records move is in `consumer` and `partition`.
-Private parts of Faust in use: `App._new_transport`, `Worker._schedule_shutdown`.
+Private parts of Faust in use: `App._new_transport`, `Worker._schedule_shutdown`, `Recovery._wait`.
 """
 
+import asyncio
+import atexit
+import gc
 import logging
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, NoReturn
 
 import faust
 import structlog
 from faust.auth import SASLCredentials, SSLCredentials
-from faust.tables.recovery import Recovery
+from faust.tables.recovery import Recovery, ServiceStopped
 from faust.types import TP
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -34,6 +37,10 @@ from worker.stream.watchdog import Watchdog, end_process
 _FETCH_BYTES: Final = 4 << 20
 _LOOP_STALL_S: Final = 60.0
 _BEAT_S: Final = 1.0
+_GC_THRESHOLDS: Final = (10_000, 50, 100)
+"""A batch's objects outlive the usual 700: the collector walked them, and all that is loaded, again and again. Half of
+the CPU time of a full stream went there.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +68,8 @@ class IntentApp(faust.App):
             broker_request_timeout=worker.request_timeout_s,
             broker_max_poll_interval=worker.recovery_timeout_s,
             broker_commit_interval=1.0,
+            # A static member gets the assignment of its former life, in which Faust looks for its own address.
+            canonical_url=f"http://{worker.instance_id}" if worker.instance_id else None,
             consumer_auto_offset_reset="earliest",
             consumer_group_instance_id=worker.instance_id,
             consumer_max_fetch_size=_FETCH_BYTES,
@@ -91,6 +100,7 @@ class IntentApp(faust.App):
         )
         metrics.show_model(name=engine.model.name, version=engine.model.version)
         metrics.engine_queue_windows.set_function(lambda: engine.queued)
+        metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
         events = self.topic(
             settings.topics.events, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
@@ -102,6 +112,8 @@ class IntentApp(faust.App):
             options={"driver": "rocksdict", "changelog": changelog},
         )
         self.table: Table = table
+        recovery: Any = self.recovery
+        recovery._wait = partial(self._wait_in_recovery, recovery._wait)  # noqa: SLF001
         self.agent(events, name="windows")(_subscribe)
         self.timer(_BEAT_S)(self._beat)
         pages: dict[str, Any] = {"livez": self._livez, "readyz": self._readyz, "metrics": self._metrics_page}
@@ -159,6 +171,18 @@ class IntentApp(faust.App):
 
     async def _beat(self) -> None:
         self.watchdog.arm("the event loop", _LOOP_STALL_S)
+        consumer: Any = self.consumer
+        if not (consumer.coordinated or self.should_stop):
+            end_process("the routine that keeps this worker in its group has ended; its error is logged above")
+
+    async def _wait_in_recovery(self, wait: Callable[..., Any], waited: Any, timeout: Any = None) -> None:  # noqa: ASYNC109 - its
+        """Faust's recovery takes a broker call that exceeds its time for its own end, and leaves without a word."""
+        try:
+            await wait(waited, timeout)
+        except ServiceStopped as error:
+            if not (self.should_stop or self.recovery.should_stop):
+                end_process("recovery gave up: the brokers did not answer in time", error)
+            raise
 
     # -- web -----------------------------------------------------------------------------------------------------------
 
@@ -229,5 +253,9 @@ def serve(settings: Settings, *, engine: Any, metrics: Metrics) -> NoReturn:
         override_logging=False,  # `ops.logs` has set it up
         redirect_stdouts=False,
     )
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # else extensions take what is frozen for leaked, and say so
+    gc.set_threshold(*_GC_THRESHOLDS)
     runner.spinner = None  # it writes to stdout, terminal or not
     runner.execute_from_commandline()

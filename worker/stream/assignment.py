@@ -7,6 +7,7 @@ them.
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
@@ -23,15 +24,23 @@ class Partitions:
         self._shared = shared
         self._parts: dict[TP, Partition] = {}
         self._room = asyncio.Event()
-        self.queued = 0
         self.progressed_at = time.monotonic()
         self.committed: dict[TP, int] = {}
         """The next source offset that is not done, for the group's offsets; the watermark is the truth."""
 
     @property
-    def full(self) -> bool:
-        """Fetching has to pause."""
-        return self.queued >= self._shared.settings.worker.max_queued_events
+    def queued(self) -> int:
+        """Fetched events that wait, over all partitions."""
+        return sum(part.queued for part in self._parts.values())
+
+    @property
+    def full(self) -> set[TP]:
+        """Of these nothing more is to be fetched for now.
+
+        Each has an equal share of the bound, so that one with most of the traffic does not hold up the others.
+        """
+        share = self._shared.settings.worker.max_queued_events / max(1, len(self._parts))
+        return {tp for tp, part in self._parts.items() if part.queued >= share}
 
     @property
     def live(self) -> bool:
@@ -43,10 +52,15 @@ class Partitions:
         """Source offsets not done, over all partitions."""
         return sum(part.lag for part in self._parts.values())
 
-    async def room(self) -> None:
-        """Wait until half of the queue is free."""
+    async def room(self, within_s: float) -> None:
+        """Wait until a partition has taken events from its queue, at most so long."""
         self._room.clear()
-        await self._room.wait()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._room.wait(), within_s)
+
+    def due(self) -> dict[TP, int]:
+        """The next source offset of every partition that runs."""
+        return {tp: part.due for tp, part in self._parts.items() if part.due is not None}
 
     async def open(self, tps: Iterable[TP], generation: int) -> None:
         """A producer for each partition.
@@ -95,18 +109,14 @@ class Partitions:
         for tp, part in parts.items():
             if part.live:
                 self._shared.metrics.forget_partition(tp.partition)
-        self.queued = 0
-        self._shared.metrics.stream_queue_events.set(0)
-        self._room.set()
+        self.moved()
 
     def forget(self) -> None:
         """The partitions are revoked: their offsets are their next owner's to commit."""
         self.committed.clear()
 
-    def took(self, count: int) -> None:
-        """So many events left the queue (negative: joined it)."""
-        self.queued -= count
+    def moved(self) -> None:
+        """Events went through a partition."""
         self.progressed_at = time.monotonic()
         self._shared.metrics.stream_queue_events.set(self.queued)
-        if self.queued < self._shared.settings.worker.max_queued_events // 2:
-            self._room.set()
+        self._room.set()

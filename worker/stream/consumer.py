@@ -3,10 +3,11 @@
 Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which are pinned for it. Private parts in use:
 
 - faust `Consumer`: `_drain_messages`, `_filter_tps_with_pending_acks`, `_filter_committable_offsets`,
-  `_wait_next_records`, `_read_offset`, `_committed_offset`, `_is_changelog_tp`, `_new_consumer_thread`, `_thread`,
-  `flow_active`
+  `_wait_next_records`, `_getmany`, `_read_offset`, `_committed_offset`, `_is_changelog_tp`, `_new_consumer_thread`,
+  `_thread`, `flow_active`
 - faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
-- aiokafka: `AIOKafkaConsumer._isolation_level`, `_subscription`, `_client._conns`; `PartitionRecords._consumer_record`;
+- aiokafka: `AIOKafkaConsumer._isolation_level`, `_subscription`, `_client._conns`, `_coordinator._coordination_task`,
+  `_fetcher._prefetch_backoff`; `PartitionRecords._consumer_record`;
   `sender.BACKOFF_OVERRIDE`
 """
 
@@ -14,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 from aiokafka.consumer import fetcher as aiokafka_fetcher
@@ -29,6 +30,10 @@ from worker.stream.watchdog import end_process
 
 if TYPE_CHECKING:
     from worker.stream.app import IntentApp
+
+_IDLE_S: Final = 1.0
+_FULL_S: Final = 0.02
+"""While a partition is full: fetches of it do not wake the loop when it has room again."""
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +53,12 @@ class ReadCommittedThread(AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # noqa: SLF001
         return consumer
+
+    async def on_start(self) -> None:
+        """Connected. What waits of one partition does not hold up the next fetch of the others, by 100 ms else."""
+        await super().on_start()
+        assert self._consumer is not None
+        self._consumer._fetcher._prefetch_backoff = 0  # noqa: SLF001
 
 
 class Consumer(FaustConsumer):
@@ -70,6 +81,13 @@ class Consumer(FaustConsumer):
         consumer = getattr(self._thread, "_consumer", None)
         return consumer is not None and any(conn.connected() for conn in consumer._client._conns.values())  # noqa: SLF001
 
+    @property
+    def coordinated(self) -> bool:
+        """Whether the routine that keeps this worker in its group still runs; where it ends, aiokafka only logs it."""
+        coordinator = getattr(getattr(self._thread, "_consumer", None), "_coordinator", None)
+        task = getattr(coordinator, "_coordination_task", None)
+        return task is None or not task.done()
+
     # -- in ------------------------------------------------------------------------------------------------------------
 
     async def _drain_messages(self, fetcher: Any) -> None:
@@ -77,7 +95,9 @@ class Consumer(FaustConsumer):
         partitions = self.app.partitions
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):  # noqa: SLF001
-                records, _ = await self._wait_next_records(1.0)
+                if full := partitions.full:
+                    await self.wait_first(partitions.room(_FULL_S), self.suspend_flow.wait())
+                records, _ = await self._wait_next_records(_FULL_S if full else _IDLE_S)
                 if not records or self.should_stop:
                     self.catch_up.end_by_position()
                     await asyncio.sleep(0)
@@ -90,14 +110,30 @@ class Consumer(FaustConsumer):
                         await self._hand_over(TP(*tp), fetched)
                 # only now: the positions it judges by are already behind the records in hand
                 self.catch_up.end_by_position()
-                if partitions.full:
-                    await self.wait_first(partitions.room(), self.suspend_flow.wait())
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
         except asyncio.CancelledError:
             if not self.app.should_stop:
                 raise
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's
+        """Nothing from those that are full: aiokafka holds one fetch of each, and asks for no more."""
+        full = self.app.partitions.full
+        if full:
+            active_partitions = (active_partitions or set()) - full
+            if not active_partitions:
+                return {}
+        return await super()._getmany(active_partitions, timeout)
+
+    async def perform_seek(self) -> None:
+        """Each source partition to its own next record.
+
+        Faust's goes to the group's offsets, which only serve lag tools: where they are ahead of a watermark, the fetch
+        from there would pass for the one that `Partition.feed` asked for.
+        """
+        for tp, offset in self.app.partitions.due().items():
+            await self.seek(tp, offset)
 
     async def _seek_back(self) -> None:
         try:

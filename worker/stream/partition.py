@@ -54,8 +54,8 @@ class Owner(Protocol):
 
     committed: dict[TP, int]
 
-    def took(self, count: int) -> None:
-        """So many events left the queue (negative: joined it)."""
+    def moved(self) -> None:
+        """Events went through the partition."""
 
 
 class Partition:
@@ -65,6 +65,10 @@ class Partition:
         self.tp = tp
         self.generation = generation
         self.end_offset = 0
+        self.queued = 0
+        """Fetched events that wait."""
+        self.due: int | None = None
+        """The next source offset to be fetched; unknown until the table is recovered."""
         self._producer = producer
         self._shared = shared
         self._owner = owner
@@ -72,7 +76,6 @@ class Partition:
         self._more = asyncio.Event()
         self._closing = False
         self._browsed = b""
-        self._next: int | None = None
         self._sought: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._store: Store | None = None
@@ -94,7 +97,7 @@ class Partition:
         self._store = store
         self._read = store.read(self.tp.partition)
         start = Watermark.decode(self._read(watermark.KEY))
-        self._next = self._owner.committed[self.tp] = start.offset + 1
+        self.due = self._owner.committed[self.tp] = start.offset + 1
         self._show(start)
         shared = self._shared
         self._task = asyncio.create_task(
@@ -118,7 +121,7 @@ class Partition:
         A fetch that starts after the next offset may show a hole in the source (transaction markers, compaction,
         retention) or have gone astray in a rebalance. Only one that was asked for from exactly there proves the hole.
         """
-        due = self._next
+        due = self.due
         if due is None:  # not recovered yet; Faust seeks once it is
             return None
         if records[-1].offset < due:
@@ -128,9 +131,10 @@ class Partition:
             return due
         if records[0].offset < due:
             records = [record for record in records if record.offset >= due]
-        self._next = records[-1].offset + 1
+        self.due = records[-1].offset + 1
         self._queue.append(records)
-        self._owner.took(-len(records))
+        self.queued += len(records)
+        self._owner.moved()
         self._more.set()
         return None
 
@@ -148,7 +152,8 @@ class Partition:
         if len(records) > limit:
             self._queue.appendleft(records[limit:])
             del records[limit:]
-        self._owner.took(len(records))
+        self.queued -= len(records)
+        self._owner.moved()
         return records
 
     def window(self, key: bytes) -> bytes | None:
@@ -195,7 +200,7 @@ class Partition:
     def done(self, batch: Batch) -> None:
         """Tell the group and the metrics."""
         self._owner.committed[self.tp] = batch.watermark.offset + 1
-        self._owner.took(0)
+        self._owner.moved()
         self._show(batch.watermark)
 
     def _show(self, mark: Watermark) -> None:
@@ -209,6 +214,7 @@ class Partition:
         """Finish the batch in hand, take no other, stop the producer. Nothing of this partition runs afterwards."""
         self._closing = True
         self._queue.clear()
+        self.queued = 0
         self._more.set()
         if self._task is not None:
             _, late = await asyncio.wait([self._task], timeout=within_s)

@@ -1,16 +1,25 @@
 """One Kafka transaction of one partition: begin, send, await every acknowledgement, commit. All that knows aiokafka's
 producer. Knows nothing of what the records mean.
+
+Private parts of aiokafka 0.14.0 in use: `BatchBuilder._builder`, `BatchBuilder._relative_offset`,
+`record._crecords.default_records.lz4_encode`.
 """
 
 from collections.abc import Awaitable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.codec import lz4_encode
+from aiokafka.record._crecords import default_records
 
 from worker.config import Settings
 from worker.errors import Fatal
 from worker.kafka import clients
 from worker.stream.output import OutRecord
+
+# aiokafka asks for level 9, which spends ten times the time of level 1 on a fifth less bytes: 5 µs an event.
+default_records.lz4_encode = partial(lz4_encode, level=1)
 
 MAX_RECORD_BATCH_BYTES: Final = 512 << 10
 MAX_REQUEST_BYTES: Final = 16 << 20
@@ -63,19 +72,22 @@ async def _send(
     """Records in as few record batches as fit: (acknowledgement, number of records) each."""
     sent: list[tuple[Awaitable[Any], int]] = []
 
-    async def send(builder: Any) -> None:
-        count = builder.record_count()
-        builder.close()
-        sent.append((await sender.send_batch(builder, topic, partition=partition), count))
+    async def send(batch: Any, count: int) -> None:
+        batch._relative_offset = count  # noqa: SLF001
+        batch.close()
+        sent.append((await sender.send_batch(batch, topic, partition=partition), count))
 
-    builder = None
+    batch = append = None
+    count = 0
     for key, value, headers, timestamp_ms in records:
-        if builder is None or builder.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
-            if builder is not None:
-                await send(builder)
-            builder = sender.create_batch()
-            if builder.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
+        if append is None or append(count, timestamp_ms, key, value, headers) is None:
+            if append is not None:
+                await send(batch, count)
+            batch, count = sender.create_batch(), 0
+            append = batch._builder.append  # noqa: SLF001 - without the batch's own serializers: 1 µs a record less
+            if append(count, timestamp_ms, key, value, headers) is None:
                 raise Fatal(f"a record of {len(value or b'')} bytes does not fit into a request to {topic}")
-    if builder is not None:
-        await send(builder)
+        count += 1
+    if append is not None:
+        await send(batch, count)
     return sent

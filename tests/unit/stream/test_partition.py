@@ -37,6 +37,11 @@ class Store:
         return {watermark.KEY: self._mark}.get
 
 
+class Empty:
+    def read(self, _: int) -> Any:
+        return {}.get
+
+
 class Never:
     """A pipeline that takes nothing."""
 
@@ -125,17 +130,38 @@ async def test_another_generation_does_not_start_a_partition(partitions: Partiti
     assert not partitions.live
 
 
-async def test_fetching_pauses_when_the_queue_is_full_and_goes_on_at_half(partitions: Partitions) -> None:
-    part = await opened(partitions, done=-1)
+async def test_a_full_partition_is_not_fetched_until_it_has_room_and_the_others_are(partitions: Partitions) -> None:
+    other = TP("events", 4)
+    await partitions.open([SOURCE, other], 1)
+    partitions.start([SOURCE, other], Empty(), 1)  # type: ignore[arg-type]
+    partitions.feed(SOURCE, recs(*range(7)), 7)  # its half of the 10 that may wait
+    partitions.feed(other, recs(*range(4)), 4)
+    assert partitions.full == {SOURCE}
+    room = asyncio.ensure_future(partitions.room(30))
+    await asyncio.sleep(0)
+    assert not room.done()
+    await partitions._parts[SOURCE].take()
+    await asyncio.wait_for(room, 1)
+    assert partitions.full == set()
+    assert partitions.queued == 7
+
+
+async def test_a_wait_for_room_is_bounded(partitions: Partitions) -> None:
+    await opened(partitions, done=-1)
     partitions.feed(SOURCE, recs(*range(12)), 12)
-    assert partitions.full
-    waiting = asyncio.ensure_future(partitions.room())
-    await asyncio.sleep(0)
-    await part.take()
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    await part.take()
-    await asyncio.wait_for(waiting, 1)
+    await partitions.room(0.01)
+    assert partitions.full == {SOURCE}
+
+
+async def test_a_seek_goes_to_the_next_record_of_each_partition_and_nowhere_before_recovery(
+    partitions: Partitions,
+) -> None:
+    await partitions.open([SOURCE], 1)
+    assert partitions.due() == {}
+    await opened(partitions, done=41)
+    assert partitions.due() == {SOURCE: 42}
+    partitions.feed(SOURCE, recs(42, 43), 44)
+    assert partitions.due() == {SOURCE: 44}
 
 
 async def test_closing_ends_the_take_and_empties_the_queue(partitions: Partitions) -> None:
