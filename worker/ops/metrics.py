@@ -165,6 +165,12 @@ class Metrics:
             registry=registry,
         )
 
+        self.tasks = Gauge(
+            "intent_tasks",
+            "Tasks of the event loop: a number that only grows is a leak.",
+            registry=registry,
+        )
+
         for fate in FATES:  # at 0 from the start: `rate` misses a counter's first step when it appears with a value
             self.events_total.labels(fate=fate)
 

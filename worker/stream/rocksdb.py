@@ -4,34 +4,57 @@ What all databases of a process share is one bound on their memory: blocks, inde
 in one cache, however many partitions there are. Knows neither keys nor values.
 """
 
+from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, Literal
 
 import rocksdict
 
-CACHE_BYTES: Final = 256 << 20
-_MEMTABLES_BYTES: Final = 96 << 20
-_MEMTABLE_BYTES: Final = 32 << 20
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What can be chosen; the defaults are."""
+
+    cache_bytes: int = 256 << 20
+    """Of the process: everything below is within it."""
+    memtables_bytes: int = 96 << 20
+    """Of the process: when all memtables together have so much, one is written out."""
+    memtable_bytes: int = 32 << 20
+    """Of one partition."""
+    compression: Literal["none", "lz4", "zstd"] = "lz4"
+    bloom_bits: int = 10
+    """For each key, so that a new user costs no disk access; 0: no filter."""
+    index_in_cache: bool = True
+    """Else indexes and filters of open files are held beside the cache, without a bound."""
+    compaction: Literal["level", "universal"] = "level"
+    open_files: int = -1
+    """For each partition; -1: all."""
+
+
+CHOSEN: Final = Choice()
 
 
 @cache
-def _shared() -> tuple[rocksdict.Cache, rocksdict.WriteBufferManager]:
+def _shared(cache_bytes: int, memtables_bytes: int) -> tuple[rocksdict.Cache, rocksdict.WriteBufferManager]:
     """Faust's default is a block cache of 2 GiB for each partition; one for the process is enough."""
-    blocks = rocksdict.Cache(CACHE_BYTES)
-    return blocks, rocksdict.WriteBufferManager.new_write_buffer_manager_with_cache(_MEMTABLES_BYTES, False, blocks)
+    blocks = rocksdict.Cache(cache_bytes)
+    return blocks, rocksdict.WriteBufferManager.new_write_buffer_manager_with_cache(memtables_bytes, False, blocks)
 
 
-def options() -> rocksdict.Options:
+def options(choice: Choice = CHOSEN) -> rocksdict.Options:
     """For one partition's database."""
-    block_cache, memtables = _shared()
+    block_cache, memtables = _shared(choice.cache_bytes, choice.memtables_bytes)
     blocks = rocksdict.BlockBasedOptions()
     blocks.set_block_cache(block_cache)
-    blocks.set_bloom_filter(10, block_based=False)
-    blocks.set_cache_index_and_filter_blocks(True)
-    chosen = rocksdict.Options(raw_mode=True)
-    chosen.create_if_missing(True)
-    chosen.set_block_based_table_factory(blocks)
-    chosen.set_compression_type(rocksdict.DBCompressionType.lz4())
-    chosen.set_write_buffer_size(_MEMTABLE_BYTES)
-    chosen.set_write_buffer_manager(memtables)
-    return chosen
+    if choice.bloom_bits:
+        blocks.set_bloom_filter(choice.bloom_bits, block_based=False)
+    blocks.set_cache_index_and_filter_blocks(choice.index_in_cache)
+    made = rocksdict.Options(raw_mode=True)
+    made.create_if_missing(True)
+    made.set_block_based_table_factory(blocks)
+    made.set_compression_type(getattr(rocksdict.DBCompressionType, choice.compression)())
+    made.set_compaction_style(getattr(rocksdict.DBCompactionStyle, choice.compaction)())
+    made.set_write_buffer_size(choice.memtable_bytes)
+    made.set_write_buffer_manager(memtables)
+    made.set_max_open_files(choice.open_files)
+    return made

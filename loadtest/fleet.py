@@ -1,0 +1,161 @@
+"""Several workers of one deployment, each a process that can be started, asked, stopped and killed by itself.
+
+Knows nothing of load. What one worker beside one load needs is in `system`.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from worker import config
+from worker.config import Settings
+from worker.errors import IntentError
+from worker.kafka import topics
+
+_STOP_TIMEOUT_S: Final = 30.0
+_POLL_S: Final = 0.02
+
+
+def deployment(folder: Path, *, servers: str, partitions: int, worker: Mapping[str, object] | None = None) -> Settings:
+    """Settings and topics of a deployment of its own. `worker` are further settings of that section."""
+    mark = f"loadtest-{os.getpid()}-{time.monotonic_ns() % 10**9}"
+    names = ("events", "scores", "latest", "dead_letters", "shadow")
+    settings = config.load(
+        {
+            "kafka": {"bootstrap_servers": servers},
+            "topics": {"partitions": partitions, **{name: f"{mark}.{name}" for name in names}},
+            "worker": {"application_id": mark, "data_dir": folder / "state", "web_port": 0, **(worker or {})},
+            "log": {"level": "info", "format": "json"},
+        }
+    )
+    topics.create(settings)
+    return settings
+
+
+class Member:
+    """One worker. It keeps its state folder and its log over restarts."""
+
+    def __init__(self, settings: Settings, folder: Path, *, name: str, module: str = "loadtest.constant") -> None:
+        own = {"data_dir": folder / name, "web_port": _free_port()}
+        self.settings = settings.model_copy(update={"worker": settings.worker.model_copy(update=own)})
+        self.log = folder / f"{name}.log"
+        self._module = module
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> psutil.Process:
+        """The running one."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
+
+    def start(self) -> None:
+        """Returns at once."""
+        with self.log.open("ab") as lines:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *self._module.split()],
+                env={**os.environ, **dict(_variables(self.settings))},
+                stdout=lines,
+                stderr=lines,
+            )
+
+    def ready(self) -> bool:
+        """Whether it owns what it should and works on it."""
+        return self.page("readyz") is not None
+
+    def page(self, path: str) -> bytes | None:
+        """The body of a page; None while it is not answered with 200."""
+        url = f"http://{self.settings.worker.web_host}:{self.settings.worker.web_port}/{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                body: bytes = answer.read()
+                return body
+        except (urllib.error.URLError, OSError):
+            return None
+
+    def metric(self, name: str) -> dict[str, float]:
+        """Samples of one metric with at most one label, by that label's value."""
+        families = text_string_to_metric_families((self.page("metrics") or b"").decode())
+        return {
+            next(iter(sample.labels.values()), ""): sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name
+        }
+
+    def metrics(self, *names: str) -> dict[str, float]:
+        """The sums of these metrics over their labels, of one and the same scrape."""
+        families = text_string_to_metric_families((self.page("metrics") or b"").decode())
+        sums = dict.fromkeys(names, 0.0)
+        for family in families:
+            for sample in family.samples:
+                if sample.name in sums:
+                    sums[sample.name] += sample.value
+        return sums
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The log's lines of this event."""
+        lines = (line for line in self.log.read_bytes().splitlines() if line.startswith(b"{"))
+        return [line for line in map(orjson.loads, lines) if line.get("event") == event]
+
+    def until(self, condition: Callable[[], bool], what: str, *, within_s: float) -> None:
+        """Poll until it holds. Raises `IntentError` with the log's end when the worker ends or the time is up."""
+        deadline = time.monotonic() + within_s
+        while not condition():
+            ended = self._process is not None and self._process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                last = self.log.read_text(errors="replace")[-2000:]
+                raise IntentError(f"{'the worker ended' if ended else f'not within {within_s:g} s'}: {what}\n{last}")
+            time.sleep(_POLL_S)
+
+    def kill(self) -> None:
+        """At once, with no chance to do anything."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """As an operator would; killed when it takes too long. Idempotent."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+@contextmanager
+def stopped_at_the_end(*members: Member) -> Iterator[None]:
+    """Whatever happens."""
+    try:
+        yield
+    finally:
+        for member in members:
+            member.stop()
+
+
+def _variables(settings: Settings) -> Iterator[tuple[str, str]]:
+    for name, value in config.leaves(settings):
+        if value is not None:
+            shown = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            yield f"{config.PREFIX}{name.replace('.', '__')}".upper(), shown
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,320 @@
+"""What more workers bring, what it costs to add or lose one, and what more users cost.
+
+Throughput is that of a topic that is full beforehand; a rebalance is seen by a reader of committed scores, under a
+steady load; the cost of users is CPU an event with so many windows in the state folders.
+"""
+
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+import numpy as np
+import orjson
+import typer
+from confluent_kafka import Consumer, TopicPartition
+from rich.console import Console
+from rich.table import Table
+
+from loadtest import fleet, population, recovery, taken, workload
+from loadtest.fleet import Member
+from loadtest.population import Population
+from loadtest.steady import Stream, sending
+from worker.config import Settings
+from worker.errors import CheckFailed
+from worker.kafka import clients
+from worker.kafka.broker import EmbeddedBroker
+
+_PARTITIONS: Final = 8
+_READY_S: Final = 180.0
+_SESSION_S: Final = 6.0
+_SETTLE_S: Final = 5.0
+_EVENT: Final = b'{"event_id":"e%d","user_id":"%s","event_time":%d,"type":"view_item"}'
+
+Part = Literal["workers", "rebalances", "users"]
+
+out = Console()
+err = Console(stderr=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """So many workers on a full topic, between a tenth and nine tenths of it; CPU is that of all workers."""
+
+    workers: int
+    events_per_s: float
+    cpu_us_per_event: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A reader's view of one stretch of a steady load: latencies, and the longest time that a partition was silent."""
+
+    name: str
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    pause_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crowd:
+    """One worker that holds so many users."""
+
+    users: int
+    events_per_s: float
+    cpu_us_per_event: float
+
+
+class _Score(msgspec.Struct, frozen=True):
+    event_time: str
+
+
+def scale(
+    *,
+    part: Annotated[list[Part] | None, typer.Option(help="Only these; repeat for several. Default: all.")] = None,
+    workers: Annotated[list[int] | None, typer.Option(min=1, help="Repeat for several. Default: 1, 2 and 4.")] = None,
+    events: Annotated[int, typer.Option(min=1000, help="Of a full topic, for throughput.")] = 300_000,
+    rate: Annotated[float, typer.Option(min=1, help="Events a second while workers come and go.")] = 2000.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each stretch of that.")] = 10.0,
+    users: Annotated[
+        list[int] | None, typer.Option(min=100, help="Repeat for several. Default: 1,000 to 1,000,000 by tens.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for scale.json.")] = Path("runs/scale"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The JSON on standard output, in place of the tables.")
+    ] = False,
+) -> None:
+    """Measure scaling: throughput of several workers, the pause when one joins, leaves or dies, cost of more users.
+
+    Eight partitions; workers, broker and load share this machine's cores, so more workers than cores bring nothing
+    here. Exit code 3 when scores are missing.
+    """
+    parts = part or ("workers", "rebalances", "users")
+    load_before = taken.load_before(err)
+    with tempfile.TemporaryDirectory(prefix="intent-scale-") as temporary, err.status("starting Kafka") as status:
+        place = Path(temporary)
+        with EmbeddedBroker(place / "kafka", heap_mb=1024) as broker:
+            servers = broker.bootstrap_servers
+            throughput = []
+            for count in (workers or (1, 2, 4)) if "workers" in parts else ():
+                status.update(f"throughput of {count} workers")
+                throughput.append(_throughput(place, servers, workers=count, events=events))
+            phases: list[Phase] = []
+            missing = 0
+            if "rebalances" in parts:
+                status.update("workers come and go")
+                phases, missing = _rebalances(place, servers, rate=rate, seconds=seconds)
+            crowds = []
+            if "users" in parts:
+                status.update("making windows")
+                people = population.made(None)
+                for count in users or (1_000, 10_000, 100_000, 1_000_000):
+                    status.update(f"{count:,} users")
+                    crowds.append(_crowd(place, servers, people, users=count, events=events))
+    document = {
+        "taken": taken.provenance(load_before=load_before),
+        "partitions": _PARTITIONS,
+        "throughput": [asdict(each) for each in throughput],
+        "rebalances": {"rate": rate, "missing": missing, "phases": [asdict(each) for each in phases]},
+        "users": [asdict(each) for each in crowds],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scale.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    if as_json:
+        typer.echo(orjson.dumps(document).decode())
+    else:
+        for table in _tables(throughput, phases, crowds, rate=rate):
+            out.print(table)
+        out.print(f"written: {folder / 'scale.json'}", highlight=False)
+    if missing:
+        raise CheckFailed(f"{missing} scores are missing")
+
+
+# -- throughput --------------------------------------------------------------------------------------------------------
+
+
+def _throughput(place: Path, servers: str, *, workers: int, events: int) -> Throughput:
+    settings = fleet.deployment(place, servers=servers, partitions=_PARTITIONS)
+    load = workload.make("light", events, sample=None)
+    workload.publish(settings.kafka, settings.topics.events, load.records)
+    members = [Member(settings, place, name=f"{workers}-workers-{number}") for number in range(workers)]
+    with fleet.stopped_at_the_end(*members):
+        rate, cpu_us = _worked_off(members, events)
+    return Throughput(workers=workers, events_per_s=rate, cpu_us_per_event=cpu_us)
+
+
+def _worked_off(members: Sequence[Member], events: int) -> tuple[float, float]:
+    """Start them; events a second and CPU microseconds an event, between a tenth and nine tenths of the events."""
+
+    def done() -> float:
+        return sum(member.metrics("intent_events_total")["intent_events_total"] for member in members)
+
+    for member in members:
+        member.start()
+    members[0].until(lambda: done() >= 0.1 * events, "a tenth is done", within_s=_READY_S)
+    began, first, cpu = time.monotonic(), done(), _cpu_s(members)
+    members[0].until(lambda: done() >= 0.9 * events, "nine tenths are done", within_s=_READY_S)
+    count, seconds = done() - first, time.monotonic() - began
+    return round(count / seconds), round((_cpu_s(members) - cpu) / count * 1e6, 1)
+
+
+def _cpu_s(members: Sequence[Member]) -> float:
+    times = [member.process.cpu_times() for member in members]
+    return sum(each.user + each.system for each in times)
+
+
+# -- rebalances --------------------------------------------------------------------------------------------------------
+
+
+def _rebalances(place: Path, servers: str, *, rate: float, seconds: float) -> tuple[list[Phase], int]:
+    """One worker; another joins, leaves, joins again and is killed. The phases, and how many scores are missing."""
+    settings = fleet.deployment(
+        place, servers=servers, partitions=_PARTITIONS, worker={"session_timeout_s": _SESSION_S}
+    )
+    first, second = (Member(settings, place, name=name) for name in ("first", "second"))
+    stretches = ("one worker", "another joins", "it leaves", "it joins again", "it is killed")
+    load = Stream(rate=rate, seconds=_SETTLE_S + seconds * (len(stretches) + 1), users=10_000, name="scale")
+    with fleet.stopped_at_the_end(first, second), _reading(settings) as seen:
+        first.start()
+        first.until(first.ready, "the worker is ready", within_s=_READY_S)
+        process = sending(settings, load)
+        first.until(lambda: bool(seen), "scores come", within_s=_READY_S)
+        time.sleep(_SETTLE_S)
+        borders = []
+        acts: list[Callable[[], None] | None] = [None, second.start, second.stop, second.start, second.kill]
+        for act in acts:
+            if act is not None:
+                act()
+            borders.append(time.time())
+            time.sleep(seconds)
+        borders.append(time.time())
+        process.join()
+        deadline = time.monotonic() + _READY_S
+        while len(seen) < load.count and time.monotonic() < deadline:
+            time.sleep(0.1)
+    table = np.array(seen, dtype=np.float64)
+    phases = [
+        _phase(name, table[(table[:, 1] >= begin) & (table[:, 1] < end)])
+        for name, begin, end in zip(stretches, borders[:-1], borders[1:], strict=True)
+    ]
+    return phases, load.count - len(seen)
+
+
+def _phase(name: str, table: np.ndarray) -> Phase:
+    """`table` [n, 3]: partition, arrival (s since 1970), latency (s)."""
+    pauses = [
+        float(np.diff(table[table[:, 0] == partition][:, 1]).max(initial=0.0)) for partition in np.unique(table[:, 0])
+    ]
+    p50, p99 = np.percentile(table[:, 2], [50, 99]) * 1000
+    return Phase(
+        name=name,
+        p50_ms=round(float(p50), 1),
+        p99_ms=round(float(p99), 1),
+        max_ms=round(float(table[:, 2].max()) * 1000, 1),
+        pause_ms=round(max(pauses) * 1000, 1),
+    )
+
+
+@contextmanager
+def _reading(settings: Settings) -> Iterator[list[tuple[int, float, float]]]:
+    """Follow the committed scores in a thread: (partition, arrival, latency) of each."""
+    seen: list[tuple[int, float, float]] = []
+    ended = threading.Event()
+
+    def follow() -> None:
+        consumer = Consumer(
+            {
+                **clients.librdkafka(settings.kafka),
+                "group.id": "intent-loadtest-scale",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 10,
+            }
+        )
+        consumer.assign([TopicPartition(settings.topics.scores, number, 0) for number in range(_PARTITIONS)])
+        decoder = msgspec.json.Decoder(_Score)
+        while not ended.is_set():
+            messages = consumer.consume(1000, 0.05)
+            now = time.time()
+            for message in messages:
+                partition, value = message.partition(), message.value()
+                if message.error() is None and partition is not None and isinstance(value, bytes):
+                    due = np.datetime64(decoder.decode(value).event_time.removesuffix("Z"), "ms").astype(int) / 1000
+                    seen.append((partition, now, now - due))
+        consumer.close()
+
+    thread = threading.Thread(target=follow, name="reader")
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+
+
+# -- users -------------------------------------------------------------------------------------------------------------
+
+
+def _crowd(place: Path, servers: str, people: Population, *, users: int, events: int) -> Crowd:
+    """One worker whose state holds so many users' windows, and events of users drawn at random."""
+    settings = fleet.deployment(place, servers=servers, partitions=_PARTITIONS)
+    keys: list[bytes] = []
+
+    def kept() -> Iterator[tuple[bytes, bytes]]:
+        for key, value in people.users(users, seed=1):
+            keys.append(key)
+            yield key, value
+
+    recovery.fill(settings.kafka, settings.changelog, kept(), partitions=_PARTITIONS)
+    rng = random.Random(3)
+    newest_ms = population.NEWEST_MS
+    chosen = ((number, rng.randrange(users)) for number in range(events))
+    records = (
+        (keys[user], _EVENT % (number, keys[user], newest_ms), user % _PARTITIONS)  # where the user's window is
+        for number, user in chosen
+    )
+    recovery.put(settings.kafka, settings.topics.events, records)
+    member = Member(settings, place, name=f"{users}-users")
+    with fleet.stopped_at_the_end(member):
+        rate, cpu_us = _worked_off([member], events)
+    return Crowd(users=users, events_per_s=rate, cpu_us_per_event=cpu_us)
+
+
+# -- shown -------------------------------------------------------------------------------------------------------------
+
+
+def _tables(
+    throughput: Sequence[Throughput], phases: Sequence[Phase], crowds: Sequence[Crowd], *, rate: float
+) -> Iterator[Table]:
+    if throughput:
+        rows = [
+            (f"{each.workers}", f"{each.events_per_s:,.0f}", f"{each.cpu_us_per_event:,.1f}") for each in throughput
+        ]
+        yield _table("A full topic of 8 partitions, the light events", ("workers", "events/s", "CPU µs/event"), rows)
+    if phases:
+        title = f"Workers come and go at {rate:,.0f} events/s; pause: the longest that a partition was silent"
+        stretches = [
+            (each.name, *(f"{value:,.0f}" for value in (each.p50_ms, each.p99_ms, each.max_ms, each.pause_ms)))
+            for each in phases
+        ]
+        yield _table(title, ("", "p50 ms", "p99 ms", "max ms", "pause ms"), stretches)
+    if crowds:
+        costs = [(f"{each.users:,}", f"{each.events_per_s:,.0f}", f"{each.cpu_us_per_event:,.1f}") for each in crowds]
+        yield _table("One worker that holds so many users", ("users", "events/s", "CPU µs/event"), costs)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    shown = Table(title=title, title_justify="left")
+    for column in columns:
+        shown.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    return shown

@@ -1,0 +1,72 @@
+"""What the measurements of state, recovery, scaling and endurance conclude from what they see. No broker, no speeds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loadtest import scale, soak, state
+from loadtest.population import Population
+from loadtest.recovery import Rebuilt
+from loadtest.soak import Sample
+from loadtest.steady import Stream
+from worker import facts, window
+from worker.events import decode
+
+CALM = Sample(
+    at_s=0, memory_mb=300, handles=100, threads=20, tasks=60, lag_events=500, queued_events=100, done_events=0
+)
+
+
+def window_of(events: int) -> bytes:
+    made: bytes | None = None
+    for number in range(events):
+        body = b'{"event_id":"e%d","user_id":"ann","event_time":%d,"type":"view_item"}' % (number, 10**12 + number)
+        made = window.fold(made, facts.of(decode(body, key=b"ann", timestamp_ms=10**12)), rules=window.Rules()).window
+    assert made is not None
+    return made
+
+
+PEOPLE = Population([window_of(1), window_of(9)], "a test")
+
+
+def test_a_population_draws_windows_for_users_that_are_told_apart() -> None:
+    users = list(PEOPLE.users(500, seed=1))
+    assert len(dict(users)) == 500
+    assert {value for _, value in users} == set(PEOPLE.windows)
+    assert users == list(PEOPLE.users(500, seed=1))
+    assert PEOPLE.mean_events == 5
+
+
+@pytest.mark.parametrize("name", state.CASES)
+def test_every_choice_of_options_holds_the_users(name: str, tmp_path: Path) -> None:
+    size = state.measure(name, PEOPLE, tmp_path, users=1000, events=400)
+    assert size.disk_bytes > 20
+    assert size.event_us > 0
+
+
+@pytest.mark.parametrize("name", soak.BOUNDS)
+def test_what_grows_in_the_second_half_is_found(name: str) -> None:
+    calm = [replace(CALM, at_s=second) for second in range(0, 600, 5)]
+    assert all(verdict.flat for verdict in soak.judge(calm).values())
+    growing = [replace(sample, **{name: getattr(sample, name) + sample.at_s * 20}) for sample in calm]
+    assert [found for found, verdict in soak.judge(growing).items() if not verdict.flat] == [name]
+
+
+def test_growth_of_the_first_half_alone_is_a_warm_up() -> None:
+    warming = [replace(CALM, at_s=second, memory_mb=min(second, 300)) for second in range(0, 600, 5)]
+    assert soak.judge(warming)["memory_mb"].flat
+
+
+def test_a_pause_is_the_longest_silence_of_one_partition() -> None:
+    seen = np.array([(0, 1.0, 0.01), (1, 1.1, 0.02), (0, 1.2, 0.01), (1, 4.1, 3.0), (0, 4.2, 3.0)])
+    phase = scale._phase("joined", seen)
+    assert phase.pause_ms == 3000
+    assert phase.max_ms == 3000
+    assert phase.p50_ms == 20
+
+
+def test_rates_and_counts() -> None:
+    assert Rebuilt(1000, 0.5).rate == 2000
+    assert Stream(rate=50, seconds=3, users=1, name="x").count == 150
