@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
@@ -37,10 +38,16 @@ _SESSION_S: Final = 6.0
 _SETTLE_S: Final = 5.0
 _EVENT: Final = b'{"event_id":"e%d","user_id":"%s","event_time":%d,"type":"view_item"}'
 
-Part = Literal["workers", "rebalances", "users"]
-
 out = Console()
 err = Console(stderr=True)
+
+
+class Part(StrEnum):
+    """What is measured."""
+
+    WORKERS = "workers"
+    REBALANCES = "rebalances"
+    USERS = "users"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,23 +103,23 @@ def scale(
     Eight partitions; workers, broker and load share this machine's cores, so more workers than cores bring nothing
     here. Exit code 3 when scores are missing.
     """
-    parts = part or ("workers", "rebalances", "users")
+    parts = part or list(Part)
     load_before = taken.load_before(err)
     with tempfile.TemporaryDirectory(prefix="intent-scale-") as temporary, err.status("starting Kafka") as status:
         place = Path(temporary)
         with EmbeddedBroker(place / "kafka", heap_mb=1024) as broker:
             servers = broker.bootstrap_servers
             throughput = []
-            for count in (workers or (1, 2, 4)) if "workers" in parts else ():
+            for count in (workers or (1, 2, 4)) if Part.WORKERS in parts else ():
                 status.update(f"throughput of {count} workers")
                 throughput.append(_throughput(place, servers, workers=count, events=events))
             phases: list[Phase] = []
             missing = 0
-            if "rebalances" in parts:
+            if Part.REBALANCES in parts:
                 status.update("workers come and go")
                 phases, missing = _rebalances(place, servers, rate=rate, seconds=seconds)
             crowds = []
-            if "users" in parts:
+            if Part.USERS in parts:
                 status.update("making windows")
                 people = population.made(None)
                 for count in users or (1_000, 10_000, 100_000, 1_000_000):

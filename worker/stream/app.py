@@ -152,9 +152,8 @@ class IntentApp(faust.App):
         except Exception as error:  # as above
             end_process("a partition could not be closed", error)
 
-    def on_recovered(self, count: int) -> None:
-        """So many changelog records were read back."""
-        self.metrics.recovered_records_total.inc(count)
+    def recovery_progressed(self) -> None:
+        """Changelog records of own partitions were read back."""
         self.partitions.progressed_at = time.monotonic()
         self.watchdog.arm("recovery", self.settings.worker.recovery_timeout_s)
 

@@ -170,10 +170,11 @@ class Consumer(FaustConsumer):
         tps = set(tps)
         super().resume_partitions(tps)
         changelogs = {tp for tp in tps if self._is_changelog_tp(tp)}
-        self.catch_up.resume(changelogs)
-        if tps - changelogs:
+        if changelogs:
+            self.catch_up.resume(changelogs)
+        else:  # also without a partition: a worker may own none
             self.catch_up.recovered()
-            self.app.start_partitions(tps - changelogs)
+            self.app.start_partitions(tps)
 
     # -- out -----------------------------------------------------------------------------------------------------------
 

@@ -115,8 +115,9 @@ class CatchUp:
             return
         self._app.table.store.fill(tp.partition, ((record.key, record.value) for record in fresh), fresh[-1].offset)
         offsets[tp] = fresh[-1].offset
-        self._app.on_recovered(len(fresh))
+        self._app.metrics.recovered_records_total.inc(len(fresh))
         if active:
+            self._app.recovery_progressed()
             self._app.metrics.recovery_remaining_records.set(self._remaining())
             self._progress.tell(len(fresh), self._remaining)
 
