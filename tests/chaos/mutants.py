@@ -166,8 +166,8 @@ _ALL = (
         edits=(
             Edit(
                 "worker.window",
-                "    if _holds(window[max(ids_at, ids_end - RECENT * 8) : ids_end], id8):\n",
-                "    if False:\n",
+                "            return Folded(Outcome.DUPLICATE, window)\n",
+                "            break\n",
             ),
         ),
     ),
