@@ -48,10 +48,6 @@ EVENT_TYPE: Final = "intent.score.v1"
 
 Headers = list[tuple[str, bytes]]
 
-_SPEC_VERSION = ("ce_specversion", b"1.0")
-_TYPE = ("ce_type", EVENT_TYPE.encode())
-_CONTENT_TYPE = ("content-type", CONTENT_TYPE.encode())
-
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 _MILLISECONDS = tuple(f".{ms:03d}Z" for ms in range(1000))
 
@@ -163,7 +159,7 @@ def encode(
     scored_at: str,
 ) -> bytes:
     """The score as JSON."""
-    first_ms, last_ms = windows.oldest_ms(window), windows.newest_ms(window)
+    kept, first_ms, last_ms = windows.extent(window)
     in_30m, in_24h, in_7d = rating.intent  # in the order of `HORIZONS`
     time_ms = event.time_ms
     event_time = rfc3339(time_ms)
@@ -179,7 +175,7 @@ def encode(
             "intent": {"purchase_30m": in_30m, "purchase_24h": in_24h, "purchase_7d": in_7d},
             "risk": {"score": rating.risk, "reasons": _RISK_REASONS_OF_MASK[rating.risk_reasons]},
             "window": {
-                "events": windows.length(window),
+                "events": kept,
                 "first_event_time": rfc3339(first_ms),
                 "last_event_time": event_time if last_ms == time_ms else rfc3339(last_ms),
                 "digest": windows.digest(window),
@@ -197,11 +193,15 @@ def encode(
 
 def headers(score_id: str, *, source: str, scored_at: str) -> Headers:
     """CloudEvents 1.0, Kafka binary binding. `source` is the application that scored."""
+    return [("ce_id", score_id.encode()), *_common_headers(source, scored_at)]
+
+
+@lru_cache(64)  # the same for a whole batch
+def _common_headers(source: str, scored_at: str) -> Headers:
     return [
-        _SPEC_VERSION,
-        ("ce_id", score_id.encode()),
-        _TYPE,
+        ("ce_specversion", b"1.0"),
+        ("ce_type", EVENT_TYPE.encode()),
         ("ce_source", source.encode()),
         ("ce_time", scored_at.encode()),
-        _CONTENT_TYPE,
+        ("content-type", CONTENT_TYPE.encode()),
     ]

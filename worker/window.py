@@ -104,15 +104,16 @@ def newest_ms(window: bytes) -> int:
     return newest
 
 
-def oldest_ms(window: bytes) -> int:
-    """Event time of the oldest kept event, UTC ms."""
-    newest = newest_ms(window)
-    return newest - ((newest - int.from_bytes(window[ROWS_AT : ROWS_AT + 4], "little")) & _LOW32)
-
-
 def length(window: bytes) -> int:
     """How many events are kept, 1 to 64."""
     return window[2]
+
+
+def extent(window: bytes) -> tuple[int, int, int]:
+    """How many events are kept (1 to 64), and the event times of the oldest and the newest, UTC ms."""
+    newest = newest_ms(window)
+    age = (newest - int.from_bytes(window[ROWS_AT : ROWS_AT + 4], "little")) & _LOW32
+    return window[2], newest - age, newest
 
 
 def expired(window: bytes, *, partition_newest_ms: int, rules: Rules) -> bool:

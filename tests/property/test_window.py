@@ -43,8 +43,7 @@ def check(sequence: list[tuple[int, int]]) -> None:
         assert len(seen.recent) == min(128, len(user.folded))
         assert window.digest(state) == oracle.digest("u")
         assert window.newest_ms(state) == user.newest
-        assert window.oldest_ms(state) == user.kept[0][0]
-        assert window.length(state) == len(user.kept)
+        assert window.extent(state) == (len(user.kept), user.kept[0][0], user.newest)
         assert len(state) <= window.MAX_BYTES
 
 

@@ -103,7 +103,7 @@ class ParquetSink:
             score.risk.reasons,
             [{"code": reason.code, "weight": reason.weight} for reason in score.reasons],
             score.window.events,
-            window.oldest_ms(after),
+            window.extent(after)[1],
             score.window.digest,
             score.model.name,
             score.model.version,

@@ -237,6 +237,7 @@ class Runner(faust.Worker):
     def _schedule_shutdown(self, signal: signal.Signals) -> None:
         if self._signal_stop_time:
             end_process(f"a second signal ({signal.name}) while stopping")
+        self.app.watchdog.disarm("the event loop")  # its beat is among the first to end
         self.app.watchdog.arm("a clean stop", self.app.settings.worker.shutdown_timeout_s)
         super()._schedule_shutdown(signal)
 

@@ -118,13 +118,13 @@ class Consumer(FaustConsumer):
                 raise
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's
-        """Nothing from those that are full: aiokafka holds one fetch of each, and asks for no more."""
-        full = self.app.partitions.full
-        if full:
-            active_partitions = (active_partitions or set()) - full
-            if not active_partitions:
-                return {}
-        return await super()._getmany(active_partitions, timeout)
+        """Nothing from those that are full: aiokafka holds one fetch of each, and asks for no more.
+
+        A set of its own for the consumer's thread: Faust's may be emptied while that waits, and aiokafka takes an empty
+        one for all partitions.
+        """
+        wanted = set(active_partitions or ()) - self.app.partitions.full
+        return await super()._getmany(wanted, timeout) if wanted else {}
 
     async def perform_seek(self) -> None:
         """Each source partition to its own next record.
@@ -132,8 +132,7 @@ class Consumer(FaustConsumer):
         Faust's goes to the group's offsets, which only serve lag tools: where they are ahead of a watermark, the fetch
         from there would pass for the one that `Partition.feed` asked for.
         """
-        for tp, offset in self.app.partitions.due().items():
-            await self.seek(tp, offset)
+        await self.seek_wait(self.app.partitions.due())
 
     async def _seek_back(self) -> None:
         try:
@@ -149,7 +148,7 @@ class Consumer(FaustConsumer):
         end_offset = self.highwater(tp)
         seek_to = self.app.partitions.feed(tp, records, end_offset)
         if seek_to is not None:
-            await self.seek(tp, seek_to)
+            await self.seek_wait({tp: seek_to})  # on the consumer's thread, unlike `seek`
             return
         self._read_offset[tp] = records[-1].offset
         self.app.monitor.track_tp_end_offset(tp, end_offset)
