@@ -8,6 +8,13 @@ from typing import Final
 from worker.scores import Headers
 
 PREFIX: Final = "__connect.errors."
+CUT: Final = "intent.cut-from-bytes"
+"""Header of a letter that does not hold the whole record: how large that was. It lies at its coordinates as it came."""
+
+MAX_BYTES: Final = 15 << 20
+"""Of a record's key, value and headers: what the dead-letter topic takes, less the headers of the error."""
+_CUT_KEY_BYTES: Final = 1 << 10
+_CUT_VALUE_BYTES: Final = 128 << 10  # over what an event may have: sent again, it is too large again
 _MAX_MESSAGE: Final = 500
 
 
@@ -24,3 +31,18 @@ def headers(
         "exception.message": message[:_MAX_MESSAGE],
     }
     return [*original, *((PREFIX + name, text.encode("utf-8", "replace")) for name, text in errors.items())]
+
+
+def bounded(key: bytes | None, value: bytes | None, headers: Headers) -> tuple[bytes | None, bytes | None, Headers]:
+    """A record's key, value and headers as they came; where they exceed `MAX_BYTES`, their beginnings and `CUT`.
+
+    A letter that the topic refuses would stop the stream for good.
+    """
+    size = len(key or b"") + len(value or b"") + sum(len(name) + len(text or b"") + 10 for name, text in headers)
+    if size <= MAX_BYTES:
+        return key, value, headers
+    return (
+        key if key is None else key[:_CUT_KEY_BYTES],
+        value if value is None else value[:_CUT_VALUE_BYTES],
+        [(CUT, b"%d" % size)],
+    )

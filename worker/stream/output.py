@@ -51,8 +51,9 @@ def render(
 
 def _dead(batch: Batch, topic: str, partition: int) -> Iterator[OutRecord]:
     for record, stage, reason, message in batch.rejected:
+        key, value, own = deadletter.bounded(record.key, record.value, list(record.headers))
         headers = deadletter.headers(
-            list(record.headers),
+            own,
             topic=topic,
             partition=partition,
             offset=record.offset,
@@ -60,7 +61,7 @@ def _dead(batch: Batch, topic: str, partition: int) -> Iterator[OutRecord]:
             reason=reason,
             message=message,
         )
-        yield OutRecord(record.key, record.value, headers, record.timestamp)
+        yield OutRecord(key, value, headers, record.timestamp)
 
 
 def _changelog(batch: Batch) -> Iterator[OutRecord]:

@@ -1,0 +1,39 @@
+"""A dead letter holds the record as it came, within what its topic takes."""
+
+import pytest
+
+from worker import deadletter
+from worker.scores import Headers
+
+MEGABYTES = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers"),
+    [(b"k", b"v", [("trace", b"1")]), (None, None, []), (b"k", b"v" * 14 * MEGABYTES, [("empty", b"")])],
+    ids=["small", "nothing", "large"],
+)
+def test_what_fits_is_kept_as_it_came(key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    assert deadletter.bounded(key, value, headers) == (key, value, headers)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers"),
+    [
+        (b"k", b"v" * 16 * MEGABYTES, []),
+        (b"k" * 16 * MEGABYTES, b"v", []),
+        (b"k", None, [("h", b"x" * MEGABYTES)] * 16),
+        (b"k", b"v", [("h" * MEGABYTES, b"")] * 16),
+    ],
+    ids=["value", "key", "headers", "header names"],
+)
+def test_what_does_not_fit_is_cut_and_says_so(key: bytes, value: bytes | None, headers: Headers) -> None:
+    cut_key, cut_value, said = deadletter.bounded(key, value, headers)
+    assert cut_key is not None
+    assert key.startswith(cut_key)
+    assert (cut_value is None) == (value is None)
+    assert (value or b"").startswith(cut_value or b"")
+    assert len(cut_key) + len(cut_value or b"") < MEGABYTES
+    ((name, size),) = said
+    assert name == deadletter.CUT
+    assert int(size) > 15 * MEGABYTES
