@@ -31,8 +31,18 @@ app = typer.Typer(
 def _mount() -> None:
     """Every command. The modules named here import only what their options need."""
     from loadtest.latency import latency
+    from loadtest.pipeline import pipeline
+    from loadtest.recovery import recovery
+    from loadtest.scale import scale
+    from loadtest.soak import soak
+    from loadtest.state import state
 
+    app.command()(pipeline)
     app.command()(latency)
+    app.command()(recovery)
+    app.command()(state)
+    app.command()(scale)
+    app.command()(soak)
 
 
 @app.callback()

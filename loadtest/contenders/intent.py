@@ -1,0 +1,142 @@
+"""The worker of this project: its own stream, table and transactions, with a scorer that costs nothing.
+
+*full* is the worker as it is. For *light* two pure functions of it are replaced, `pipeline.fold` and `output.render`,
+and the sweep of expired users is left out, which reads windows of the worker's own layout. All that moves, stores and
+commits records stays what it is.
+"""
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from loadtest.constant import ConstantEngine
+from loadtest.contenders.jobs import light_fold, light_score, light_time
+from loadtest.contenders.task import Stopwatch, Task, answer
+from worker import config, pipeline, watermark
+from worker.config import Settings
+from worker.kafka import topics
+from worker.ops import logs
+from worker.ops.metrics import Metrics
+from worker.pipeline import Batch, Record, Updated
+from worker.scores import Model, Rating
+from worker.stream import app, partition
+from worker.stream.output import OutRecord, Rendered
+from worker.watermark import Watermark
+
+
+class Counted(Metrics):
+    """The worker's metrics; when the last event's fate is counted, its batch is committed and stored."""
+
+    def __init__(self, task: Task, watch: Stopwatch) -> None:
+        super().__init__(CollectorRegistry())
+        self._task = task
+        self._watch = watch
+        self._done = 0
+
+    def count_fates(self, counts: Mapping[str, int]) -> None:
+        """As the worker's; ends the process after the last."""
+        super().count_fates(counts)
+        self._done += sum(counts.values())
+        if self._done >= self._task.count:
+            answer(self._watch.read(self._done))
+
+
+def settings(task: Task) -> Settings:
+    """The worker's, all but names and places as they are by default."""
+    return config.load(
+        {
+            "kafka": {"bootstrap_servers": task.servers},
+            "topics": {
+                "events": task.events,
+                "scores": task.scores,
+                "latest": task.latest,
+                "dead_letters": task.dead_letters,
+                "shadow": f"{task.group}.shadow",
+                "partitions": task.partitions,
+            },
+            "worker": {"application_id": task.group, "data_dir": Path(task.folder) / "state", "web_port": _free_port()},
+            "log": {"level": "warning"},
+        }
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def timed(fold: Callable[..., Batch], watch: Stopwatch) -> Callable[..., Batch]:
+    """The same fold; the first call starts the watch."""
+
+    @wraps(fold)
+    def first(*records: Any, **options: Any) -> Batch:
+        watch.begin()
+        return fold(*records, **options)
+
+    return first
+
+
+def fold(
+    records: Sequence[Record], *, windows: Callable[[bytes], bytes | None], start: Watermark, **_rules: Any
+) -> Batch:
+    """`worker.pipeline.fold`, of *light*."""
+    batch = Batch(timestamps=[record.timestamp for record in records])
+    changed = batch.changed
+    for record in records:
+        key, value = record.key, record.value
+        assert key is not None
+        assert value is not None
+        time_ms: Any = light_time(value)  # stands where the worker keeps the event
+        before = changed[key] if key in changed else windows(key)
+        after = changed[key] = light_fold(before, record.offset, value)
+        batch.updated.append(Updated(record, time_ms, after))
+    batch.fates["scored"] = len(records)
+    batch.watermark = Watermark(records[-1].offset, start.newest_ms)
+    return batch
+
+
+def render(
+    batch: Batch,
+    ratings: Sequence[Rating],
+    *,
+    topic: str,
+    partition: int,
+    model: Model,  # noqa: ARG001 - the worker's parameters
+    application: str,  # noqa: ARG001
+    scored_at: str,  # noqa: ARG001
+) -> Rendered:
+    """`worker.stream.output.render`, of *light*."""
+    name = topic.encode()
+    scored = []
+    for (record, time_ms, window), _ in zip(batch.updated, ratings, strict=True):
+        key, offset = record.key, record.offset
+        assert key is not None
+        time: Any = time_ms
+        value = light_score(name, key=key, partition=partition, offset=offset, window=window, time_ms=time)
+        scored.append(OutRecord(key, value, []))
+    changelog = [OutRecord(key, window, []) for key, window in batch.changed.items()]
+    changelog.append(OutRecord(watermark.KEY, batch.watermark.encode(), []))
+    return Rendered(scored, [], [], changelog)
+
+
+def run(task: Task) -> None:
+    """Read the topic to its end, then `answer`."""
+    mine, watch = settings(task), Stopwatch()
+    logs.configure(level=mine.log.level, format=mine.log.format)
+    topics.create(mine)
+    core: Any = pipeline
+    edge: Any = partition
+    if task.job == "light":
+        core.fold, core.sweep, edge.render = fold, lambda *_, **__: None, render
+    core.fold = timed(core.fold, watch)
+    app.serve(mine, engine=ConstantEngine(), metrics=Counted(task, watch))
+
+
+if __name__ == "__main__":
+    run(Task.of_command_line())

@@ -1,0 +1,234 @@
+"""The same job by this worker, by other stream libraries and by a bare loop, in turn on one broker.
+
+Owns which run comes when, and that each run's outputs are complete. What a contender does is its own affair.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import orjson
+import typer
+from confluent_kafka.admin import AdminClient, NewTopic
+from rich.console import Console
+
+from loadtest import outputs, quix_environment, standings, taken, workload
+from loadtest.contenders.task import Job, Taken, Task
+from loadtest.standings import Place
+from loadtest.workload import Workload
+from worker.config import Kafka
+from worker.errors import CheckFailed, IntentError
+from worker.kafka import clients
+from worker.kafka.broker import EmbeddedBroker
+
+
+class Contender(StrEnum):
+    """Who may take part; `standings.NAMES` has the full names."""
+
+    INTENT = "intent"
+    BARE = "bare"
+    QUIX_EXACTLY_ONCE = "quix-exactly-once"
+    QUIX_AT_LEAST_ONCE = "quix-at-least-once"
+    STOCK_FAUST = "stock-faust"
+
+
+PARTITIONS: Final = 4
+_RUN_TIMEOUT_S: Final = 180
+_QUICK: Final = 5
+"""`--quick` divides the events by so much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A contender's program, and how many events keep it busy for about 10 s on two cores."""
+
+    module: str
+    events: Mapping[Job, int]
+    option: str = ""
+    exactly_once: bool = False
+
+
+ENTRIES: Final[Mapping[Contender, Entry]] = {
+    Contender.INTENT: Entry("intent", {"light": 700_000, "full": 300_000}, exactly_once=True),
+    Contender.BARE: Entry("bare", {"light": 1_400_000, "full": 400_000}),
+    Contender.QUIX_EXACTLY_ONCE: Entry("quix", {"light": 250_000, "full": 120_000}, "exactly-once", exactly_once=True),
+    Contender.QUIX_AT_LEAST_ONCE: Entry("quix", {"light": 250_000, "full": 120_000}, "at-least-once"),
+    Contender.STOCK_FAUST: Entry("stock_faust", {"light": 20_000, "full": 15_000}),
+}
+
+out = Console()
+err = Console(stderr=True)
+
+
+def pipeline(
+    *,
+    job: Annotated[Literal["light", "full", "both"], typer.Option(help="Which job.")] = "both",
+    contender: Annotated[
+        list[Contender] | None, typer.Option(help="Who takes part; repeat for several. Default: all.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Of each contender and job, in turn.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Two runs each, of a fifth of the events.")] = False,
+    scale: Annotated[float, typer.Option(min=0.001, help="Times as many events in each run.")] = 1.0,
+    sample: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the GA360 sample, for the full job; default: INTENT_GA360, or else simulated."),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for pipeline.json and pipeline.png.")] = Path(
+        "runs/pipeline"
+    ),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The JSON on standard output too, in place of the tables.")
+    ] = False,
+) -> None:
+    """Compare throughput: the same job by this worker, Faust, Quix Streams and a bare confluent-kafka loop.
+
+    Each reads JSON events from a topic that is full beforehand, keeps the user's window, and writes a score an event:
+    with the state in RocksDB and a changelog, but for the bare loop, which keeps it in a dictionary and shows what
+    Python can do at most. *light* hides little of the stream; *full* is the product's own work. Contenders take turns
+    on one broker; after each run the scores are counted. Exit code 3 when one is missing, or comes twice where exactly
+    once is promised.
+    """
+    jobs: tuple[Job, ...] = ("light", "full") if job == "both" else (job,)
+    chosen = list(dict.fromkeys(contender or ENTRIES))
+    runs, scale = (2, scale / _QUICK) if quick else (runs, scale)
+    load_before = taken.load_before(err)
+    programs = _programs(chosen)
+    results: dict[Job, list[Place]] = {}
+    sources: dict[Job, str] = {}
+    with (
+        err.status("starting Kafka") as status,
+        tempfile.TemporaryDirectory(prefix="intent-pipeline-") as temporary,
+        EmbeddedBroker(Path(temporary) / "kafka", heap_mb=1024) as broker,
+    ):
+        kafka = Kafka(bootstrap_servers=broker.bootstrap_servers)
+        for each in jobs:
+            status.update(f"{each}: making events")
+            counts = {name: max(PARTITIONS, round(ENTRIES[name].events[each] * scale)) for name in programs}
+            load = workload.make(each, max(counts.values()), sample=sample or workload.sample_folder())
+            sources[each] = load.source
+            for count in sorted(set(counts.values())):
+                _make_topics(kafka, _events_topic(each, count))
+                workload.publish(kafka, _events_topic(each, count), load.records[:count])
+            measured: dict[Contender, list[Taken]] = {name: [] for name in programs}
+            for number in range(runs):
+                for name in programs:
+                    status.update(f"{each}: run {number + 1} of {runs}, {standings.NAMES[name]}")
+                    measured[name].append(
+                        _run(name, programs[name], kafka, load, job=each, count=counts[name], number=number)
+                    )
+            _drop_topics(kafka, [_events_topic(each, count) for count in set(counts.values())])
+            results[each] = [Place(name, tuple(took)) for name, took in measured.items()]
+    document = {
+        "taken": taken.provenance(load_before=load_before),
+        "partitions": PARTITIONS,
+        "jobs": standings.document(results, sources=sources),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pipeline.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    standings.plot(results, folder / "pipeline.png")
+    if as_json:
+        typer.echo(orjson.dumps(document).decode())
+        return
+    for each, places in results.items():
+        out.print(standings.table(each, places, source=sources[each]))
+    out.print(f"written: {folder / 'pipeline.json'}, {folder / 'pipeline.png'}", highlight=False)
+
+
+def _programs(chosen: Sequence[Contender]) -> dict[Contender, Path]:
+    """Each contender's Python. Quix is left out, and said to be, where it cannot be installed."""
+    programs: dict[Contender, Path] = {}
+    for name in chosen:
+        if ENTRIES[name].module != "quix":
+            programs[name] = Path(sys.executable)
+            continue
+        try:
+            programs[name] = quix_environment.python(lambda text: err.print(text, highlight=False))
+        except IntentError as error:
+            err.print(f"{error}; {standings.NAMES[name]} is left out", style="yellow", highlight=False)
+    if not programs:
+        raise IntentError("no contender is left; see above")
+    return programs
+
+
+def _run(name: Contender, program: Path, kafka: Kafka, load: Workload, *, job: Job, count: int, number: int) -> Taken:
+    """One run of one contender, its outputs counted. Raises `CheckFailed` when they are not what they must be."""
+    entry, group = ENTRIES[name], f"{job}-{name}-{number}"
+    with tempfile.TemporaryDirectory(prefix="intent-contender-") as state:
+        task = Task(
+            job=job,
+            servers=kafka.bootstrap_servers,
+            events=_events_topic(job, count),
+            scores=f"{group}.scores",
+            latest=f"{group}.latest",
+            dead_letters=f"{group}.dlq",
+            partitions=PARTITIONS,
+            count=count,
+            group=group,
+            folder=state,
+            option=entry.option,
+        )
+        with _outputs(kafka, task):
+            took = _start(name, program, task)
+            found = outputs.count(kafka, scores=task.scores, dead_letters=task.dead_letters, partitions=PARTITIONS)
+    dead = load.dead(count)
+    if found.distinct != count - dead or found.dead != dead:
+        raise CheckFailed(
+            f"{standings.NAMES[name]}: of {count - dead:,} scores and {dead:,} dead letters "
+            f"{found.distinct:,} and {found.dead:,} are there"
+        )
+    if entry.exactly_once and found.repeated:
+        raise CheckFailed(f"{standings.NAMES[name]}: {found.repeated:,} scores come more than once")
+    return took
+
+
+def _start(name: Contender, program: Path, task: Task) -> Taken:
+    command = [str(program), "-W", "ignore", "-m", f"loadtest.contenders.{ENTRIES[name].module}", task.dump()]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            timeout=_RUN_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise IntentError(f"{standings.NAMES[name]} did not end within {_RUN_TIMEOUT_S} s") from None
+    answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not answers:
+        said = (done.stdout + done.stderr)[-2000:]
+        raise IntentError(f"{standings.NAMES[name]} ended with {done.returncode}:\n{said}")
+    return Taken(**orjson.loads(answers[-1]))
+
+
+def _events_topic(job: Job, count: int) -> str:
+    return f"{job}-events-{count}"
+
+
+@contextmanager
+def _outputs(kafka: Kafka, task: Task) -> Iterator[None]:
+    """The run's own topics, gone afterwards with those that its contender made."""
+    _make_topics(kafka, task.scores, task.latest, task.dead_letters)
+    try:
+        yield
+    finally:
+        made = clients.admin(kafka).list_topics(timeout=10).topics
+        _drop_topics(kafka, [topic for topic in made if task.group in topic])
+
+
+def _make_topics(kafka: Kafka, *names: str) -> None:
+    admin: AdminClient = clients.admin(kafka)
+    for made in admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names], operation_timeout=10).values():
+        made.result(10)
+
+
+def _drop_topics(kafka: Kafka, names: Sequence[str]) -> None:
+    admin: AdminClient = clients.admin(kafka)
+    for dropped in admin.delete_topics(list(names), operation_timeout=10).values():
+        dropped.result(10)
