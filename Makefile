@@ -1,6 +1,6 @@
 # What there is to do here. Every target sets up what it needs; ARGS goes on to the command behind it.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test lint format bench latency chaos soak lock clean
 .NOTPARALLEL:
 
 ARGS ?=
@@ -34,8 +34,17 @@ format: setup ## write the code as the formatter wants it
 	.venv/bin/ruff check --fix-only --quiet .
 	.venv/bin/ruff format .
 
-bench: setup ## open-loop load on a real Kafka: throughput and latency percentiles
-	@.venv/bin/python -m loadtest $(ARGS)
+bench: setup ## the same job on this worker, stock Faust, Quix Streams and a bare loop: throughput and ratios
+	@.venv/bin/python -m loadtest pipeline $(ARGS)
+
+latency: setup ## open-loop load on a real Kafka: latency percentiles
+	@.venv/bin/python -m loadtest latency $(ARGS)
+
+chaos: setup ## 200 faults on a running system, checked against an oracle
+	@.venv/bin/python -m tests.chaos $(ARGS)
+
+soak: setup ## 30 minutes at half the load it can take: does anything grow?
+	@.venv/bin/python -m loadtest soak $(ARGS)
 
 lock: setup ## pin the newest packages and jars that fit pyproject.toml
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras --no-header \

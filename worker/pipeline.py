@@ -22,6 +22,7 @@ from worker.watermark import Watermark
 
 Mode = Literal["every", "latest"]
 LATE: Final = "late"
+_SMOOTHING: Final = 8
 SWEEP_SHARE: Final = 8
 """For so many events one stored user is looked at: of a million, at 1,000 events/s, each every two hours."""
 
@@ -268,15 +269,22 @@ async def run(
 ) -> None:
     """One partition's ordered loop, until its input ends.
 
-    A batch is folded and scored while the one before it is still in its transaction; transactions run one at a time, in
-    order. Any error leaves the loop with nothing of its batch committed; `failed` hears at once of one in the
-    background, since the loop itself may be waiting for input. When the loop is cancelled, a commit under way goes
-    on to its end.
+    A batch is folded and scored while the one before it is still in its transaction, and taken as late as that allows:
+    what arrives meanwhile need not wait for a third. Transactions run one at a time, in order. Any error leaves the
+    loop with nothing of its batch committed; `failed` hears at once of one in the background, since the loop itself may
+    be waiting for input. When the loop is cancelled, a commit under way goes on to its end.
     """
     overlay = Overlay(port.window)
-    committing: asyncio.Task[None] | None = None
+    committing: asyncio.Task[float] | None = None
+    pace = _Pace()
     watermark = start
-    while records := await port.take():
+    while True:
+        if committing is not None and pace.spare_s > 0:
+            await asyncio.wait([committing], timeout=pace.spare_s)
+        records = await port.take()
+        if not records:
+            break
+        taken = time.perf_counter()
         batch = fold(records, windows=overlay.window, start=watermark, rules=rules, mode=mode)
         sweep(batch, port.browse(1 + len(records) // SWEEP_SHARE), windows=overlay, rules=rules)
         overlay.add(batch.changed)
@@ -286,16 +294,43 @@ async def run(
             begin = time.perf_counter()
             rated = ratings(await engine.score([update.window for update in batch.updated]))
             metrics.score_seconds.observe(time.perf_counter() - begin)
-        await _finished(committing)
+        pace.prepared(time.perf_counter() - taken)
+        if committing is not None:
+            pace.committed(await _finished(committing))
         committing = asyncio.create_task(_commit(port, batch, rated, overlay=overlay, metrics=metrics, now_ms=now_ms))
         committing.add_done_callback(lambda task: _tell(task, failed))
-    await _finished(committing)
+    if committing is not None:
+        await _finished(committing)
+
+
+class _Pace:
+    """How long a batch is prepared and committed, smoothed."""
+
+    def __init__(self) -> None:
+        self._prepare_s = 0.0
+        self._commit_s = 0.0
+
+    @property
+    def spare_s(self) -> float:
+        """How long after the begin of a commit there is still time to prepare the next batch before it ends."""
+        return self._commit_s - self._prepare_s
+
+    def prepared(self, took_s: float) -> None:
+        """A batch was folded and scored."""
+        self._prepare_s += (took_s - self._prepare_s) / _SMOOTHING
+
+    def committed(self, took_s: float) -> None:
+        """A batch was published and stored."""
+        self._commit_s += (took_s - self._commit_s) / _SMOOTHING
 
 
 async def _commit(
     port: Port, batch: Batch, rated: Sequence[Rating], *, overlay: Overlay, metrics: Metrics, now_ms: Callable[[], int]
-) -> None:
-    """Publish, then store, then tell: local state is never ahead of what readers and the next owner can see."""
+) -> float:
+    """Publish, then store, then tell: local state is never ahead of what readers and the next owner can see.
+
+    Answers how many seconds that took.
+    """
     begin = time.perf_counter()
     changelog_offset = await port.publish(batch, rated)
     metrics.transaction_seconds.observe(time.perf_counter() - begin)
@@ -308,14 +343,14 @@ async def _commit(
         metrics.dead_letters_total.labels(reason=reason).inc(count)
     metrics.batch_events.observe(len(batch.timestamps))
     metrics.event_to_score_seconds.observe((now_ms() - np.asarray(batch.timestamps)) / 1000)
+    return time.perf_counter() - begin
 
 
-async def _finished(committing: asyncio.Task[None] | None) -> None:
-    if committing is not None:
-        await asyncio.wait([committing])  # unlike `await committing`: cancelling this wait leaves the commit alone
-        committing.result()
+async def _finished(committing: asyncio.Task[float]) -> float:
+    await asyncio.wait([committing])  # unlike `await committing`: cancelling this wait leaves the commit alone
+    return committing.result()
 
 
-def _tell(task: asyncio.Task[None], failed: Callable[[BaseException], None]) -> None:
+def _tell(task: asyncio.Task[float], failed: Callable[[BaseException], None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         failed(error)

@@ -28,6 +28,7 @@ from worker.kafka.topics import Changelog
 from worker.ops import health
 from worker.ops.metrics import Metrics
 from worker.stream.assignment import Partitions
+from worker.stream.assignor import Assignor
 from worker.stream.consumer import Transport
 from worker.stream.partition import Shared
 from worker.stream.table import Table
@@ -89,6 +90,7 @@ class IntentApp(faust.App):
             autodiscover=False,
         )
         self.conf.Table = Table  # type: ignore[assignment]  # a setting that takes a class or its name
+        self.conf.PartitionAssignor = Assignor  # type: ignore[assignment]  # likewise
         self.partitions = Partitions(
             Shared(
                 settings=settings,
