@@ -8,6 +8,8 @@ import pytest
 
 from tests.conftest import MakeSettings
 from tests.integration.deployment import Worker
+from tests.integration.secured import Certificates, Guarded, scram_over_tls
+from worker.kafka.broker import EmbeddedBroker
 
 Deploy = Callable[..., Worker]
 
@@ -35,3 +37,13 @@ def deploy(settings: MakeSettings, tmp_path: Path) -> Iterator[Deploy]:
     yield make
     for worker in made:
         worker.close()
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """A Kafka that asks who is there; its inner listener does not. Its log cleaner is quick."""
+    folder = tmp_path_factory.mktemp("guarded")
+    certificates = Certificates(folder)
+    cleaner = {"log.cleaner.backoff.ms": "300", "log.initial.task.delay.ms": "500"}  # 15 and 30 s by default
+    with EmbeddedBroker(folder, properties=scram_over_tls(certificates) | cleaner) as broker:
+        yield Guarded(broker, certificates)

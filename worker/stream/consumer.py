@@ -145,7 +145,7 @@ class Consumer(FaustConsumer):
             self.catch_up.apply(tp, records)
             await asyncio.sleep(0)  # heartbeats and health between write batches
             return
-        end_offset = self.highwater(tp)
+        end_offset = self._end_offset(tp, records)
         seek_to = self.app.partitions.feed(tp, records, end_offset)
         if seek_to is not None:
             await self.seek_wait({tp: seek_to})  # on the consumer's thread, unlike `seek`
@@ -153,6 +153,19 @@ class Consumer(FaustConsumer):
         self._read_offset[tp] = records[-1].offset
         self.app.monitor.track_tp_end_offset(tp, end_offset)
         self.app.monitor.stream_inbound_time[tp] = time.monotonic()  # the livelock detector looks here
+
+    def _end_offset(self, tp: TP, records: Sequence[Any]) -> int:
+        """Behind the last record that may be read. The source's own markers and aborted records hold offsets behind it,
+        which nobody will ever do: counted as lag, they would look like a worker that stands still.
+        """
+        position = self._position(tp)
+        if position is None or position.stable_end is None:
+            end: int = self.highwater(tp)
+        elif position.following < position.stable_end:
+            end = position.stable_end
+        else:
+            end = records[-1].offset + 1
+        return end
 
     # -- recovery ------------------------------------------------------------------------------------------------------
 
