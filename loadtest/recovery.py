@@ -41,10 +41,11 @@ err = Console(stderr=True)
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """One rebuild: changelog records read, seconds from the assignment to the end of Faust's recovery."""
+    """One rebuild: changelog records read, seconds from the first fetch to the end, and the process's memory then."""
 
     records: int
     seconds: float
+    memory_mb: float | None = None
 
     @property
     def rate(self) -> float:
@@ -133,7 +134,12 @@ def recovery(
         typer.echo(orjson.dumps(document).decode())
     else:
         out.print(_table(ours, theirs, reopened, took_over, mean_bytes=users.mean_bytes))
-        out.print(f"the changelog has {changelog_bytes / records:,.0f} bytes a user on the broker", highlight=False)
+        memory_mb = median(each.memory_mb or 0 for each in ours)
+        out.print(
+            f"the changelog has {changelog_bytes / records:,.0f} bytes a user on the broker; a worker that has rebuilt "
+            f"it takes {memory_mb:,.0f} MB of memory",
+            highlight=False,
+        )
         out.print(f"written: {folder / 'recovery.json'}", highlight=False)
     if any(each.records != records + partitions for each in ours) or any(each.records for each in reopened):
         raise CheckFailed("a rebuild is incomplete, or an intact folder was replayed; the JSON tells which")
@@ -183,7 +189,7 @@ def _rebuild(member: Member) -> Rebuilt:
     try:
         member.until(member.ready, "the worker is ready", within_s=_TIMEOUT_S)
         (line,) = member.said("recovered")
-        return Rebuilt(int(line["records"]), float(line["seconds"]))
+        return Rebuilt(int(line["records"]), float(line["seconds"]), round(member.process.memory_info().rss / 1e6, 1))
     finally:
         member.stop()
 

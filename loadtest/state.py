@@ -42,10 +42,10 @@ CASES: Final[Mapping[str, Choice]] = {
     "no compression": Choice(compression="none"),
     "zstd": Choice(compression="zstd"),
     "no filter": Choice(bloom_bits=0),
-    "index outside cache": Choice(index_in_cache=False),
-    "cache 64 MiB": Choice(cache_bytes=64 << 20, memtables_bytes=32 << 20),
-    "cache 1 GiB": Choice(cache_bytes=1 << 30),
-    "memtables 16 MiB": Choice(memtable_bytes=4 << 20, memtables_bytes=16 << 20),
+    "index outside": Choice(index_in_cache=False),
+    "cache 64M": Choice(cache_bytes=64 << 20, memtables_bytes=32 << 20),
+    "cache 1G": Choice(cache_bytes=1 << 30),
+    "memtables 16M": Choice(memtable_bytes=4 << 20, memtables_bytes=16 << 20),
     "universal": Choice(compaction="universal"),
     "64 open files": Choice(open_files=64),
     "no log": CHOSEN,
@@ -221,9 +221,9 @@ def _table(results: Mapping[str, Size], people: Population, *, users: int) -> Ta
     shown.caption = (
         f"windows of {people.source}: {people.mean_bytes:,.0f} bytes, {people.mean_events:.1f} events in the mean\n"
         "B/user: on disk; fill, event, miss: µs of CPU to put a user in, to read and replace one, to find one missing\n"
-        "background: CPU of RocksDB's own threads, for all of it"
+        "MB: the process's growth; own s: CPU of RocksDB's threads, for all of it; open ms: all partitions again"
     )
-    columns = ("", "B/user", "RAM MB", "fill", "event", "miss", "background", "open ms")
+    columns = ("", "B/user", "MB", "fill", "event", "miss", "own s", "open ms")
     for number, column in enumerate(columns):
         shown.add_column(column, justify="right" if number else "left", no_wrap=True)
     for name, size in results.items():
@@ -234,7 +234,7 @@ def _table(results: Mapping[str, Size], people: Population, *, users: int) -> Ta
             f"{size.fill_us:.2f}",
             f"{size.event_us:.2f}",
             f"{size.miss_us:.2f}",
-            f"{size.background_s:.1f} s",
+            f"{size.background_s:.1f}",
             f"{size.reopen_ms:,.0f}",
             style="bold" if CASES[name] == CHOSEN and name != _WITHOUT_LOG else "",
         )

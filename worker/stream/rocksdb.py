@@ -2,6 +2,22 @@
 
 What all databases of a process share is one bound on their memory: blocks, indexes, filters and memtables are counted
 in one cache, however many partitions there are. Knows neither keys nor values.
+
+One million users with windows of the GA360 sample (226 bytes in the mean), 200,000 events, 2 shared cores: 199 bytes a
+user on disk, 266 MB of memory, 13 µs of CPU to read and replace a window, 4 to find one missing, 1.3 s of background
+CPU. What the other choices change of that:
+
+===================== =================================================================================
+no compression        296 bytes; 0.8 s background
+zstd                  166 bytes; 3.1 s background
+no filter             13.5 µs for a window that is missing
+index beside cache    nothing that repeats; a few bytes a user without a bound
+cache of 64 MiB       89 MB; 15 µs an event, 3 s background: for a small container
+cache of 1 GiB        nothing: the state fits already
+memtables of 16 MiB   3.8 s background
+universal compaction  nothing
+no write-ahead log    nothing that repeats: a batch is one write; with it a killed worker replays nothing
+===================== =================================================================================
 """
 
 from dataclasses import dataclass
