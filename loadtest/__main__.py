@@ -35,9 +35,11 @@ def _mount() -> None:
     from loadtest.recovery import recovery
     from loadtest.scale import scale
     from loadtest.soak import soak
+    from loadtest.stages import stages
     from loadtest.state import state
 
     app.command()(pipeline)
+    app.command()(stages)
     app.command()(latency)
     app.command()(recovery)
     app.command()(state)

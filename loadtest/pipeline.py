@@ -3,6 +3,7 @@
 Owns which run comes when, and that each run's outputs are complete. What a contender does is its own affair.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,8 @@ class Contender(StrEnum):
 
 PARTITIONS: Final = 4
 _RUN_TIMEOUT_S: Final = 180
+_HEAP_MB: Final = 1024
+_MARK: Final = f"loadtest-{os.getpid()}"
 _QUICK: Final = 5
 """`--quick` divides the events by so much."""
 
@@ -79,6 +82,7 @@ def pipeline(
         Path | None,
         typer.Option(help="Folder of the GA360 sample, for the full job; default: INTENT_GA360, or else simulated."),
     ] = None,
+    bootstrap_servers: Annotated[str | None, typer.Option(help="Your own Kafka; default: one is started here.")] = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for pipeline.json and pipeline.png.")] = Path(
         "runs/pipeline"
     ),
@@ -101,12 +105,7 @@ def pipeline(
     programs = _programs(chosen)
     results: dict[Job, list[Place]] = {}
     sources: dict[Job, str] = {}
-    with (
-        err.status("starting Kafka") as status,
-        tempfile.TemporaryDirectory(prefix="intent-pipeline-") as temporary,
-        EmbeddedBroker(Path(temporary) / "kafka", heap_mb=1024) as broker,
-    ):
-        kafka = Kafka(bootstrap_servers=broker.bootstrap_servers)
+    with err.status("starting Kafka") as status, _brokers(bootstrap_servers) as kafka:
         for each in jobs:
             status.update(f"{each}: making events")
             counts = {name: max(PARTITIONS, round(ENTRIES[name].events[each] * scale)) for name in programs}
@@ -140,6 +139,40 @@ def pipeline(
     out.print(f"written: {folder / 'pipeline.json'}, {folder / 'pipeline.png'}", highlight=False)
 
 
+def profiled(load: Workload, *, count: int, samples: Path) -> Taken:
+    """The worker alone on the *full* job; CPU seconds by stage go into `samples` as JSON. About a minute."""
+    with _brokers(None) as kafka:
+        _make_topics(kafka, _events_topic("full", count))
+        workload.publish(kafka, _events_topic("full", count), load.records[:count])
+        took = None
+        for number in range(2):  # a broker that has just been started compiles its Java in the first
+            took = _run(
+                Contender.INTENT,
+                Path(sys.executable),
+                kafka,
+                load,
+                job="full",
+                count=count,
+                number=number,
+                option=str(samples),
+            )
+        assert took is not None
+        return took
+
+
+@contextmanager
+def _brokers(servers: str | None) -> Iterator[Kafka]:
+    """The user's own, or one that is started here and gone afterwards."""
+    if servers is not None:
+        yield Kafka(bootstrap_servers=servers)
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="intent-pipeline-") as temporary,
+        EmbeddedBroker(Path(temporary) / "kafka", heap_mb=_HEAP_MB) as broker,
+    ):
+        yield Kafka(bootstrap_servers=broker.bootstrap_servers)
+
+
 def _programs(chosen: Sequence[Contender]) -> dict[Contender, Path]:
     """Each contender's Python. Quix is left out, and said to be, where it cannot be installed."""
     programs: dict[Contender, Path] = {}
@@ -156,9 +189,11 @@ def _programs(chosen: Sequence[Contender]) -> dict[Contender, Path]:
     return programs
 
 
-def _run(name: Contender, program: Path, kafka: Kafka, load: Workload, *, job: Job, count: int, number: int) -> Taken:
+def _run(
+    name: Contender, program: Path, kafka: Kafka, load: Workload, *, job: Job, count: int, number: int, option: str = ""
+) -> Taken:
     """One run of one contender, its outputs counted. Raises `CheckFailed` when they are not what they must be."""
-    entry, group = ENTRIES[name], f"{job}-{name}-{number}"
+    entry, group = ENTRIES[name], f"{_MARK}-{job}-{name}-{number}"
     with tempfile.TemporaryDirectory(prefix="intent-contender-") as state:
         task = Task(
             job=job,
@@ -171,7 +206,7 @@ def _run(name: Contender, program: Path, kafka: Kafka, load: Workload, *, job: J
             count=count,
             group=group,
             folder=state,
-            option=entry.option,
+            option=option or entry.option,
         )
         with _outputs(kafka, task):
             took = _start(name, program, task)
@@ -208,7 +243,7 @@ def _start(name: Contender, program: Path, task: Task) -> Taken:
 
 
 def _events_topic(job: Job, count: int) -> str:
-    return f"{job}-events-{count}"
+    return f"{_MARK}-{job}-events-{count}"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ and the sweep of expired users is left out, which reads windows of the worker's 
 commits records stays what it is.
 """
 
+import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -16,6 +17,8 @@ from prometheus_client import CollectorRegistry
 from loadtest.constant import ConstantEngine
 from loadtest.contenders.jobs import light_fold, light_score, light_time
 from loadtest.contenders.task import Stopwatch, Task, answer
+from loadtest.sampler import Sampler
+from loadtest.stages import STAGES
 from worker import config, pipeline, watermark
 from worker.config import Settings
 from worker.kafka import topics
@@ -35,6 +38,8 @@ class Counted(Metrics):
         super().__init__(CollectorRegistry())
         self._task = task
         self._watch = watch
+        self._sampler = Sampler(STAGES) if task.option else None
+        """`task.option` names the file for its findings."""
         self._done = 0
 
     def count_fates(self, counts: Mapping[str, int]) -> None:
@@ -42,7 +47,16 @@ class Counted(Metrics):
         super().count_fates(counts)
         self._done += sum(counts.values())
         if self._done >= self._task.count:
-            answer(self._watch.read(self._done))
+            took = self._watch.read(self._done)
+            if self._sampler is not None:
+                Path(self._task.option).write_text(json.dumps(self._sampler.stop()))
+            answer(took)
+
+    def begin(self) -> None:
+        """The first event is here."""
+        if self._sampler is not None and not self._watch.begun:
+            self._sampler.start()
+        self._watch.begin()
 
 
 def settings(task: Task) -> Settings:
@@ -71,12 +85,12 @@ def _free_port() -> int:
         return port
 
 
-def timed(fold: Callable[..., Batch], watch: Stopwatch) -> Callable[..., Batch]:
-    """The same fold; the first call starts the watch."""
+def timed(fold: Callable[..., Batch], begin: Callable[[], None]) -> Callable[..., Batch]:
+    """The same fold; each call tells first that there are events."""
 
     @wraps(fold)
     def first(*records: Any, **options: Any) -> Batch:
-        watch.begin()
+        begin()
         return fold(*records, **options)
 
     return first
@@ -127,15 +141,16 @@ def render(
 
 def run(task: Task) -> None:
     """Read the topic to its end, then `answer`."""
-    mine, watch = settings(task), Stopwatch()
+    mine = settings(task)
     logs.configure(level=mine.log.level, format=mine.log.format)
     topics.create(mine)
     core: Any = pipeline
     edge: Any = partition
     if task.job == "light":
         core.fold, core.sweep, edge.render = fold, lambda *_, **__: None, render
-    core.fold = timed(core.fold, watch)
-    app.serve(mine, engine=ConstantEngine(), metrics=Counted(task, watch))
+    metrics = Counted(task, Stopwatch())
+    core.fold = timed(core.fold, metrics.begin)
+    app.serve(mine, engine=ConstantEngine(), metrics=metrics)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,11 @@ class Stopwatch:
     def __init__(self) -> None:
         self._begun: tuple[float, float] | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether the first event has come."""
+        return self._begun is not None
+
     def begin(self) -> None:
         """The first event is here. Further calls change nothing."""
         if self._begun is None:

@@ -42,3 +42,25 @@ def test_every_score_is_measured(kafka: str, tmp_path: Path) -> None:
     latency = load["latency_ms"]
     assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_contenders_outputs_are_counted(kafka: str, tmp_path: Path) -> None:
+    options = ["--contender", "intent", "--contender", "bare", "--runs", "1", "--scale", "0.01", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest", "pipeline", "--bootstrap-servers", kafka, "--out", str(tmp_path), *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document == json.loads((tmp_path / "pipeline.json").read_text())
+    for job, count in {"light": 7000, "full": 3000}.items():
+        contenders = document["jobs"][job]["contenders"]
+        assert contenders.keys() == {"intent", "bare"}
+        (run,) = contenders["intent"]["runs"]
+        assert run["events"] == count
+        assert run["seconds"] > 0 < run["cpu_s"]
+    assert (tmp_path / "pipeline.png").read_bytes().startswith(b"\x89PNG")
