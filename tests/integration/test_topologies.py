@@ -27,7 +27,7 @@ from worker.kafka.broker import EmbeddedBroker
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 
-SESSION_S = 12
+SESSION_S = 8
 START_MS = 1_760_000_000_000
 ROOT = Path(__file__).parents[2]
 DIGEST = (sys.executable, "-m", "tests.chaos.digest")

@@ -132,7 +132,7 @@ def check(settings: Settings) -> list[Difference]:
                 configs[resource.name] = {name: entry.value for name, entry in answer.result(_TIMEOUT_S).items()}
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:  # deleted since it was listed: missing
-                    raise
+                    raise _unless_refused(resource.name, error) from None
     differences = []
     for topic in wanted:
         if topic.name not in configs:
@@ -147,9 +147,21 @@ def changelog(settings: Settings) -> Changelog:
     name = settings.changelog
     resource = ConfigResource(ConfigResource.Type.TOPIC, name)
     with _brokers(settings) as admin:
-        described = admin.describe_topics(TopicCollection([name]))[name].result(_TIMEOUT_S)
-        config = admin.describe_configs([resource])[resource].result(_TIMEOUT_S)
+        try:
+            described = admin.describe_topics(TopicCollection([name]))[name].result(_TIMEOUT_S)
+            config = admin.describe_configs([resource])[resource].result(_TIMEOUT_S)
+        except KafkaException as error:
+            raise _unless_refused(name, error) from None
     return Changelog(str(described.topic_id), int(config["delete.retention.ms"].value or 0))
+
+
+def _unless_refused(topic: str, error: KafkaException) -> Exception:
+    """The error itself, or the sentence for one that says what the user lacks."""
+    if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return error
+    return IntentError(
+        f"Kafka does not let this user describe the topic {topic}; allow it Describe and DescribeConfigs"
+    )
 
 
 def _differences(topic: Topic, found: TopicMetadata, config: Mapping[str, str | None]) -> Iterator[Difference]:

@@ -12,13 +12,14 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import faust
 import structlog
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.tables.recovery import Recovery, ServiceStopped
 from faust.types import TP
+from mode import Service
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from worker.config import Settings
@@ -117,7 +118,6 @@ class IntentApp(faust.App):
         recovery: Any = self.recovery
         recovery._wait = partial(self._wait_in_recovery, recovery._wait)  # noqa: SLF001
         self.agent(events, name="windows")(_subscribe)
-        self.timer(_BEAT_S)(self._beat)
         pages: dict[str, Any] = {"livez": self._livez, "readyz": self._readyz, "metrics": self._metrics_page}
         for name, page in pages.items():
             self.page(f"/{name}", name=name)(page)
@@ -170,11 +170,16 @@ class IntentApp(faust.App):
             end_process(str(reason))
         end_process("faust crashed", reason)
 
+    @Service.task
     async def _beat(self) -> None:
-        self.watchdog.arm("the event loop", _LOOP_STALL_S)
-        consumer: Any = self.consumer
-        if not (consumer.coordinated or self.should_stop):
-            end_process("the routine that keeps this worker in its group has ended; its error is logged above")
+        """From the start on: a worker that is refused never gets as far as Faust's timers."""
+        while not self.should_stop:
+            self.watchdog.arm("the event loop", _LOOP_STALL_S)
+            try:
+                cast("Any", self.consumer).check_group()
+            except Exception as error:
+                end_process("this worker cannot be in its group", error)
+            await self.sleep(_BEAT_S)
 
     async def _wait_in_recovery(self, wait: Callable[..., Any], waited: Any, timeout: Any = None) -> None:  # noqa: ASYNC109 - its
         """Faust's recovery takes a broker call that exceeds its time for its own end, and leaves without a word."""

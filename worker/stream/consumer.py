@@ -6,7 +6,7 @@ Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which 
   `_wait_next_records`, `_getmany`, `_read_offset`, `_committed_offset`, `_is_changelog_tp`, `_new_consumer_thread`,
   `_thread`, `flow_active`
 - faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
-- aiokafka: `AIOKafkaConsumer._isolation_level`, `_subscription`, `_client._conns`, `_coordinator._coordination_task`,
+- aiokafka: `AIOKafkaConsumer._isolation_level`, `_subscription`, `_client._conns`, `_coordinator.check_errors`,
   `_fetcher._prefetch_backoff`; `PartitionRecords._consumer_record`;
   `sender.BACKOFF_OVERRIDE`
 """
@@ -81,12 +81,14 @@ class Consumer(FaustConsumer):
         consumer = getattr(self._thread, "_consumer", None)
         return consumer is not None and any(conn.connected() for conn in consumer._client._conns.values())  # noqa: SLF001
 
-    @property
-    def coordinated(self) -> bool:
-        """Whether the routine that keeps this worker in its group still runs; where it ends, aiokafka only logs it."""
+    def check_group(self) -> None:
+        """Raises what has ended or holds up the routine that keeps this worker in its group, such as a refusal.
+
+        aiokafka tells it to those who ask it for records; Faust asks its fetcher, and would never hear.
+        """
         coordinator = getattr(getattr(self._thread, "_consumer", None), "_coordinator", None)
-        task = getattr(coordinator, "_coordination_task", None)
-        return task is None or not task.done()
+        if coordinator is not None:
+            coordinator.check_errors()
 
     # -- in ------------------------------------------------------------------------------------------------------------
 

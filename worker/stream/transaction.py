@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.codec import lz4_encode
+from aiokafka.errors import KafkaError
 from aiokafka.record._crecords import default_records
 
 from worker.config import Settings
@@ -61,7 +62,11 @@ async def commit(
     for topic, batches in sent.items():
         for acknowledged, count in batches:
             # `send_batch` acknowledges the *base* offset of a record batch
-            ends[topic] = max(ends.get(topic, -1), (await acknowledged).offset + count - 1)
+            try:
+                base = (await acknowledged).offset
+            except KafkaError as error:
+                raise Fatal(f"{topic} did not take a batch of {count} records: {error!r}") from error
+            ends[topic] = max(ends.get(topic, -1), base + count - 1)
     await sender.commit_transaction()
     return ends
 

@@ -207,9 +207,11 @@ def test_what_waits_holds_up_the_next_fetch_by_the_backoff_that_stands_on_the_fe
     assert "backoff=self._prefetch_backoff" in source(aiokafka_fetcher.Fetcher._proc_fetch_request)
 
 
-def test_the_coordination_is_one_task_whose_end_can_be_seen() -> None:
-    begun = source(GroupCoordinator.__init__)
-    assert "self._coordination_task = create_task(self._coordination_routine())" in begun
+def test_what_ails_the_coordination_is_told_to_those_who_ask() -> None:
+    asked = source(GroupCoordinator.check_errors)
+    assert "self._coordination_task.result()" in asked
+    assert "raise exc" in asked
+    assert "self._pending_exception = exc" in source(GroupCoordinator._push_error_to_user)
     assert "self._coordinator = GroupCoordinator(" in source(aiokafka.AIOKafkaConsumer.start)
 
 

@@ -1,0 +1,127 @@
+"""A broker that refuses what the worker needs: the worker ends non-zero, uncommitted and in bounded time, and says what
+was refused; once it is allowed, nothing is missing.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
+
+from tests.chaos.audit import Findings
+from tests.chaos.outcome import examine
+from tests.conftest import MakeSettings
+from tests.integration.conftest import free_port
+from tests.integration.deployment import Worker, publish, read_all, until
+from tests.integration.secured import Guarded, rights
+from tests.integration.stories import event
+from worker.config import Kafka, Settings
+from worker.kafka import clients
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).parents[2]
+PASSWORD = "correct horse"
+START_MS = 1_760_000_000_000
+EVENTS = 400
+BOUND_S = 40
+"""A transaction's limit, a start and a busy machine."""
+
+
+def stands_before(settings: Settings, folder: Path, guarded: Guarded, user: str) -> Worker:
+    """A worker of this user, not started, with events waiting."""
+    kafka = Kafka.model_validate(guarded.client(user, PASSWORD))
+    own = settings.worker.model_copy(
+        update={"data_dir": folder / "state", "web_port": free_port(), "instance_id": "only"}
+    )
+    publish(
+        guarded.inside,
+        settings.topics.events,
+        (event(f"user-{number % 20}", number, START_MS + number * 1000) for number in range(EVENTS)),
+    )
+    return Worker(
+        settings.model_copy(update={"kafka": kafka, "worker": own}),
+        folder / "worker.log",
+        command=(sys.executable, "-m", "tests.chaos.digest"),
+        environment={"PYTHONPATH": str(ROOT), "INTENT_KAFKA__SASL_PASSWORD": PASSWORD},
+    )
+
+
+def refused(worker: Worker) -> str:
+    """Starts it and awaits its end; what its log says is fatal, or the sentence with which it did not start."""
+    worker.start(wait=False)
+    assert worker.process is not None
+    assert worker.process.wait(BOUND_S) == 1
+    lines = worker.log.read_text().splitlines()
+    told = [json.loads(line) for line in lines if line.startswith("{")]
+    fatal = [f"{line['why']} {line['error']}" for line in told if line["level"] == "critical"]
+    return " ".join(fatal or lines[-1:])
+
+
+def comes_through(worker: Worker, settings: Settings) -> None:
+    worker.start(wait=False)
+
+    def drained() -> bool:
+        marks = worker.metric("intent_watermark_offset")
+        return sum(marks.values()) + len(marks) == EVENTS
+
+    until(drained, worker, "all events are done")
+    assert worker.stop() == 0
+    assert examine(settings)[1] == Findings()
+
+
+NAMES: dict[str, Callable[[Settings], str]] = {
+    "scores": lambda settings: settings.topics.scores,
+    "changelog": lambda settings: settings.changelog,
+    "events": lambda settings: settings.topics.events,
+    "transactions": lambda settings: f"{settings.worker.application_id}-",
+    "group": lambda settings: settings.worker.application_id,
+}
+
+
+@pytest.mark.parametrize("right", NAMES)
+def test_a_right_that_is_missing_ends_the_worker_by_name(
+    settings: MakeSettings, guarded: Guarded, tmp_path: Path, right: str
+) -> None:
+    user = f"user-without-{right}"
+    guarded.enrol(user, PASSWORD)
+    made = settings(kafka={"bootstrap_servers": guarded.inside}, worker={"transaction_timeout_s": 10})
+    rules = rights(made, user)
+    for name in rules.keys() - {right}:
+        guarded.allow(rules[name])
+    worker = stands_before(made, tmp_path, guarded, user)
+    try:
+        assert NAMES[right](made) in refused(worker)
+        assert read_all(guarded.inside, made.topics.scores) == []
+        guarded.allow(rules[right])
+        comes_through(worker, made)
+    finally:
+        worker.close()
+
+
+def test_a_topic_that_takes_no_record_of_a_score_s_size_ends_the_worker_by_name(
+    settings: MakeSettings, guarded: Guarded, tmp_path: Path
+) -> None:
+    user = "user-with-too-much-to-say"
+    guarded.enrol(user, PASSWORD)
+    made = settings(kafka={"bootstrap_servers": guarded.inside}, worker={"transaction_timeout_s": 10})
+    for rules in rights(made, user).values():
+        guarded.allow(rules)
+    set_max_message_bytes(guarded, made.topics.scores, 100)
+    worker = stands_before(made, tmp_path, guarded, user)
+    try:
+        assert made.topics.scores in refused(worker)
+        assert read_all(guarded.inside, made.topics.scores) == []
+        set_max_message_bytes(guarded, made.topics.scores, 2**20)
+        comes_through(worker, made)
+    finally:
+        worker.close()
+
+
+def set_max_message_bytes(guarded: Guarded, topic: str, count: int) -> None:
+    entry = ConfigEntry("max.message.bytes", str(count), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    admin = clients.admin(Kafka(bootstrap_servers=guarded.inside))
+    admin.incremental_alter_configs([resource])[resource].result(15)
