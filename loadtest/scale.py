@@ -187,7 +187,7 @@ def _rebalances(place: Path, servers: str, *, rate: float, seconds: float) -> tu
     )
     first, second = (Member(settings, place, name=name) for name in ("first", "second"))
     stretches = ("one worker", "another joins", "it leaves", "it joins again", "it is killed")
-    load = Stream(rate=rate, seconds=_SETTLE_S + seconds * (len(stretches) + 1), users=10_000, name="scale")
+    load = Stream(rate=rate, seconds=3600, users=10_000, name="scale")  # ended by us
     with fleet.stopped_at_the_end(first, second), _reading(settings) as seen:
         first.start()
         first.until(first.ready, "the worker is ready", within_s=_READY_S)
@@ -197,21 +197,35 @@ def _rebalances(place: Path, servers: str, *, rate: float, seconds: float) -> tu
         borders = []
         acts: list[Callable[[], None] | None] = [None, second.start, second.stop, second.start, second.kill]
         for act in acts:
+            borders.append(time.time())
             if act is not None:
                 act()
-            borders.append(time.time())
+            if act == second.start:
+                second.until(lambda: bool(second.metric("intent_watermark_offset")), "it joins", within_s=_READY_S)
             time.sleep(seconds)
         borders.append(time.time())
+        process.terminate()
         process.join()
+        sent = _count(settings)
         deadline = time.monotonic() + _READY_S
-        while len(seen) < load.count and time.monotonic() < deadline:
+        while len(seen) < sent and time.monotonic() < deadline:
             time.sleep(0.1)
     table = np.array(seen, dtype=np.float64)
     phases = [
         _phase(name, table[(table[:, 1] >= begin) & (table[:, 1] < end)])
         for name, begin, end in zip(stretches, borders[:-1], borders[1:], strict=True)
     ]
-    return phases, load.count - len(seen)
+    return phases, sent - len(seen)
+
+
+def _count(settings: Settings) -> int:
+    """Events in the source topic."""
+    consumer = Consumer({**clients.librdkafka(settings.kafka), "group.id": "intent-loadtest-scale"})
+    try:
+        places = [TopicPartition(settings.topics.events, number) for number in range(_PARTITIONS)]
+        return sum(consumer.get_watermark_offsets(place, timeout=10)[1] for place in places)
+    finally:
+        consumer.close()
 
 
 def _phase(name: str, table: np.ndarray) -> Phase:
