@@ -148,10 +148,15 @@ _ALL = (
         ),
     ),
     Mutant(
-        "holes-unchecked",
+        "group-offsets-trusted",
         scenario="group_offsets_moved",
-        shows="a fetch that begins behind the watermark's successor is taken for the next: what is between is lost",
+        shows="the group's offsets stand for what is done, and not the watermark: what is between is lost",
         edits=(
+            Edit(
+                "worker.stream.consumer",
+                "        await self.seek_wait(self.app.partitions.due())\n",
+                "        await super().perform_seek()\n",
+            ),
             Edit(
                 "worker.stream.partition",
                 "        if records[0].offset > due and self._sought != due:\n",
