@@ -6,8 +6,8 @@ Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which 
   `_wait_next_records`, `_getmany`, `_read_offset`, `_committed_offset`, `_is_changelog_tp`, `_new_consumer_thread`,
   `_thread`, `flow_active`
 - faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
-- aiokafka: `AIOKafkaConsumer._isolation_level`, `_subscription`, `_client._conns`, `_coordinator.check_errors`,
-  `_fetcher._prefetch_backoff`; `PartitionRecords._consumer_record`;
+- aiokafka: `AIOKafkaConsumer._isolation_level`, `_fetch_max_wait_ms`, `_subscription`, `_client._conns`,
+  `_coordinator.check_errors`, `_fetcher._prefetch_backoff`; `PartitionRecords._consumer_record`;
   `sender.BACKOFF_OVERRIDE`
 """
 
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 _IDLE_S: Final = 1.0
 _FULL_S: Final = 0.02
 """While a partition is full: fetches of it do not wake the loop when it has room again."""
+_FETCH_WAIT_MS: Final = 20
+"""Faust's are 1,500. A broker has one fetch at a time: while one partition's records are taken, the others are asked
+for, and wait for news; the one, and each question of a rebalance, wait with them. With all events in one partition the
+median latency was 830 ms.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +57,7 @@ class ReadCommittedThread(AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # noqa: SLF001
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001
         return consumer
 
     async def on_start(self) -> None:
