@@ -9,7 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+UNKNOWN: Final = -1
+"""The offset of a write that was acknowledged without one."""
 
 
 class Entry(NamedTuple):
@@ -106,6 +109,8 @@ def nonmonotonic_sends(sends: Sequence[Send]) -> list[Anomaly]:
     found = []
     last: dict[tuple[str, str], Entry] = {}
     for send in sends:
+        if send.entry.offset == UNKNOWN:
+            continue
         before = last.get((send.sender, send.entry.partition))
         if before is not None and send.entry.offset <= before.offset:
             found.append(Anomaly("nonmonotonic send", f"{send.sender} wrote {before}, then {send.entry}"))
@@ -153,7 +158,7 @@ def _steps(polls: Sequence[Poll]) -> Iterator[tuple[str, str, Entry, Entry]]:
 
 
 def _entries(sends: Iterable[Send], polls: Iterable[Poll]) -> Iterator[Entry]:
-    yield from (send.entry for send in sends)
+    yield from (send.entry for send in sends if send.entry.offset != UNKNOWN)
     yield from (entry for poll in polls for entry in poll.entries)
 
 

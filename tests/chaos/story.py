@@ -82,7 +82,7 @@ def poison(rng: random.Random, partitions: int) -> Outgoing:
 
 def oversized(rng: random.Random, partitions: int) -> Iterator[Outgoing]:
     """Records beyond every bound: of an event, of a fetch, and of what other topics take, having come packed."""
-    for size in (70_000, 900_000, 6_000_000):
+    for size in (70_000, 900_000, 6_000_000, 20_000_000):
         value = json.dumps({"event_id": "x", "user_id": "giant", "page": "/" * size}).encode()
         headers = {EXPECT: b"too_large"}
         yield Outgoing(rng.randrange(partitions), b"giant", value, headers)

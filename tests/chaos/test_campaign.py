@@ -55,7 +55,7 @@ def test_faults_that_nobody_chose_leave_no_trace(cluster: EmbeddedBroker, tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_leaders_that_change_leave_no_trace(tmp_path: Path) -> None:
-    chosen = Campaign(seed=2, faults=2, kinds=("leader_killed",), scorer="digest")
+    chosen = Campaign(seed=2, faults=2, kinds=("leader_killed", "leader_paused"), scorer="digest")
     results = campaign.run(chosen, folder=tmp_path)
     assert [len(result.struck) for result in results] == [2]
     assert nothing_found(results, chosen)
@@ -83,7 +83,7 @@ def test_an_episode_has_what_its_faults_need() -> None:
 def test_leaders_change_among_other_faults() -> None:
     episodes = plan(5, faults=100, kinds={kind: of.needs for kind, of in KINDS.items()})
     mixed = [{fault.kind for fault in one.faults} for one in episodes if one.nodes == 3]
-    assert all(kinds > {"leader_killed"} for kinds in mixed)
+    assert all(kinds > {"leader_killed", "leader_paused"} for kinds in mixed)
 
 
 def test_an_unknown_kind_is_refused_by_name() -> None:

@@ -64,6 +64,12 @@ def test_partitions_are_told_apart() -> None:
     assert history.anomalies([], [poll(at(3), at(0, partition="1"))]) == []
 
 
+def test_a_write_whose_place_is_unknown_is_missed_all_the_same() -> None:
+    sends = sent(at(0), at(-1, "somewhere"), at(2))
+    assert history.anomalies(sends, [poll(at(0), at(1, "somewhere"), at(2))]) == []
+    assert {anomaly.kind for anomaly in history.anomalies(sends, [poll(at(0), at(2))])} == {"lost write"}
+
+
 def test_repeats_may_be_lawful() -> None:
     again = [poll(at(0, "a"), at(1, "a"))]
     assert history.anomalies([], again, repeats=True) == []

@@ -9,7 +9,7 @@ from typing import Final
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from tests.chaos.history import Entry, Send
+from tests.chaos.history import UNKNOWN, Entry, Send
 from tests.chaos.story import Outgoing
 
 SEND: Final = "send"
@@ -112,7 +112,9 @@ class Traffic:
             if error is not None:
                 self.failures.append(f"send {number}: {error}")
                 return
-            entry = Entry(str(message.partition()), message.offset() or 0, str(number))
+            offset = message.offset()
+            # taken twice by a broker that had lost its first answer: acknowledged, and where is not said
+            entry = Entry(str(message.partition()), UNKNOWN if offset is None or offset < 0 else offset, str(number))
             self._acknowledged[number] = Sent(Send("traffic", entry), at_s)
 
         headers: dict[str, str | bytes | None] = {**record.headers, SEND: b"%d" % number}

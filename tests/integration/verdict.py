@@ -6,6 +6,7 @@ Differences are told one by one, as sentences, so that a campaign can count them
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -147,12 +148,13 @@ class Verdict:
             yield f"{count} dead letter of {place} is too many"
         for letter in letters:
             original = originals[coordinates(letter)]
+            whole = kept(original)
             for name in ("key", "value", "timestamp_ms"):
-                if getattr(letter, name) != getattr(original, name):
+                if getattr(letter, name) != getattr(whole, name):
                     yield f"the dead letter of {coordinates(letter)} has another {name} than its record"
             reason = original.headers.get(EXPECT) or b"late"
             wanted = {
-                **original.headers,
+                **whole.headers,
                 f"{ERRORS}topic": self.topic.encode(),
                 f"{ERRORS}exception.class.name": reason,
             }
@@ -168,6 +170,20 @@ class Verdict:
 def coordinates(letter: Read) -> tuple[int, int]:
     """The source partition and offset that a dead letter names."""
     return int(letter.headers[f"{ERRORS}partition"]), int(letter.headers[f"{ERRORS}offset"])
+
+
+def kept(record: Read) -> Read:
+    """What a dead letter keeps of its record: all of it, or the beginning of one that no topic of letters takes."""
+    headers = sum(len(name) + len(text) + 10 for name, text in record.headers.items())
+    size = len(record.key or b"") + len(record.value or b"") + headers
+    if size <= 15 << 20:
+        return record
+    return replace(
+        record,
+        key=(record.key or b"")[: 1 << 10],
+        value=(record.value or b"")[: 128 << 10],
+        headers={"intent.cut-from-bytes": str(size).encode()},
+    )
 
 
 def value(record: Read) -> dict[str, Any]:

@@ -36,6 +36,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "broker_stopped": Kind(brokers.stopped, Needs(nodes=1)),
     "broker_paused": Kind(brokers.paused, Needs(nodes=1)),
     "leader_killed": Kind(brokers.leader_killed, Needs(nodes=3)),
+    "leader_paused": Kind(brokers.leader_paused, Needs(nodes=3)),
     "disk_full": Kind(state.disk_full),
     "state_deleted": Kind(state.deleted),
     "state_corrupted": Kind(state.corrupted),
