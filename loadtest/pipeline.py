@@ -118,8 +118,14 @@ def pipeline(
             for number in range(runs):
                 for name in programs:
                     status.update(f"{each}: run {number + 1} of {runs}, {standings.NAMES[name]}")
-                    measured[name].append(
-                        _run(name, programs[name], kafka, load, job=each, count=counts[name], number=number)
+                    took = _run(name, programs[name], kafka, load, job=each, count=counts[name], number=number)
+                    measured[name].append(took)
+                    rate, spent = took.events / took.seconds, took.cpu_s / took.events * 1e6
+                    err.print(
+                        f"{each}, run {number + 1} of {runs}: {standings.NAMES[name]}, {rate:,.0f} events/s, "
+                        f"{spent:.1f} µs of CPU an event",
+                        highlight=False,
+                        soft_wrap=True,
                     )
             _drop_topics(kafka, [_events_topic(each, count) for count in set(counts.values())])
             results[each] = [Place(name, tuple(took)) for name, took in measured.items()]
