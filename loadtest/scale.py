@@ -202,7 +202,7 @@ def _rebalances(place: Path, servers: str, *, rate: float, seconds: float) -> tu
                 act()
             if act == second.start:
                 second.until(lambda: bool(second.metric("intent_watermark_offset")), "it joins", within_s=_READY_S)
-            time.sleep(seconds)
+            time.sleep(seconds + (_SESSION_S if act == second.kill else 0))  # before that nobody notices
         borders.append(time.time())
         process.terminate()
         process.join()
@@ -212,7 +212,7 @@ def _rebalances(place: Path, servers: str, *, rate: float, seconds: float) -> tu
             time.sleep(0.1)
     table = np.array(seen, dtype=np.float64)
     phases = [
-        _phase(name, table[(table[:, 1] >= begin) & (table[:, 1] < end)])
+        _phase(name, table, begin=begin, end=end)
         for name, begin, end in zip(stretches, borders[:-1], borders[1:], strict=True)
     ]
     return phases, sent - len(seen)
@@ -228,17 +228,17 @@ def _count(settings: Settings) -> int:
         consumer.close()
 
 
-def _phase(name: str, table: np.ndarray) -> Phase:
-    """`table` [n, 3]: partition, arrival (s since 1970), latency (s)."""
-    pauses = [
-        float(np.diff(table[table[:, 0] == partition][:, 1]).max(initial=0.0)) for partition in np.unique(table[:, 0])
-    ]
-    p50, p99 = np.percentile(table[:, 2], [50, 99]) * 1000
+def _phase(name: str, table: np.ndarray, *, begin: float, end: float) -> Phase:
+    """`table` [n, 3]: partition, arrival (s since 1970), latency (s). A partition may be silent up to the very end."""
+    within = table[(table[:, 1] >= begin) & (table[:, 1] < end)]
+    arrivals = [within[within[:, 0] == partition][:, 1] for partition in np.unique(table[:, 0])]
+    pauses = [float(np.diff(np.concatenate([[begin], each, [end]])).max()) for each in arrivals]
+    p50, p99 = np.percentile(within[:, 2], [50, 99]) * 1000
     return Phase(
         name=name,
         p50_ms=round(float(p50), 1),
         p99_ms=round(float(p99), 1),
-        max_ms=round(float(table[:, 2].max()) * 1000, 1),
+        max_ms=round(float(within[:, 2].max()) * 1000, 1),
         pause_ms=round(max(pauses) * 1000, 1),
     )
 

@@ -61,8 +61,9 @@ def test_growth_of_the_first_half_alone_is_a_warm_up() -> None:
 
 def test_a_pause_is_the_longest_silence_of_one_partition() -> None:
     seen = np.array([(0, 1.0, 0.01), (1, 1.1, 0.02), (0, 1.2, 0.01), (1, 4.1, 3.0), (0, 4.2, 3.0)])
-    phase = scale._phase("joined", seen)
+    phase = scale._phase("joined", seen, begin=1, end=5)
     assert phase.pause_ms == 3000
+    assert scale._phase("killed", seen, begin=1, end=9).pause_ms == 4900, "silent to the end"
     assert phase.max_ms == 3000
     assert phase.p50_ms == 20
 
