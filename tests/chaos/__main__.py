@@ -78,8 +78,6 @@ def main(
         shown = Console()
         shown.width = max(shown.width, _WIDTH)  # into a file or a pipe it would be cut to 80
         shown.print(report.table(results, chosen))
-    for line in report.told(results):
-        console.print(line, highlight=False, markup=False)
     if not report.clean(results):
         raise CheckFailed(f"the contract did not hold; `--seed {chosen.seed} --faults {faults}` plans the same faults")
 
@@ -104,6 +102,8 @@ def _watched(chosen: Campaign, console: Console, folder: Path) -> list[Result]:
                 f"{result.events:,} events, {sum(map(len, report.found(result)))} findings, {result.seconds:.0f} s",
                 highlight=False,
             )
+            for line in report.told([result]):
+                progress.console.print(line, highlight=False, markup=False)
 
         return campaigns.run(chosen, folder=folder, tell=tell, done=done)
 
