@@ -102,8 +102,8 @@ def _watched(chosen: Campaign, console: Console, folder: Path) -> list[Result]:
                 f"{result.events:,} events, {sum(map(len, report.found(result)))} findings, {result.seconds:.0f} s",
                 highlight=False,
             )
-            for line in report.told([result]):
-                progress.console.print(line, highlight=False, markup=False)
+            for found in report.told([result]):
+                progress.console.print(found, highlight=False, markup=False)
 
         return campaigns.run(chosen, folder=folder, tell=tell, done=done)
 
