@@ -22,7 +22,7 @@ from worker.config import Settings
 from worker.errors import IntentError
 from worker.kafka import topics
 
-_PATIENCE_S: Final = 45.0
+_PATIENCE_S: Final = 120.0
 _ASK_S: Final = 5.0
 _POLL_S: Final = 0.1
 
@@ -35,7 +35,7 @@ would ask each other for leave before they know of any rule."""
 
 
 class Admin:
-    """Each call returns when it is done, however long brokers are away meanwhile (up to 45 s)."""
+    """Each call returns when it is done, however long brokers are away meanwhile (up to 2 min)."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -93,7 +93,9 @@ def run(
         world.close()
     findings.other += other
     findings.other += [f"{one.planned.kind}: {one.broken}" for one in struck if one.broken]
-    findings.other += _unexplained(world.workers.exits, struck)
+    findings.other += _unexplained(
+        world.workers.exits, struck, since_s=world.published.arrivals[0][0] if world.published.arrivals else 0
+    )
     return Result(
         episode=episode,
         events=len(verdict.fates),
@@ -219,12 +221,17 @@ def _seen(world: World) -> Seen:
     )
 
 
-def _unexplained(exits: Sequence[Exit], struck: Sequence[Struck]) -> list[str]:
-    """Ends that nobody asked for, of which no fault can be the reason."""
+def _unexplained(exits: Sequence[Exit], struck: Sequence[Struck], *, since_s: float) -> list[str]:
+    """Ends that nobody asked for, of which no fault can be the reason.
+
+    From the first score on: before, a node of several may not have heard of the new topics, which ends a start.
+    """
     return [
         f"{one.worker} ended with {one.code}, though nothing was broken; it said:\n{one.said}"
         for one in exits
-        if not one.due and not any(fault.began_s <= one.at_s <= fault.ended_s + _AFTERMATH_S for fault in struck)
+        if not one.due
+        and one.at_s >= since_s
+        and not any(fault.began_s <= one.at_s <= fault.ended_s + _AFTERMATH_S for fault in struck)
     ]
 
 
