@@ -23,7 +23,8 @@ from loadtest.constant import Constant
 from loadtest.contenders.jobs import MODEL
 from worker import events, facts, pipeline, scores, window
 from worker.errors import Invalid
-from worker.pipeline import Batch, Overlay, Record
+from worker.fold import Batch, Record, fold, sweep
+from worker.pipeline import Overlay
 from worker.stream import output, rocksdb, transaction
 from worker.stream.output import OutRecord
 from worker.watermark import Watermark
@@ -108,11 +109,11 @@ def _batch(
     rules = window.Rules()
     batch: Batch = seconds.of(
         "the loop around these",
-        lambda: pipeline.fold(got, windows=overlay.window, start=start, rules=rules, mode="every"),
+        lambda: fold(got, windows=overlay.window, start=start, rules=rules, mode="every"),
     )
     _inside_the_loop(seconds, got, database, rules=rules)
     browsed = list(_browsed(database, 1 + len(got) // pipeline.SWEEP_SHARE))
-    seconds.of("sweep", lambda: pipeline.sweep(batch, browsed, windows=overlay, rules=rules))
+    seconds.of("sweep", lambda: sweep(batch, browsed, windows=overlay.window, rules=rules))
     rated = seconds.of("score and rate", lambda: pipeline.ratings(Constant.of(len(batch.updated))))
     scored_at = scores.rfc3339(got[0].timestamp)
     rendered: output.Rendered = seconds.of(

@@ -1,54 +1,27 @@
 """The order of the steps, written once: take, decode, fold, score, publish, store, done.
 
-Live and replay share it; they differ in the `Port` they pass in. Owns what a batch is, each event's fate and the order
-in which effects become durable. Knows neither Kafka, Faust, RocksDB nor torch.
+Live and replay share it; they differ in the `Port` they pass in. Owns the order in which effects become durable. Knows
+neither Kafka, Faust, RocksDB nor torch.
 """
 
 import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from itertools import starmap
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
-from worker import events, facts, window
-from worker.errors import Fatal, Invalid
+from worker import window
+from worker.fold import Batch, Mode, Record, fold, sweep
 from worker.ops.metrics import Metrics
-from worker.scores import Headers, Rating
+from worker.scores import Rating
 from worker.watermark import Watermark
 
-Mode = Literal["every", "latest"]
-LATE: Final = "late"
 _SMOOTHING: Final = 8
 SWEEP_SHARE: Final = 8
 """For so many events one stored user is looked at: of a million, at 1,000 events/s, each every two hours."""
-
-
-class Record(Protocol):
-    """One source record, as a consumer hands it out."""
-
-    @property
-    def offset(self) -> int:
-        """In its partition."""
-
-    @property
-    def timestamp(self) -> int:
-        """The record's own, UTC ms."""
-
-    @property
-    def key(self) -> bytes | None:
-        """Raw."""
-
-    @property
-    def value(self) -> bytes | None:
-        """Raw."""
-
-    @property
-    def headers(self) -> Headers:
-        """Raw."""
 
 
 class EngineScores(Protocol):
@@ -80,40 +53,6 @@ class Engine(Protocol):
 
     async def score(self, windows: Sequence[bytes]) -> EngineScores:
         """Row i is window i's. An error is that of these windows alone."""
-
-
-class Updated(NamedTuple):
-    """An event that folded, and the window right after it."""
-
-    record: Record
-    event: events.Event
-    window: bytes
-
-
-class Rejected(NamedTuple):
-    """A record for the dead-letter topic."""
-
-    record: Record
-    stage: str
-    reason: str
-    message: str
-
-
-@dataclass(slots=True)
-class Batch:
-    """Everything that one transaction makes visible, and what it leaves behind."""
-
-    updated: list[Updated] = field(default_factory=list)
-    """To be scored, in offset order."""
-    changed: dict[bytes, bytes | None] = field(default_factory=dict)
-    """User key to new window, `None` for a user who was erased or has expired."""
-    latest: dict[bytes, int | None] = field(default_factory=dict)
-    """User key to the place in `updated` of the newest score, `None` for a user who was erased or has expired."""
-    rejected: list[Rejected] = field(default_factory=list)
-    fates: Counter[str] = field(default_factory=Counter)
-    watermark: Watermark = field(default_factory=Watermark)
-    timestamps: list[int] = field(default_factory=list)
-    """The source records' own, in ms."""
 
 
 class Port(Protocol):
@@ -166,88 +105,6 @@ class Overlay:
                 del mine[key]
 
 
-def fold(
-    records: Sequence[Record],
-    *,
-    windows: Callable[[bytes], bytes | None],
-    start: Watermark,
-    rules: window.Rules,
-    mode: Mode,
-) -> Batch:
-    """Records of one partition, in offset order and all above `start`, to a batch. Pure.
-
-    Every record gets one fate; nothing but `Fatal` (a damaged window) is raised.
-    """
-    if records[0].offset <= start.offset:
-        raise Fatal(f"offset {records[0].offset} was read again though {start.offset} is done")
-    batch = Batch(timestamps=[record.timestamp for record in records])
-    changed, latest, updated = batch.changed, batch.latest, batch.updated
-    dead = erased = duplicate = late = 0
-    newest_ms = start.newest_ms
-    for record in records:
-        key = record.key
-        try:
-            event = events.decode(record.value, key=key, timestamp_ms=record.timestamp)
-        except Invalid as error:
-            batch.rejected.append(Rejected(record, "decode", error.reason, str(error)))
-            dead += 1
-            continue
-        assert key is not None  # it is the event's `user_id`
-        fact = facts.of(event)
-        newest_ms = max(newest_ms, fact.time_ms)
-        if event.type == events.ERASE:
-            changed[key] = latest[key] = None
-            erased += 1
-            continue
-        before = changed[key] if key in changed else windows(key)
-        if before is not None and window.expired(before, partition_newest_ms=newest_ms, rules=rules):
-            before = None
-        outcome, after = window.fold(before, fact, rules=rules)
-        if outcome is window.Outcome.FOLDED:
-            changed[key] = after
-            latest[key] = len(updated)
-            updated.append(Updated(record, event, after))
-        elif outcome is window.Outcome.DUPLICATE:
-            duplicate += 1
-        else:
-            behind_s, allowed_s = (window.newest_ms(after) - fact.time_ms) / 1000, rules.max_lateness_ms / 1000
-            message = f"event time is {behind_s:.0f} s before the user's newest; {allowed_s:.0f} s are allowed"
-            batch.rejected.append(Rejected(record, "fold", LATE, message))
-            late += 1
-    batch.fates = +Counter(dead=dead, erased=erased, duplicate=duplicate, late=late)
-    _coalesce(batch, mode)
-    batch.watermark = Watermark(records[-1].offset, newest_ms)
-    return batch
-
-
-def sweep(batch: Batch, stored: Iterable[tuple[bytes, bytes]], *, windows: Overlay, rules: window.Rules) -> None:
-    """Remove those of the stored users who have expired by the batch's event time.
-
-    Changes no outcome: `fold` drops an expired window anyway when its user comes back; this frees the space of those
-    who do not.
-    """
-    for key, _ in stored:
-        if key in batch.changed:
-            continue
-        current = windows.window(key)  # a later batch than the stored one may have changed it
-        if current is not None and window.expired(current, partition_newest_ms=batch.watermark.newest_ms, rules=rules):
-            batch.changed[key] = batch.latest[key] = None
-
-
-def _coalesce(batch: Batch, mode: Mode) -> None:
-    """In mode `latest` only the updates that no later one of the same user replaced keep their place."""
-    total = len(batch.updated)
-    if mode == "latest":
-        newest = {update.event.user_id: update for update in batch.updated}
-        batch.updated[:] = [update for update in batch.updated if newest[update.event.user_id] is update]
-        places = {update.event.user_id.encode(): place for place, update in enumerate(batch.updated)}
-        for key, place in batch.latest.items():
-            if place is not None:
-                batch.latest[key] = places[key]
-    batch.fates["scored"] = len(batch.updated)
-    batch.fates["coalesced"] = total - len(batch.updated)
-
-
 def ratings(scores: EngineScores) -> list[Rating]:
     """Arrays to rows; 6 decimals, which is finer than what the engine promises to repeat."""
     rounded = [np.round(part.astype(np.float64), 6).tolist() for part in (scores.intent, scores.risk)]
@@ -286,7 +143,7 @@ async def run(
             break
         taken = time.perf_counter()
         batch = fold(records, windows=overlay.window, start=watermark, rules=rules, mode=mode)
-        sweep(batch, port.browse(1 + len(records) // SWEEP_SHARE), windows=overlay, rules=rules)
+        sweep(batch, port.browse(1 + len(records) // SWEEP_SHARE), windows=overlay.window, rules=rules)
         overlay.add(batch.changed)
         watermark = batch.watermark
         rated: list[Rating] = []

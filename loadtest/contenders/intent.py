@@ -21,10 +21,10 @@ from loadtest.sampler import Sampler
 from loadtest.stages import STAGES
 from worker import config, pipeline, watermark
 from worker.config import Settings
+from worker.fold import Batch, Record, Updated
 from worker.kafka import topics
 from worker.ops import logs
 from worker.ops.metrics import Metrics
-from worker.pipeline import Batch, Record, Updated
 from worker.scores import Model, Rating
 from worker.stream import app, partition
 from worker.stream.output import OutRecord, Rendered
@@ -99,7 +99,7 @@ def timed(fold: Callable[..., Batch], begin: Callable[[], None]) -> Callable[...
 def fold(
     records: Sequence[Record], *, windows: Callable[[bytes], bytes | None], start: Watermark, **_rules: Any
 ) -> Batch:
-    """`worker.pipeline.fold`, of *light*."""
+    """`worker.fold.fold`, of *light*."""
     batch = Batch(timestamps=[record.timestamp for record in records])
     changed = batch.changed
     for record in records:

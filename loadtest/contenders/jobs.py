@@ -93,7 +93,7 @@ class Light:
 
 
 class Full:
-    """*full*, for those who take events one by one. The order is that of `worker.pipeline.fold`."""
+    """*full*, for those who take events one by one. The order is that of `worker.fold.fold`."""
 
     def __init__(self, topic: str, application: str) -> None:
         self._topic = topic

@@ -138,7 +138,7 @@ _ALL = (
         scenario="there_and_back",
         shows="a partition that comes back is folded onto windows from before it went: other digests",
         edits=(
-            Edit("worker.pipeline", 'LATE: Final = "late"\n', 'LATE: Final = "late"\n_KEPT = {}\n'),
+            Edit("worker.pipeline", "_SMOOTHING: Final = 8\n", "_SMOOTHING: Final = 8\n_KEPT = {}\n"),
             Edit(
                 "worker.pipeline",
                 "    overlay = Overlay(port.window)\n",

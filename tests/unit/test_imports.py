@@ -22,6 +22,7 @@ FORBIDDEN = {
     "scores": STREAM | KAFKA | MODEL,
     "watermark": STREAM | KAFKA | MODEL,
     "deadletter": STREAM | KAFKA | MODEL,
+    "fold": STREAM | KAFKA | MODEL,
     "pipeline": STREAM | KAFKA | MODEL,
     "scoring": STREAM | KAFKA,
     "training": STREAM | KAFKA,

@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry
 
 from worker import facts, window
 from worker.errors import Fatal
+from worker.fold import Batch, Mode, Record, fold, sweep
 from worker.ops.metrics import Metrics
-from worker.pipeline import Batch, Mode, Overlay, Record, fold, run, sweep
+from worker.pipeline import Overlay, run
 from worker.scores import Rating
 from worker.watermark import Watermark
 from worker.window import Rules
@@ -112,7 +113,7 @@ def test_a_sweep_removes_the_expired_and_nobody_whom_a_later_batch_has_seen() ->
     overlay = Overlay(stored.get)
     overlay.add(folded([rec(3, "back", time_ms=T + 36 * DAY)]).changed)
     batch = folded([rec(4, "here", time_ms=T + 36 * DAY)])
-    sweep(batch, stored.items(), windows=overlay, rules=Rules())
+    sweep(batch, stored.items(), windows=overlay.window, rules=Rules())
     assert batch.changed[b"gone"] is None
     assert batch.latest[b"gone"] is None
     assert batch.changed.keys() == {b"gone", b"here"}

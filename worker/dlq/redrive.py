@@ -12,8 +12,8 @@ from worker import events
 from worker.config import Kafka
 from worker.dlq.letters import Letter
 from worker.errors import IntentError, Invalid
+from worker.fold import LATE
 from worker.kafka import clients
-from worker.pipeline import LATE
 
 FROM_HEADER: Final = "intent.redriven-from"
 """Added to a record that is sent again: the dead letter's topic, partition and offset."""

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from worker.errors import CheckFailed
-from worker.pipeline import Batch
+from worker.fold import Batch
 from worker.replay.plan import Plan
 from worker.scores import HORIZONS, Model, Rating
 

@@ -17,8 +17,9 @@ from prometheus_client import CollectorRegistry
 from rocksdict import Options, Rdict
 
 from worker import pipeline
+from worker.fold import Batch, Mode, Record, fold
 from worker.ops.metrics import Metrics
-from worker.pipeline import Batch, Engine, Mode, Record
+from worker.pipeline import Engine
 from worker.replay.plan import Plan, Stretch
 from worker.replay.report import Tally
 from worker.replay.sink import ParquetSink
@@ -103,7 +104,7 @@ class ReplayPort:
         """Fold what lies before the range and publish none of it; how far that went."""
         watermark = Watermark(self._stretch.warm_from - 1)
         while records := await self.take():
-            batch = pipeline.fold(records, windows=self.window, start=watermark, rules=rules, mode=mode)
+            batch = fold(records, windows=self.window, start=watermark, rules=rules, mode=mode)
             self.store(batch, 0)
             self._tally.warmed += len(records)
             watermark = batch.watermark

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from worker import scores, window
 from worker.errors import SettingError
-from worker.pipeline import Batch, Updated
+from worker.fold import Batch, Updated
 from worker.scores import HORIZONS, Rating
 
 ROW_GROUP_ROWS: Final = 65_536

@@ -12,7 +12,7 @@ from contextlib import suppress
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
-from worker.pipeline import Record
+from worker.fold import Record
 from worker.stream.partition import Partition, Shared
 from worker.stream.table import Store
 

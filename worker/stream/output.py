@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from worker import deadletter, scores, watermark
-from worker.pipeline import Batch
+from worker.fold import Batch
 from worker.scores import Headers, Rating
 
 

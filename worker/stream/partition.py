@@ -17,8 +17,9 @@ from faust.types import TP
 from worker import scores, watermark
 from worker.config import Settings
 from worker.errors import Fatal
+from worker.fold import Batch, Record
 from worker.ops.metrics import Metrics
-from worker.pipeline import Batch, Record, run
+from worker.pipeline import run
 from worker.scores import Rating
 from worker.stream import transaction
 from worker.stream.output import render

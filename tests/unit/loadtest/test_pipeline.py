@@ -16,7 +16,8 @@ from loadtest.contenders.task import Taken, Task
 from loadtest.sampler import Sampler
 from loadtest.stages import STAGES
 from loadtest.standings import Place, Target
-from worker import pipeline, scores, window
+from worker import scores, window
+from worker.fold import fold
 from worker.stream import output
 from worker.watermark import Watermark
 
@@ -112,7 +113,7 @@ def test_full_one_by_one_is_what_the_worker_does() -> None:
         if done.score is not None:
             scored.append({**orjson.loads(done.score), "scored_at": ""})
         dead += done.dead is not None
-    batch = pipeline.fold(some, windows=lambda _: None, start=Watermark(), rules=window.Rules(), mode="every")
+    batch = fold(some, windows=lambda _: None, start=Watermark(), rules=window.Rules(), mode="every")
     rendered = output.render(
         batch, [RATING] * len(batch.updated), topic=TOPIC, partition=1, model=MODEL, application="intent", scored_at=""
     )
@@ -128,7 +129,7 @@ def test_the_innermost_listed_frame_names_the_stage() -> None:
     def frame(path: str, name: str, back: Any = None) -> Any:
         return SimpleNamespace(f_code=SimpleNamespace(co_filename=path, co_name=name), f_back=back)
 
-    fold = frame("/x/worker/pipeline.py", "fold", frame("/x/asyncio/events.py", "_run"))
+    fold = frame("/x/worker/fold.py", "fold", frame("/x/asyncio/events.py", "_run"))
     assert sampler._stage(frame("/x/worker/window.py", "fold", fold)) == "fold a window"
     assert sampler._stage(frame("/x/json/decoder.py", "decode", fold)) == "the loop around these"
     assert sampler._stage(frame("/x/nowhere.py", "anything")) == "other Python"
