@@ -1,5 +1,6 @@
 """Whether a run's outputs are all there: counted by a reader of committed records, apart from who wrote them."""
 
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,8 @@ from worker.kafka import clients
 _MARK: Final = b'"score_id":"'
 _BATCH: Final = 20_000
 _SILENT_S: Final = 20.0
+_PAUSE_S: Final = 0.3
+"""`consume` waits so long for a whole batch; there is none at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +64,12 @@ def _read(kafka: Kafka, topic: str, partitions: int) -> list[tuple[int, bytes]]:
     found: list[tuple[int, bytes]] = []
     try:
         consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
-        ended = 0
+        ended, heard_s = 0, time.monotonic()
         while ended < partitions:
-            messages = consumer.consume(_BATCH, _SILENT_S)
-            if not messages:
+            messages = consumer.consume(_BATCH, _PAUSE_S)
+            if messages:
+                heard_s = time.monotonic()
+            elif time.monotonic() - heard_s > _SILENT_S:
                 raise IntentError(f"the topic {topic} cannot be read to its end; look at the broker's log")
             for message in messages:
                 if message.error() is not None:  # the end of a partition

@@ -128,7 +128,7 @@ def pipeline(
                         soft_wrap=True,
                     )
             _drop_topics(kafka, [_events_topic(each, count) for count in set(counts.values())])
-            results[each] = [Place(name, tuple(took)) for name, took in measured.items()]
+            results[each] = [Place(name.value, tuple(took)) for name, took in measured.items()]
     document = {
         "taken": taken.provenance(load_before=load_before),
         "partitions": PARTITIONS,

@@ -49,7 +49,7 @@ def run(task: Task) -> None:
 
     watch, done = Stopwatch(), 0
     while done < task.count:
-        messages = consumer.consume(_BATCH, 0.5)
+        messages = consumer.consume(min(_BATCH, task.count - done), 0.1)  # it waits until it has so many
         if not messages:
             continue
         watch.begin()

@@ -44,8 +44,9 @@ def test_every_score_is_measured(kafka: str, tmp_path: Path) -> None:
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_contenders_outputs_are_counted(kafka: str, tmp_path: Path) -> None:
-    options = ["--contender", "intent", "--contender", "bare", "--runs", "1", "--scale", "0.01", "--json"]
+@pytest.mark.parametrize(("job", "count"), [("light", 7000), ("full", 3000)])
+def test_contenders_outputs_are_counted(kafka: str, tmp_path: Path, *, job: str, count: int) -> None:
+    options = ["--job", job, "--contender", "intent", "--contender", "bare", "--runs", "1", "--scale", "0.01", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "loadtest", "pipeline", "--bootstrap-servers", kafka, "--out", str(tmp_path), *options],
         cwd=ROOT,
@@ -57,10 +58,9 @@ def test_contenders_outputs_are_counted(kafka: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document == json.loads((tmp_path / "pipeline.json").read_text())
-    for job, count in {"light": 7000, "full": 3000}.items():
-        contenders = document["jobs"][job]["contenders"]
-        assert contenders.keys() == {"intent", "bare"}
-        (run,) = contenders["intent"]["runs"]
-        assert run["events"] == count
-        assert run["seconds"] > 0 < run["cpu_s"]
+    contenders = document["jobs"][job]["contenders"]
+    assert contenders.keys() == {"intent", "bare"}
+    (run,) = contenders["intent"]["runs"]
+    assert run["events"] == count
+    assert run["seconds"] > 0 < run["cpu_s"]
     assert (tmp_path / "pipeline.png").read_bytes().startswith(b"\x89PNG")
