@@ -1,10 +1,14 @@
-"""Where a running process spends its CPU, by looking at its threads' stacks every few milliseconds.
+"""Where a running process spends its CPU, by looking at its threads' stacks every few milliseconds of it.
+
+The process's own CPU clock sends a signal (SIGPROF), and its handler looks. A thread that looks by itself would come to
+its turn where others let go of the interpreter, at input and output, and see little else.
 
 A thread's own CPU clock says how much there is to share out, its stacks say between whom; threads that run no Python
 (RocksDB's compactions, clients' input and output) count as a whole. Linux only: it reads /proc.
 """
 
 import os
+import signal
 import sys
 import threading
 from collections import Counter, defaultdict
@@ -25,27 +29,24 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Sampler:
-    """Samples all threads but its own between `start` and `stop`."""
+    """Samples all threads between `start` and `stop`, which the main thread calls."""
 
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
         self._seen: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._known: dict[tuple[str, str], str | None] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="sampler")
         self._before: dict[int, float] = {}
 
     def start(self) -> None:
         """Begin."""
         self._before = _cpu_s()
-        self._thread.start()
+        signal.signal(signal.SIGPROF, self._look)
+        signal.setitimer(signal.ITIMER_PROF, _EVERY_S, _EVERY_S)
 
     def stop(self) -> dict[str, float]:
         """End; CPU seconds by stage."""
-        self._stop.set()
-        self._thread.join()
+        signal.setitimer(signal.ITIMER_PROF, 0)
         spent = {thread: now - self._before.get(thread, 0.0) for thread, now in _cpu_s().items()}
-        spent.pop(self._thread.native_id or 0, None)
         natives = {thread.ident: thread.native_id for thread in threading.enumerate()}
         return self._shared_out(spent, natives)
 
@@ -59,12 +60,12 @@ class Sampler:
         seconds[NATIVE] += sum(spent.values())
         return dict(seconds)
 
-    def _run(self) -> None:
-        mine = threading.get_ident()
-        while not self._stop.wait(_EVERY_S):
-            for thread, frame in sys._current_frames().items():  # noqa: SLF001 - documented, for this use
-                if thread != mine and frame.f_code.co_name not in _WAITING:
-                    self._seen[thread][self._stage(frame)] += 1
+    def _look(self, _signal: int, frame: FrameType | None) -> None:
+        frames: dict[int, FrameType | None] = {**sys._current_frames()}  # noqa: SLF001 - documented, for this use
+        frames[threading.get_ident()] = frame  # not the handler's own
+        for thread, innermost in frames.items():
+            if innermost is not None and innermost.f_code.co_name not in _WAITING:
+                self._seen[thread][self._stage(innermost)] += 1
 
     def _stage(self, frame: FrameType | None) -> str:
         while frame is not None:
