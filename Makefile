@@ -22,8 +22,8 @@ setup: ## the virtual environment, the locked packages, Apache Kafka's jars
 demo: setup ## the whole system on this machine, live in the terminal
 	@.venv/bin/intent demo $(ARGS)
 
-test: setup ## every test, on a real Kafka
-	@.venv/bin/python -m pytest --cov --cov-report=term $(ARGS)
+test: setup ## every test, on a real Kafka, two files at a time
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
 
 lint: setup ## ruff, formatting and mypy --strict
 	.venv/bin/ruff check .
