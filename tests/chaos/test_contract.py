@@ -25,6 +25,7 @@ from tests.chaos.world import World, await_
 from tests.integration import stories
 from tests.integration.deployment import read_all
 from tests.integration.verdict import Verdict, value
+from worker.pipeline import SWEEP_SHARE
 
 pytestmark = [pytest.mark.broker, pytest.mark.chaos, pytest.mark.timeout(180)]
 
@@ -229,14 +230,16 @@ def test_erasure_and_expiry_survive_a_crash_and_a_lost_folder(start: MakeWorld) 
     assert world.await_drained()
     only(world).kill()
     others = [user for user in users if user not in {*erased, *silent}]
-    world.traffic.inject(seen(user, number, START_MS + LEAP_MS + number) for number in range(6, 8) for user in others)
-    await_scores(world, len(began) + 2 * len(others))
+    rounds = 3 * SWEEP_SHARE  # a partition's events then sweep its ten users more than once
+    later = [seen(user, 6 + number, START_MS + LEAP_MS + number) for number in range(rounds) for user in others]
+    world.traffic.inject(later)
+    await_scores(world, len(began) + len(later))
     only(world).kill(rest=True)
     forget(only(world).folder)
     only(world).start()
     back = [erased[0], silent[0]]
-    world.traffic.inject(seen(user, 9, START_MS + LEAP_MS + 9) for user in back)
-    await_scores(world, len(began) + 2 * len(others) + len(back))
+    world.traffic.inject(seen(user, 99, START_MS + LEAP_MS + 99) for user in back)
+    await_scores(world, len(began) + len(later) + len(back))
     _, found = conclude(world, scorer="digest")
     assert found == Findings()
     tables = changelog.newest(read_all(world.settings.kafka.bootstrap_servers, world.settings.changelog))
