@@ -5,7 +5,6 @@ Knows nothing of load. What one worker beside one load needs is in `system`.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from worker import config
 from worker.config import Settings
 from worker.errors import IntentError
 from worker.kafka import topics
+from worker.ports import free_port
 
 _STOP_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.02
@@ -50,7 +50,7 @@ class Member:
     """One worker. It keeps its state folder and its log over restarts."""
 
     def __init__(self, settings: Settings, folder: Path, *, name: str, module: str = "loadtest.constant") -> None:
-        own = {"data_dir": folder / name, "web_port": _free_port()}
+        own = {"data_dir": folder / name, "web_port": free_port()}
         self.settings = settings.model_copy(update={"worker": settings.worker.model_copy(update=own)})
         self.log = folder / f"{name}.log"
         self._module = module
@@ -152,10 +152,3 @@ def _variables(settings: Settings) -> Iterator[tuple[str, str]]:
         if value is not None:
             shown = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             yield f"{config.PREFIX}{name.replace('.', '__')}".upper(), shown
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -5,7 +5,6 @@ Knows nothing of load. The worker is a process of its own, so that its interpret
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from worker.config import Settings
 from worker.errors import IntentError
 from worker.kafka import topics
 from worker.kafka.broker import EmbeddedBroker
+from worker.ports import free_port
 
 Scorer = Literal["constant", "bundle"]
 
@@ -58,7 +58,7 @@ def _settings(folder: Path, *, servers: str, partitions: int) -> Settings:
         {
             "kafka": {"bootstrap_servers": servers},
             "topics": {"partitions": partitions, **{name: f"{mark}.{name}" for name in names}},
-            "worker": {"application_id": mark, "data_dir": folder / "state", "web_port": _free_port()},
+            "worker": {"application_id": mark, "data_dir": folder / "state", "web_port": free_port()},
             "log": {"level": "warning", "format": "json"},
         }
     )
@@ -115,10 +115,3 @@ def _await_ready(process: subprocess.Popen[bytes], settings: Settings, log: Path
 
 def _last_lines(log: Path) -> str:
     return log.read_text(errors="replace")[-2000:]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -6,7 +6,6 @@ commits records stays what it is.
 """
 
 import json
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -25,6 +24,7 @@ from worker.fold import Batch, Record, Updated
 from worker.kafka import topics
 from worker.ops import logs
 from worker.ops.metrics import Metrics
+from worker.ports import free_port
 from worker.scores import Model, Rating
 from worker.stream import app, partition
 from worker.stream.output import OutRecord, Rendered
@@ -72,17 +72,10 @@ def settings(task: Task) -> Settings:
                 "shadow": f"{task.group}.shadow",
                 "partitions": task.partitions,
             },
-            "worker": {"application_id": task.group, "data_dir": Path(task.folder) / "state", "web_port": _free_port()},
+            "worker": {"application_id": task.group, "data_dir": Path(task.folder) / "state", "web_port": free_port()},
             "log": {"level": "warning"},
         }
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def timed(fold: Callable[..., Batch], begin: Callable[[], None]) -> Callable[..., Batch]:

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import threading
 import time
 import urllib.error
@@ -25,6 +24,7 @@ from tests.chaos import process
 from tests.chaos.process import Scorer
 from tests.chaos.scorers import Order
 from worker.config import Settings
+from worker.ports import free_port
 
 _POLL_S: Final = 0.02
 _BACK_OFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -245,16 +245,6 @@ def identities(settings: Settings, *, count: int, static: bool, folder: Path) ->
         )
         for number in range(count)
     ]
-
-
-def free_port() -> int:
-    """Below the range from which outgoing connections get theirs: it stays free while a worker is down."""
-    chance = random.SystemRandom()
-    while True:
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", chance.randrange(20_000, 32_000)))
-            port: int = probe.getsockname()[1]
-            return port
 
 
 def forget(folder: Path) -> None:

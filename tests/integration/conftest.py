@@ -1,6 +1,5 @@
 """A deployment per test: topics of its own on the shared broker, a free port, a folder of its own."""
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,15 +9,9 @@ from tests.conftest import MakeSettings
 from tests.integration.deployment import Worker
 from tests.integration.secured import Certificates, Guarded, scram_over_tls
 from worker.kafka.broker import EmbeddedBroker
+from worker.ports import free_port
 
 Deploy = Callable[..., Worker]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from worker.config import Settings
 from worker.kafka.broker import EmbeddedBroker
-from worker.kafka.node import HOST
+from worker.ports import HOST
 
 SOON_S = 15
 

@@ -11,7 +11,7 @@ import rocksdict
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
-from tests.integration.conftest import Deploy, free_port
+from tests.integration.conftest import Deploy
 from tests.integration.deployment import Topic, Worker, publish, read_all, until
 from tests.integration.stories import Record, event
 from tests.integration.test_worker import START_MS, check, drained, simulated
@@ -19,6 +19,7 @@ from tests.integration.verdict import value
 from worker import facts, window
 from worker.events import decode
 from worker.kafka import topics
+from worker.ports import free_port
 from worker.stream.rocksdb import options
 from worker.watermark import KEY, Watermark
 

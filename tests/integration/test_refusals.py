@@ -13,12 +13,12 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from tests.chaos.audit import Findings
 from tests.chaos.outcome import examine
 from tests.conftest import MakeSettings
-from tests.integration.conftest import free_port
 from tests.integration.deployment import Worker, publish, read_all, until
 from tests.integration.secured import Guarded, rights
 from tests.integration.stories import event
 from worker.config import Kafka, Settings
 from worker.kafka import clients
+from worker.ports import free_port
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(180)]
 

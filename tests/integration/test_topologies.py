@@ -17,13 +17,13 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from tests.chaos.audit import Findings
 from tests.chaos.outcome import examine
 from tests.conftest import MakeSettings
-from tests.integration.conftest import free_port
 from tests.integration.deployment import Topic, Worker, publish, read_all, until
 from tests.integration.secured import Certificates, Guarded, inside, mutual_tls, rights
 from tests.integration.stories import Record, event, trouble
 from worker.config import Kafka, Settings
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
+from worker.ports import free_port
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -4,7 +4,6 @@ What is shown is `view`'s, what is checked `ledger`'s and `summary`'s affair.
 """
 
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -28,6 +27,7 @@ from worker.demo.view import Scene, plain_line, users_that_fit
 from worker.errors import IntentError
 from worker.kafka import topics
 from worker.kafka.broker import EmbeddedBroker
+from worker.ports import free_port
 from worker.shop.outgoing import Outgoing
 from worker.shop.publish import Publisher, connect
 
@@ -151,7 +151,7 @@ class _Demo:
                     "mode": self.plan.mode,
                     "data_dir": folder / "state",
                     "web_host": "127.0.0.1",
-                    "web_port": _free_port(),
+                    "web_port": free_port(),
                 },
             }
         )
@@ -275,10 +275,3 @@ class _Demo:
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60:02}:{int(seconds) % 60:02}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -18,7 +18,8 @@ from confluent_kafka.admin import AdminClient
 
 from worker.errors import IntentError
 from worker.kafka import aot, jars, java
-from worker.kafka.node import HEAP_MB, HOST, Java, Node, alive, plan, prepare, spawn, why_it_ended
+from worker.kafka.node import HEAP_MB, Java, Node, alive, plan, prepare, spawn, why_it_ended
+from worker.ports import HOST
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0

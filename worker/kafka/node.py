@@ -12,21 +12,16 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from random import SystemRandom
 
 import psutil
 
 from worker.errors import IntentError
 from worker.kafka import properties
+from worker.ports import HOST, free_port
 
-HOST = "127.0.0.1"
 HEAP_MB = 512
-# Below the range from which the kernel takes outgoing ports: there, a client that keeps reconnecting to a killed node
-# can be given that very port, connect to itself, and keep the node from coming back.
-_PORTS = range(20_000, 32_000)
 _LEASH = Path(__file__).with_name("leash.py")
 _CLUSTER_ID = "aW50ZW50LXdvcmtlci0wMQ"  # 16 bytes in base64; clusters are told apart by their folders
 _FORMAT_TIMEOUT_S = 60
@@ -105,8 +100,11 @@ def plan(folder: Path, *, nodes: int, port: int = 0) -> list[Node]:
     taken: set[int] = set()
     planned = []
     for number in range(1, nodes + 1):
-        client = _named(port + number - 1) if port else _free(taken)
-        planned.append(Node(number, folder.absolute(), client, _free(taken), _free(taken)))
+        client = _named(port + number - 1) if port else free_port(taken)
+        internal = free_port(taken | {client})
+        controller = free_port(taken | {client, internal})
+        taken |= {client, internal, controller}
+        planned.append(Node(number, folder.absolute(), client, internal, controller))
     return planned
 
 
@@ -212,15 +210,3 @@ def _named(port: int) -> int:
                 "choose another, or stop what listens there"
             ) from None
     return port
-
-
-def _free(taken: set[int]) -> int:
-    random = SystemRandom()  # two test runs seeded alike must not meet on one port
-    for _ in range(1000):
-        port = random.choice(_PORTS)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            if port not in taken:
-                taken.add(port)
-                return port
-    raise IntentError(f"no free port between {_PORTS.start} and {_PORTS.stop} on {HOST}")

@@ -28,6 +28,7 @@ from worker.kafka import clients, topics
 from worker.kafka.topics import Changelog
 from worker.ops import health
 from worker.ops.metrics import Metrics
+from worker.ports import free_port
 from worker.stream.assignment import Partitions
 from worker.stream.assignor import Assignor
 from worker.stream.consumer import Transport
@@ -86,7 +87,7 @@ class IntentApp(faust.App):
             topic_replication_factor=settings.topics.replication_factor,
             web_host=worker.web_host,
             web_bind=worker.web_host,
-            web_port=worker.web_port,
+            web_port=worker.web_port or free_port(),
             worker_redirect_stdouts=False,
             autodiscover=False,
         )
@@ -252,6 +253,7 @@ class Runner(faust.Worker):
 def serve(settings: Settings, *, engine: Any, metrics: Metrics) -> NoReturn:
     """Run one worker until a signal. Blocks; exits the process."""
     app = IntentApp(settings, engine=engine, metrics=metrics, changelog=topics.changelog(settings))
+    log.info("pages", host=settings.worker.web_host, port=app.conf.web_port)
     app.watchdog.start()
     app.finalize()
     runner = Runner(

@@ -12,6 +12,7 @@ import pytest
 from worker.errors import IntentError, SettingError
 from worker.kafka import jars, java, node
 from worker.kafka.broker import EmbeddedBroker
+from worker.ports import HOST
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_a_java_named_but_unusable_is_not_replaced_in_silence(
 
 
 def test_a_taken_port(tmp_path: Path) -> None:
-    with socket.create_server((node.HOST, 0)) as server:
+    with socket.create_server((HOST, 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(IntentError, match=f"port {port} on 127.0.0.1 is taken; choose another"):
             EmbeddedBroker(tmp_path, port=port).start()
