@@ -17,6 +17,7 @@ from tests.chaos.audit import Findings, Seen
 from tests.chaos.faults import KINDS
 from tests.chaos.plan import Episode, Planned
 from tests.chaos.process import Scorer
+from tests.chaos.pulse import Pulse, well_again
 from tests.chaos.traffic import Sent, Traffic
 from tests.chaos.workers import START_S, Exit, Workers, identities
 from tests.chaos.world import DRAIN_S, World, await_
@@ -33,7 +34,9 @@ RATE: Final = 150.0
 _GUESTS: Final = 2
 _SETTLE_S: Final = 60.0
 _AFTERMATH_S: Final = 12.0
-"""An exit so long after a fault may still be its doing: a transaction's time-out and a session's come first."""
+"""An exit so long after all was well again may still be a fault's doing: time-outs of sessions and transactions come
+late, and may strike one who works already.
+"""
 _CALM_S: Final = 1.0
 
 
@@ -79,6 +82,7 @@ def run(
         traffic=Traffic(settings.kafka.bootstrap_servers, settings.topics.events, tale, rate=RATE),
     )
     other: list[str] = []
+    pulse = Pulse(lambda: world.workers.all_ready and world.lag < RATE)
     try:
         tell("starts")
         world.workers.start()
@@ -90,12 +94,12 @@ def run(
         time.sleep(_CALM_S)
         verdict, findings = conclude(world, scorer=scorer)
     finally:
+        pulse.close()
         world.close()
     findings.other += other
     findings.other += [f"{one.planned.kind}: {one.broken}" for one in struck if one.broken]
-    findings.other += _unexplained(
-        world.workers.exits, struck, since_s=world.published.arrivals[0][0] if world.published.arrivals else 0
-    )
+    first_s = world.published.arrivals[0][0] if world.published.arrivals else 0
+    findings.other += unexplained(world.workers.exits, struck, since_s=first_s, beats=pulse.beats)
     return Result(
         episode=episode,
         events=len(verdict.fates),
@@ -221,17 +225,18 @@ def _seen(world: World) -> Seen:
     )
 
 
-def _unexplained(exits: Sequence[Exit], struck: Sequence[Struck], *, since_s: float) -> list[str]:
+def unexplained(
+    exits: Sequence[Exit], struck: Sequence[Struck], *, since_s: float, beats: Sequence[float]
+) -> list[str]:
     """Ends that nobody asked for, of which no fault can be the reason.
 
     From the first score on: before, a node of several may not have heard of the new topics, which ends a start.
     """
+    reasons = [(fault.began_s, well_again(beats, fault.ended_s) + _AFTERMATH_S) for fault in struck]
     return [
         f"{one.worker} ended with {one.code}, though nothing was broken; it said:\n{one.said}"
         for one in exits
-        if not one.due
-        and one.at_s >= since_s
-        and not any(fault.began_s <= one.at_s <= fault.ended_s + _AFTERMATH_S for fault in struck)
+        if not one.due and one.at_s >= since_s and not any(begin <= one.at_s <= end for begin, end in reasons)
     ]
 
 

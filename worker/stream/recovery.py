@@ -1,7 +1,7 @@
 """Changelog into RocksDB in bulk, for partitions that this worker owns and for those it stands by for.
 
-Each fetch is one write batch with its offset, so a rebuild that is interrupted goes on where it stopped; the end is
-told by position. Steps in for Faust's record-by-record loop (`Recovery._slurp_changelogs`), whose queue stays empty;
+Each fetch is written in a few batches, each with its offset, so a rebuild that is interrupted goes on where it stopped;
+the end is told by position. Steps in for Faust's record-by-record loop (`Recovery._slurp_changelogs`), whose queue stays empty;
 the order of a recovery (highwaters, offsets, seek, resume, then the standbys, then the sources) remains Faust's. Knows
 neither what a window is nor how records are fetched.
 
@@ -21,6 +21,8 @@ from worker.stream.table import now_ms
 if TYPE_CHECKING:
     from worker.stream.app import IntentApp
 
+FILL_RECORDS: Final = 5_000
+"""In one write batch, at most: windows that are alike compress so well that one fetch may hold a whole partition."""
 _TELL_S: Final = 5.0
 _STAMP_S: Final = 60.0
 
@@ -104,7 +106,7 @@ class CatchUp:
     # -- what is fetched -----------------------------------------------------------------------------------------------
 
     def apply(self, tp: TP, records: Sequence[Any]) -> None:
-        """One fetch of a changelog partition into RocksDB, as one write batch."""
+        """One fetch of a changelog partition into RocksDB."""
         recovery = self._app.recovery
         if tp not in self._resumed:
             return  # recovery will seek before it reads
@@ -113,8 +115,10 @@ class CatchUp:
         fresh = [record for record in records if record.offset > offsets[tp]]
         if not fresh:
             return
-        self._app.table.store.fill(tp.partition, ((record.key, record.value) for record in fresh), fresh[-1].offset)
-        offsets[tp] = fresh[-1].offset
+        for start in range(0, len(fresh), FILL_RECORDS):
+            some = fresh[start : start + FILL_RECORDS]
+            self._app.table.store.fill(tp.partition, [(record.key, record.value) for record in some], some[-1].offset)
+            offsets[tp] = some[-1].offset
         self._app.metrics.recovered_records_total.inc(len(fresh))
         if active:
             self._app.recovery_progressed()
