@@ -1,9 +1,9 @@
 """Changelog into RocksDB in bulk, for partitions that this worker owns and for those it stands by for.
 
 Each fetch is written in a few batches, each with its offset, so a rebuild that is interrupted goes on where it stopped;
-the end is told by position. Steps in for Faust's record-by-record loop (`Recovery._slurp_changelogs`), whose queue stays empty;
-the order of a recovery (highwaters, offsets, seek, resume, then the standbys, then the sources) remains Faust's. Knows
-neither what a window is nor how records are fetched.
+the end is told by position. Steps in for Faust's record-by-record loop (`Recovery._slurp_changelogs`), whose queue
+stays empty; the order of a recovery (highwaters, offsets, seek, resume, then the standbys, then the sources) remains
+Faust's. Knows neither what a window is nor how records are fetched.
 
 Private parts of Faust's `Recovery` in use: `active_tps`, `active_offsets`, `active_highwaters`, `standby_tps`,
 `standby_offsets`, `standby_highwaters`, `need_recovery`, `_set_recovery_ended`, `signal_recovery_end`, `in_recovery`.
