@@ -1,8 +1,10 @@
 """The stream worker with a scorer that does nothing: what remains is the stream's own latency and cost.
 
-`python -m loadtest.constant` takes the settings of `intent worker`, and loads no model and no torch.
+`python -m loadtest.constant [light|full]` takes the settings of `intent worker`, and loads no model and no torch.
+*light* has the fold and the scores of the comparison's light job (`contenders/jobs.py`).
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -55,8 +57,13 @@ class ConstantEngine:
 
 def main() -> NoReturn:
     """Run until a signal, as `intent worker` does."""
+    from loadtest import waits
+    from loadtest.contenders import intent
     from worker.stream.app import serve
 
+    if sys.argv[1:] == ["light"]:
+        intent.lighten()
+    waits.watch(REGISTRY)
     settings = config.load()
     logs.configure(level=settings.log.level, format=settings.log.format)
     serve(settings, engine=ConstantEngine(), metrics=Metrics(REGISTRY))

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final
 
+import msgspec
 from confluent_kafka import Producer
 from hdrh.histogram import HdrHistogram
 
+from loadtest.contenders.task import Job
 from worker import events
 from worker.config import Settings
 from worker.errors import IntentError
@@ -40,18 +42,38 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What to send. `name` keeps the events of one run apart from another's."""
+    """What to send. Events are numbered: those of one load begin at `first`, apart from another's."""
 
-    name: str
     rate: float
     seconds: float
     users: int
     seed: int
+    first: int = 0
+    job: Job = "full"
 
     @property
     def count(self) -> int:
         """How many events that is."""
         return round(self.rate * self.seconds)
+
+    def place(self, score: "ScoredEvent") -> int | None:
+        """Which of the load's events was scored, from 0; None for another load's.
+
+        *light* has no room for an id in its scores: there the number goes as the event's time.
+        """
+        if self.job == "light":
+            number = score.event_time if isinstance(score.event_time, int) else -1
+        else:
+            number = int(score.event_id) if score.event_id.isdecimal() else -1
+        place = number - self.first
+        return place if 0 <= place < self.count else None
+
+
+class ScoredEvent(msgspec.Struct, frozen=True):
+    """The part of a score that tells its event."""
+
+    event_id: str = ""
+    event_time: int | str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,17 +83,6 @@ class Sent:
     p99_late_us: int
     max_late_us: int
     error: str = ""
-
-
-def event_id(name: str, number: int) -> str:
-    """The id of event `number`; the measurement finds the schedule's entry by it."""
-    return f"{name}-{number}"
-
-
-def number_of(name: str, event: str) -> int | None:
-    """The inverse of `event_id`; None for another run's."""
-    mine, _, number = event.rpartition("-")
-    return int(number) if mine == name and number.isdecimal() else None
 
 
 def generate(settings: Settings, load: Load, pipe: Connection) -> None:
@@ -105,19 +116,21 @@ def _records(load: Load, *, start_ms: int) -> list[tuple[bytes, bytes]]:
     """Key and value of every event, encoded ahead of time. Repeatable by seed, but for the start."""
     rng = random.Random(load.seed)
     records = []
-    for number in range(load.count):
+    for number in range(load.first, load.first + load.count):
         user = f"user-{rng.randrange(load.users)}"
         item = Item(
             item_id=f"sku-{rng.randrange(500)}", item_category="Home/Apparel", price=rng.randrange(100, 9000) / 100
         )
         event = Event(
-            event_id=event_id(load.name, number),
+            event_id=f"{number}",
             user_id=user,
-            event_time=start_ms + round(number * 1000 / load.rate),
+            event_time=start_ms + round((number - load.first) * 1000 / load.rate),
             type=rng.choice(KINDS),
-            session_id=f"{user}-{load.name}",
+            session_id=f"{user}-{load.first}",
             items=(item,),
         )
+        if load.job == "light":
+            event = msgspec.structs.replace(event, event_time=number, session_id=None)
         records.append((user.encode(), events.encode(event)))
     return records
 

@@ -6,7 +6,9 @@ shows in every event that was due meanwhile (coordinated omission does not arise
 
 import multiprocessing
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -18,23 +20,21 @@ from hdrh.histogram import HdrHistogram
 from rich.console import Console
 
 from loadtest import generator, taken
-from loadtest.generator import MAX_US, Load, Schedule, Sent
+from loadtest.contenders.task import Job
+from loadtest.generator import MAX_US, Load, Schedule, ScoredEvent, Sent
+from loadtest.waits import Page
 from worker.config import Settings
-from worker.errors import CheckFailed, IntentError
+from worker.errors import CheckFailed, IntentError, SettingError
 from worker.kafka import clients
 
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9)
+_APART: Final = 1_000_000_000
+"""Between the first numbers of two loads."""
 DRAIN_S: Final = 60.0
 """How long after the last scheduled send a score may come: later ones count as missing."""
 
 out = Console()
 err = Console(stderr=True)
-
-
-class _ScoredEvent(msgspec.Struct, frozen=True):
-    """The part of a score that is read here."""
-
-    event_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,10 @@ class Result:
     sent: Sent
     elapsed_s: float
     histogram: HdrHistogram
+    batches: int = 0
+    """Transactions of the load, warm-up included."""
+    parts_ms: Mapping[str, float] = field(default_factory=dict)
+    """Where a batch's time went, by `waits.PARTS`; the mean."""
 
     def percentile_ms(self, percentile: float) -> float:
         """Latency that so many percent of the events did not exceed."""
@@ -63,6 +67,7 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
     """Send one load and read its scores. Blocks until all have come, or `DRAIN_S` after the last was sent."""
     consumer = _at_the_end(settings)
     mine, theirs = multiprocessing.Pipe()
+    before = Page.of(settings)
     process = multiprocessing.get_context("spawn").Process(
         target=generator.generate, args=(settings, load, theirs), daemon=True
     )
@@ -79,6 +84,7 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
         process.join(10)
         process.kill()
     generator.check(sent)
+    after = Page.of(settings)
     elapsed_s = (time.monotonic_ns() - schedule.start_ns) / 1e9
     return Result(
         load=load,
@@ -88,6 +94,8 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
         sent=sent,
         elapsed_s=elapsed_s,
         histogram=seen.histogram,
+        batches=after.batches(before),
+        parts_ms=after.means_ms(before),
     )
 
 
@@ -99,7 +107,7 @@ class _Seen:
 
 
 def _read(consumer: Consumer, load: Load, schedule: Schedule, *, skip: int) -> _Seen:
-    decoder = msgspec.json.Decoder(_ScoredEvent)
+    decoder = msgspec.json.Decoder(ScoredEvent)
     seen = _Seen(HdrHistogram(1, MAX_US, 3), set())
     give_up_ns = schedule.due_ns(load.count) + round(DRAIN_S * 1e9)
     while len(seen.numbers) < load.count and time.monotonic_ns() < give_up_ns:
@@ -109,7 +117,7 @@ def _read(consumer: Consumer, load: Load, schedule: Schedule, *, skip: int) -> _
             continue
         if (error := message.error()) is not None:
             raise IntentError(f"the scores cannot be read: {error.str()}")
-        number = generator.number_of(load.name, decoder.decode(message.value() or b"{}").event_id)
+        number = load.place(decoder.decode(message.value() or b"{}"))
         if number is None:
             continue
         if number in seen.numbers:
@@ -158,6 +166,17 @@ def latency(
             help="constant: a score that costs nothing, so what is measured is the stream; bundle: the model."
         ),
     ] = "constant",
+    job: Annotated[
+        Job, typer.Option(help="full: the product's own work. light: as in `pipeline`, with the constant scorer only.")
+    ] = "full",
+    settle: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds of the highest rate that are sent first and not told: a broker that has just been started "
+            "spends its first minute compiling its Java.",
+        ),
+    ] = 30.0,
     bootstrap_servers: Annotated[str | None, typer.Option(help="Your own Kafka; default: one is started here.")] = None,
     seed: Annotated[int, typer.Option(help="Of users, kinds and items.")] = 1,
     folder: Annotated[Path, typer.Option("--out", help="Folder for latency.json and latency.png.")] = Path(
@@ -177,24 +196,26 @@ def latency(
     from loadtest.system import running
 
     rates = rate or [500.0, 2000.0]
+    if job == "light" and scorer != "constant":
+        raise SettingError("`--job light` goes with `--scorer constant`: its windows are not what a model reads")
     load_before = taken.load_before(err)
     results: list[Result] = []
     with (
         err.status("starting Kafka and the worker") as status,
-        running(scorer=scorer, partitions=partitions, servers=bootstrap_servers) as settings,
+        running(scorer=scorer, job=job, partitions=partitions, servers=bootstrap_servers) as settings,
     ):
-        for number, each in enumerate(rates):
+        numbers = count(step=_APART)
+        if settle:
+            status.update(f"settling: {max(rates):,.0f} events/s for {settle:.0f} s")
+            first = Load(rate=max(rates), seconds=settle, users=users, seed=seed, first=next(numbers), job=job)
+            measure(settings, first, warmup_s=settle)
+        for each in rates:
             status.update(f"{each:,.0f} events/s for {warmup + seconds:.0f} s")
-            load = Load(name=f"load{number}", rate=each, seconds=warmup + seconds, users=users, seed=seed)
+            load = Load(rate=each, seconds=warmup + seconds, users=users, seed=seed, first=next(numbers), job=job)
             results.append(measure(settings, load, warmup_s=warmup))
         status.update("stopping")
-    title = f"Latency, scorer {scorer}, {partitions} partitions"
-    document = report.document(
-        results,
-        scorer=scorer,
-        partitions=partitions,
-        load_before=load_before,
-    )
+    title = f"Latency, {job} job, scorer {scorer}, {partitions} partitions"
+    document = report.document(results, scorer=scorer, job=job, partitions=partitions, load_before=load_before)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "latency.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     report.plot(results, folder / "latency.png", title=title)
@@ -202,6 +223,7 @@ def latency(
         typer.echo(orjson.dumps(document).decode())
     else:
         out.print(report.table(results, title=title))
+        out.print(report.parts(results))
         out.print(f"written: {folder / 'latency.json'}, {folder / 'latency.png'}", highlight=False)
     missing, repeated = (sum(getattr(result, name) for result in results) for name in ("missing", "repeated"))
     if missing or repeated:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from loadtest import taken
 from loadtest.latency import PERCENTILES, Result
+from loadtest.waits import PARTS
 
 _PLOT_PERCENTILES: Final = tuple(100 * (1 - 10 ** (-step / 20)) for step in range(81))  # 0 to 99.99, even on the axis
 
@@ -34,11 +35,38 @@ def table(results: Sequence[Result], *, title: str) -> Table:
     return shown
 
 
-def document(results: Sequence[Result], *, scorer: str, partitions: int, load_before: float) -> dict[str, Any]:
+def parts(results: Sequence[Result]) -> Table:
+    """Where a batch's time went: a row a part, a column a rate, means in milliseconds."""
+    shown = Table(title="Where the time goes, on average", title_justify="left", caption_justify="left")
+    shown.caption = (
+        "milliseconds a batch; the first row: an event; the last: what a reader waits beyond it, for the commit's "
+        "markers and its own fetch, and what the sender was late"
+    )
+    shown.add_column("part", no_wrap=True)
+    for result in results:
+        shown.add_column(f"{result.load.rate:,.0f}/s", justify="right", no_wrap=True)
+    shown.add_row("events a batch", *(f"{result.load.count / max(result.batches, 1):,.0f}" for result in results))
+    for part in PARTS:
+        times = (result.parts_ms.get(part) for result in results)
+        shown.add_row(part, *("" if time is None else f"{time:,.1f}" for time in times))
+    shown.add_row("batch committed to score read", *(f"{beyond_ms(result):,.1f}" for result in results))
+    return shown
+
+
+def beyond_ms(result: Result) -> float:
+    """Mean from a batch's commit to the score in the reader's hand, with what the sender was late."""
+    mean_ms = float(result.histogram.get_mean_value()) / 1000
+    return mean_ms - result.parts_ms.get(next(iter(PARTS)), 0.0)
+
+
+def document(
+    results: Sequence[Result], *, scorer: str, job: str, partitions: int, load_before: float
+) -> dict[str, Any]:
     """For programs; plain JSON values. `load_before` is the load average (1 min) before anything was started."""
     return {
         "taken": taken.provenance(load_before=load_before),
         "scorer": scorer,
+        "job": job,
         "partitions": partitions,
         "loads": [
             {
@@ -55,6 +83,8 @@ def document(results: Sequence[Result], *, scorer: str, partitions: int, load_be
                     "max": result.max_ms,
                     "mean": round(result.histogram.get_mean_value() / 1000, 3),
                 },
+                "batches": result.batches,
+                "parts_ms": {**result.parts_ms, "batch committed to score read": beyond_ms(result)},
                 "sent_late_ms": {"p99": result.sent.p99_late_us / 1000, "max": result.sent.max_late_us / 1000},
                 # whole distribution: decodes with any HdrHistogram, and adds up with other runs'
                 "hdr_us": result.histogram.encode().decode(),

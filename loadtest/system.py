@@ -11,11 +11,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
+from loadtest.contenders.task import Job
 from worker import config
 from worker.config import Settings
 from worker.errors import IntentError
@@ -27,7 +28,7 @@ Scorer = Literal["constant", "bundle"]
 
 _MODULES: Final[Mapping[Scorer, tuple[str, ...]]] = {
     "constant": ("loadtest.constant",),
-    "bundle": ("worker.cli", "worker"),
+    "bundle": ("loadtest.waits",),
 }
 _READY_TIMEOUT_S: Final = 120.0
 _STOP_TIMEOUT_S: Final = 30.0
@@ -35,8 +36,8 @@ _POLL_S: Final = 0.1
 
 
 @contextmanager
-def running(*, scorer: Scorer, partitions: int, servers: str | None) -> Iterator[Settings]:
-    """A worker that is ready, with the settings to reach its topics.
+def running(*, scorer: Scorer, partitions: int, servers: str | None, job: Job = "full") -> Iterator[Settings]:
+    """A worker that is ready, with the settings to reach its topics. Only the constant scorer has the job *light*.
 
     `servers` are the user's own brokers, where topics of this run's own are made; without them a broker is started.
     Raises `IntentError` with the worker's last lines when it does not become ready.
@@ -47,7 +48,9 @@ def running(*, scorer: Scorer, partitions: int, servers: str | None) -> Iterator
             servers = stack.enter_context(EmbeddedBroker(folder / "kafka")).bootstrap_servers
         settings = _settings(folder, servers=servers, partitions=partitions)
         topics.create(settings)
-        stack.enter_context(_worker(settings, folder / "worker.log", scorer=scorer))
+        stack.enter_context(
+            _worker(settings, folder / "worker.log", command=[*_MODULES[scorer], *([job] if job == "light" else [])])
+        )
         yield settings
 
 
@@ -65,10 +68,10 @@ def _settings(folder: Path, *, servers: str, partitions: int) -> Settings:
 
 
 @contextmanager
-def _worker(settings: Settings, log: Path, *, scorer: Scorer) -> Iterator[None]:
+def _worker(settings: Settings, log: Path, *, command: Sequence[str]) -> Iterator[None]:
     with log.open("wb") as lines:
         process = subprocess.Popen(
-            [sys.executable, "-m", *_MODULES[scorer]],
+            [sys.executable, "-m", *command],
             env={**os.environ, **_environment(settings)},
             stdout=lines,
             stderr=lines,

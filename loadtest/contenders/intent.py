@@ -132,15 +132,21 @@ def render(
     return Rendered(scored, [], [], changelog)
 
 
+def lighten() -> None:
+    """From now on this process's worker has the job *light*."""
+    core: Any = pipeline
+    edge: Any = partition
+    core.fold, core.sweep, edge.render = fold, lambda *_, **__: None, render
+
+
 def run(task: Task) -> None:
     """Read the topic to its end, then `answer`."""
     mine = settings(task)
     logs.configure(level=mine.log.level, format=mine.log.format)
     topics.create(mine)
     core: Any = pipeline
-    edge: Any = partition
     if task.job == "light":
-        core.fold, core.sweep, edge.render = fold, lambda *_, **__: None, render
+        lighten()
     metrics = Counted(task, Stopwatch())
     core.fold = timed(core.fold, metrics.begin)
     app.serve(mine, engine=ConstantEngine(), metrics=metrics)

@@ -20,6 +20,8 @@ def test_every_score_is_measured(kafka: str, tmp_path: Path) -> None:
         "2",
         "--warmup",
         "1",
+        "--settle",
+        "0",
         "--partitions",
         "2",
         "--out",
@@ -41,6 +43,8 @@ def test_every_score_is_measured(kafka: str, tmp_path: Path) -> None:
     assert (load["sent"], load["measured"], load["missing"], load["repeated"]) == (600, 400, 0, 0)
     latency = load["latency_ms"]
     assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
+    parts = load["parts_ms"]
+    assert 0 < parts["- produce"] < parts["transaction, all of it"] < parts["event sent to batch committed"]
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
 
 

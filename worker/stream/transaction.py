@@ -2,10 +2,10 @@
 producer. Knows nothing of what the records mean.
 
 Private parts of aiokafka 0.14.0 in use: `BatchBuilder._builder`, `BatchBuilder._relative_offset`,
-`record._crecords.default_records.lz4_encode`, `TransactionManager.error_transaction`.
+`AIOKafkaProducer._txn_manager`, `record._crecords.default_records.lz4_encode`, `TransactionManager.error_transaction`.
 """
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -14,6 +14,7 @@ from aiokafka.codec import lz4_encode
 from aiokafka.errors import KafkaError
 from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.record._crecords import default_records
+from aiokafka.structs import TopicPartition
 
 from worker.config import Settings
 from worker.errors import Fatal
@@ -60,7 +61,7 @@ def producer(settings: Settings, partition: int) -> AIOKafkaProducer:
 
 
 async def commit(
-    sender: AIOKafkaProducer, records: Mapping[str, Iterable[OutRecord]], *, partition: int
+    sender: AIOKafkaProducer, records: Mapping[str, Sequence[OutRecord]], *, partition: int
 ) -> dict[str, int]:
     """All records, by topic, into this partition of each topic, visible together; the last offset in each topic.
 
@@ -68,6 +69,8 @@ async def commit(
     further use.
     """
     await sender.begin_transaction()
+    for topic in filter(records.get, records):  # all in one request: as they come, it would be two, one after the other
+        sender._txn_manager.maybe_add_partition_to_txn(TopicPartition(topic, partition))  # noqa: SLF001
     sent = {topic: await _send(sender, topic, partition, some) for topic, some in records.items()}
     ends: dict[str, int] = {}
     for topic, batches in sent.items():
@@ -84,7 +87,7 @@ async def commit(
 
 
 async def _send(
-    sender: AIOKafkaProducer, topic: str, partition: int, records: Iterable[OutRecord]
+    sender: AIOKafkaProducer, topic: str, partition: int, records: Sequence[OutRecord]
 ) -> list[tuple[Awaitable[Any], int]]:
     """Records in as few record batches as fit: (acknowledgement, number of records) each."""
     sent: list[tuple[Awaitable[Any], int]] = []

@@ -1,20 +1,25 @@
 """The load test's own arithmetic: schedule, ids, report."""
 
 import io
+from dataclasses import replace
 
 import orjson
 import pytest
 from hdrh.histogram import HdrHistogram
+from prometheus_client import CollectorRegistry, Summary, generate_latest
 from rich.console import Console
 
 from loadtest import report
 from loadtest.constant import Constant, ConstantEngine
-from loadtest.generator import MAX_US, Load, Schedule, Sent, _records, check, event_id, number_of
+from loadtest.contenders.jobs import light_time
+from loadtest.contenders.task import Job
+from loadtest.generator import MAX_US, Load, Schedule, ScoredEvent, Sent, _records, check
 from loadtest.latency import Result
+from loadtest.waits import Page
 from worker import events, pipeline
 from worker.errors import IntentError
 
-LOAD = Load(name="load0", rate=200.0, seconds=0.5, users=10, seed=1)
+LOAD = Load(rate=200.0, seconds=0.5, users=10, seed=1, first=1000)
 
 
 def result(*latencies_us: int, missing: int = 0) -> Result:
@@ -38,19 +43,48 @@ def test_the_schedule_is_fixed_by_its_start() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "number"), [("load0-17", 17), ("load1-17", None), ("other", None), ("load0-", None), ("load0-x", None)]
+    ("job", "score", "place"),
+    [
+        ("full", ScoredEvent("1017", "2020-01-01T00:00:00.000Z"), 17),
+        ("full", ScoredEvent("1100"), None),
+        ("full", ScoredEvent("999"), None),
+        ("full", ScoredEvent("another's"), None),
+        ("light", ScoredEvent("", 1017), 17),
+        ("light", ScoredEvent("", 1100), None),
+        ("light", ScoredEvent("1017", "2020-01-01T00:00:00.000Z"), None),
+    ],
 )
-def test_numbers_are_found_again(event: str, number: int | None) -> None:
-    assert number_of("load0", event) == number
+def test_an_event_is_found_again_by_its_score(job: Job, score: ScoredEvent, place: int | None) -> None:
+    assert replace(LOAD, job=job).place(score) == place
 
 
 def test_records_are_valid_events_of_their_schedule() -> None:
     records = _records(LOAD, start_ms=1_470_000_000_000)
     assert len(records) == LOAD.count == 100
     decoded = [events.decode(value, key=key, timestamp_ms=1_470_000_000_000) for key, value in records]
-    assert [event.event_id for event in decoded] == [event_id("load0", number) for number in range(100)]
+    assert [event.event_id for event in decoded] == [f"{number}" for number in range(1000, 1100)]
     assert decoded[99].time_ms - decoded[0].time_ms == 495
     assert records == _records(LOAD, start_ms=1_470_000_000_000)
+
+
+def test_light_records_are_numbered_by_their_time() -> None:
+    (_, value), *_ = _records(replace(LOAD, job="light"), start_ms=0)
+    assert light_time(value) == 1000
+    assert 120 <= len(value) <= 180
+
+
+def test_waits_are_means_of_what_came_between_two_looks() -> None:
+    registry = CollectorRegistry()
+    seconds = Summary("intent_transaction_seconds", "t", registry=registry)
+    parts = Summary("loadtest_wait_seconds", "t", ["part"], registry=registry)
+    seconds.observe(9.0)
+    before = Page(generate_latest(registry).decode())
+    for took_s in (0.002, 0.004):
+        seconds.observe(took_s)
+    parts.labels("produce").observe(0.001)
+    after = Page(generate_latest(registry).decode())
+    assert after.batches(before) == 2
+    assert after.means_ms(before) == {"transaction, all of it": pytest.approx(3), "- produce": pytest.approx(1)}
 
 
 def test_what_was_not_delivered_is_told() -> None:
@@ -67,7 +101,9 @@ async def test_the_constant_scorer_is_one_for_the_pipeline() -> None:
 
 
 def test_the_report_holds_percentiles_and_where_it_was_taken() -> None:
-    document = report.document([result(*range(1000, 101_000, 1000))], scorer="constant", partitions=4, load_before=0.5)
+    document = report.document(
+        [result(*range(1000, 101_000, 1000))], scorer="constant", job="full", partitions=4, load_before=0.5
+    )
     document = orjson.loads(orjson.dumps(document))
     (load,) = document["loads"]
     assert load["latency_ms"]["p50"] == pytest.approx(50, rel=0.01)

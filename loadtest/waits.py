@@ -1,0 +1,122 @@
+"""Where a batch's time goes on its way to the commit: timers around the worker's own steps.
+
+`watch` runs inside the worker under load, before it serves; `Page` reads the worker's metrics from outside, so that two
+of them tell what lies between. A batch counts once, however many events it has. Knows nothing of load.
+
+`python -m loadtest.waits` is `intent worker` with the timers.
+"""
+
+import sys
+import urllib.request
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, Final, NoReturn, Self
+
+from aiokafka.producer.sender import AddPartitionsToTxnHandler, EndTxnHandler, SendProduceReqHandler
+from prometheus_client import REGISTRY, CollectorRegistry, Summary
+from prometheus_client.parser import text_string_to_metric_families
+
+from worker import pipeline
+from worker.config import Settings
+from worker.stream import partition
+
+_NAME: Final = "loadtest_wait_seconds"
+_OURS: Final = ("fold", "wait for the transaction before", "render", "add partitions", "produce", "end transaction")
+"""Measured by the timers; the rest of `PARTS` are the worker's own metrics."""
+
+PARTS: Final[Mapping[str, tuple[str, str | None]]] = {
+    "event sent to batch committed": ("intent_event_to_score_seconds", None),
+    "fold": (_NAME, "fold"),
+    "score": ("intent_score_seconds", None),
+    "wait for the transaction before": (_NAME, "wait for the transaction before"),
+    "render": (_NAME, "render"),
+    "transaction, all of it": ("intent_transaction_seconds", None),
+    "- add partitions": (_NAME, "add partitions"),
+    "- produce": (_NAME, "produce"),
+    "- end transaction": (_NAME, "end transaction"),
+}
+"""What is told, in order: a metric and its label. The first counts events, all others batches."""
+
+
+def watch(registry: CollectorRegistry) -> None:
+    """Put the timers in place, in this process."""
+    waits = Summary(_NAME, "Time of a step of a batch.", ["part"], registry=registry)
+    of = {part: waits.labels(part) for part in _OURS}
+    core: Any = pipeline
+    edge: Any = partition
+    core.fold = _timed(core.fold, of["fold"])
+    core._finished = _awaited(core._finished, of["wait for the transaction before"])  # noqa: SLF001
+    edge.render = _timed(edge.render, of["render"])
+    handlers: dict[str, Any] = {
+        "add partitions": AddPartitionsToTxnHandler,
+        "produce": SendProduceReqHandler,
+        "end transaction": EndTxnHandler,
+    }
+    for part, handler in handlers.items():
+        handler.do = _awaited(handler.do, of[part])
+
+
+def _timed(step: Callable[..., Any], into: Summary) -> Callable[..., Any]:
+    @wraps(step)
+    def timed(*args: Any, **options: Any) -> Any:
+        with into.time():
+            return step(*args, **options)
+
+    return timed
+
+
+def _awaited(step: Callable[..., Any], into: Summary) -> Callable[..., Any]:
+    @wraps(step)
+    async def timed(*args: Any, **options: Any) -> Any:
+        with into.time():
+            return await step(*args, **options)
+
+    return timed
+
+
+class Page:
+    """Counts and sums of the parts, as the worker's metrics have them at one moment."""
+
+    def __init__(self, text: str) -> None:
+        samples = {
+            (sample.name, sample.labels.get("part")): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+        self.counts, self.sums = (
+            {part: samples.get((f"{name}_{what}", label), 0.0) for part, (name, label) in PARTS.items()}
+            for what in ("count", "sum")
+        )
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The running worker's. Raises `OSError` where it does not answer."""
+        url = f"http://{settings.worker.web_host}:{settings.worker.web_port}/metrics"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return cls(answer.read().decode())
+
+    def means_ms(self, before: "Page") -> dict[str, float]:
+        """Since then, milliseconds by part; those that did not happen are left out."""
+        counts = {part: count - before.counts[part] for part, count in self.counts.items()}
+        return {
+            part: (self.sums[part] - before.sums[part]) / count * 1000 for part, count in counts.items() if count > 0
+        }
+
+    def batches(self, before: "Page") -> int:
+        """Committed since then."""
+        part = "transaction, all of it"
+        return round(self.counts[part] - before.counts[part])
+
+
+def main() -> NoReturn:
+    """`intent worker`, watched."""
+    from worker.cli import main as program
+
+    watch(REGISTRY)
+    sys.argv = ["intent", "worker"]
+    program()
+    raise AssertionError("the worker exits the process")
+
+
+if __name__ == "__main__":
+    main()
