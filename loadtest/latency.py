@@ -7,6 +7,7 @@ shows in every event that was due meanwhile (coordinated omission does not arise
 import multiprocessing
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -49,7 +50,7 @@ class Result:
     elapsed_s: float
     histogram: HdrHistogram
     batches: int = 0
-    """Transactions of the load, warm-up included."""
+    """Transactions of what was measured."""
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     """Where a batch's time went, by `waits.PARTS`; the mean."""
 
@@ -67,7 +68,6 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
     """Send one load and read its scores. Blocks until all have come, or `DRAIN_S` after the last was sent."""
     consumer = _at_the_end(settings)
     mine, theirs = multiprocessing.Pipe()
-    before = Page.of(settings)
     process = multiprocessing.get_context("spawn").Process(
         target=generator.generate, args=(settings, load, theirs), daemon=True
     )
@@ -75,8 +75,12 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
     theirs.close()
     try:
         schedule = mine.recv()
-        seen = _read(consumer, load, schedule, skip=round(load.rate * warmup_s))
-        sent = mine.recv()
+        skip = round(load.rate * warmup_s)
+        with ThreadPoolExecutor(1) as beside:
+            warm = beside.submit(_page_at, settings, schedule.due_ns(skip))
+            seen = _read(consumer, load, schedule, skip=skip)
+            sent = mine.recv()
+        before = warm.result()
     except EOFError:
         raise IntentError("the generator ended early; its error is above") from None
     finally:
@@ -97,6 +101,12 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
         batches=after.batches(before),
         parts_ms=after.means_ms(before),
     )
+
+
+def _page_at(settings: Settings, at_ns: int) -> Page:
+    """The worker's metrics at that moment of the monotonic clock."""
+    time.sleep(max(0, at_ns - time.monotonic_ns()) / 1e9)
+    return Page.of(settings)
 
 
 @dataclass(slots=True)

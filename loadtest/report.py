@@ -45,7 +45,7 @@ def parts(results: Sequence[Result]) -> Table:
     shown.add_column("part", no_wrap=True)
     for result in results:
         shown.add_column(f"{result.load.rate:,.0f}/s", justify="right", no_wrap=True)
-    shown.add_row("events a batch", *(f"{result.load.count / max(result.batches, 1):,.0f}" for result in results))
+    shown.add_row("events a batch", *(f"{result.measured / max(result.batches, 1):,.0f}" for result in results))
     for part in PARTS:
         times = (result.parts_ms.get(part) for result in results)
         shown.add_row(part, *("" if time is None else f"{time:,.1f}" for time in times))
