@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
+import numpy as np
 import orjson
 import typer
 from confluent_kafka import Consumer, TopicPartition
 from hdrh.histogram import HdrHistogram
+from numpy.typing import NDArray
 from rich.console import Console
 
 from loadtest import generator, taken
@@ -31,6 +33,8 @@ from worker.kafka import clients
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9)
 _APART: Final = 1_000_000_000
 """Between the first numbers of two loads."""
+_AT_ONCE: Final = 10_000
+"""Scores that the reader takes in one call."""
 DRAIN_S: Final = 60.0
 """How long after the last scheduled send a score may come: later ones count as missing."""
 
@@ -78,7 +82,7 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
         skip = round(load.rate * warmup_s)
         with ThreadPoolExecutor(1) as beside:
             warm = beside.submit(_page_at, settings, schedule.due_ns(skip))
-            seen = _read(consumer, load, schedule, skip=skip)
+            read_ns, repeated = _read(consumer, load, schedule)
             sent = mine.recv()
         before = warm.result()
     except EOFError:
@@ -87,17 +91,18 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
         consumer.close()
         process.join(10)
         process.kill()
-    generator.check(sent)
     after = Page.of(settings)
+    generator.check(sent)
+    histogram = _latencies(load, schedule, read_ns, skip=skip)
     elapsed_s = (time.monotonic_ns() - schedule.start_ns) / 1e9
     return Result(
         load=load,
-        measured=seen.histogram.get_total_count(),
-        missing=load.count - len(seen.numbers),
-        repeated=seen.repeated,
+        measured=histogram.get_total_count(),
+        missing=int((read_ns == 0).sum()),
+        repeated=repeated,
         sent=sent,
         elapsed_s=elapsed_s,
-        histogram=seen.histogram,
+        histogram=histogram,
         batches=after.batches(before),
         parts_ms=after.means_ms(before),
     )
@@ -109,34 +114,43 @@ def _page_at(settings: Settings, at_ns: int) -> Page:
     return Page.of(settings)
 
 
-@dataclass(slots=True)
-class _Seen:
-    histogram: HdrHistogram
-    numbers: set[int]
-    repeated: int = 0
+def _read(consumer: Consumer, load: Load, schedule: Schedule) -> tuple[NDArray[np.int64], int]:
+    """When each event's score was first in hand, monotonic ns, 0 for never; and how many came again.
 
-
-def _read(consumer: Consumer, load: Load, schedule: Schedule, *, skip: int) -> _Seen:
-    decoder = msgspec.json.Decoder(ScoredEvent)
-    seen = _Seen(HdrHistogram(1, MAX_US, 3), set())
+    No more is done with a score while others come: what the reader takes of the machine, the worker lacks.
+    """
+    decode = msgspec.json.Decoder(ScoredEvent).decode
+    read_ns = np.zeros(load.count, np.int64)
+    repeated, left = 0, load.count
     give_up_ns = schedule.due_ns(load.count) + round(DRAIN_S * 1e9)
-    while len(seen.numbers) < load.count and time.monotonic_ns() < give_up_ns:
-        message = consumer.poll(0.5)
+    while left and time.monotonic_ns() < give_up_ns:
+        first = consumer.poll(0.5)
+        if first is None:
+            continue
+        messages = [first, *consumer.consume(_AT_ONCE, 0)]
         now_ns = time.monotonic_ns()
-        if message is None:
-            continue
-        if (error := message.error()) is not None:
-            raise IntentError(f"the scores cannot be read: {error.str()}")
-        number = load.place(decoder.decode(message.value() or b"{}"))
-        if number is None:
-            continue
-        if number in seen.numbers:
-            seen.repeated += 1
-            continue
-        seen.numbers.add(number)
-        if number >= skip:
-            seen.histogram.record_value(min(max((now_ns - schedule.due_ns(number)) // 1000, 1), MAX_US))
-    return seen
+        for message in messages:
+            if (error := message.error()) is not None:
+                raise IntentError(f"the scores cannot be read: {error.str()}")
+            place = load.place(decode(message.value() or b"{}"))
+            if place is None:
+                continue
+            if read_ns[place]:
+                repeated += 1
+                continue
+            read_ns[place] = now_ns
+            left -= 1
+    return read_ns, repeated
+
+
+def _latencies(load: Load, schedule: Schedule, read_ns: NDArray[np.int64], *, skip: int) -> HdrHistogram:
+    """Of the events that were scored, the first `skip` left out; microseconds."""
+    histogram = HdrHistogram(1, MAX_US, 3)
+    for place in range(skip, load.count):
+        if read_ns[place]:
+            latency_us = (int(read_ns[place]) - schedule.due_ns(place)) // 1000
+            histogram.record_value(min(max(latency_us, 1), MAX_US))
+    return histogram
 
 
 def _at_the_end(settings: Settings) -> Consumer:

@@ -40,6 +40,7 @@ def result(*latencies_us: int, missing: int = 0) -> Result:
 def test_the_schedule_is_fixed_by_its_start() -> None:
     schedule = Schedule(start_ns=1_000, rate=3.0, count=10)
     assert [schedule.due_ns(number) for number in (0, 1, 3)] == [1_000, 333_334_333, 1_000_001_000]
+    assert [schedule.due_by(now_ns) for now_ns in (0, 1_000, 333_334_000, 333_334_334)] == [0, 1, 1, 2]
 
 
 @pytest.mark.parametrize(
