@@ -1,7 +1,7 @@
 """The stream worker with a scorer that does nothing: what remains is the stream's own latency and cost.
 
 `python -m loadtest.constant [light|full]` takes the settings of `intent worker`, and loads no model and no torch.
-*light* has the fold and the scores of the comparison's light job (`contenders/jobs.py`).
+*light* has the fold and the scores of the comparison's light job (`contenders/light.py`).
 """
 
 import sys
@@ -58,11 +58,11 @@ class ConstantEngine:
 def main() -> NoReturn:
     """Run until a signal, as `intent worker` does."""
     from loadtest import waits
-    from loadtest.contenders import intent
+    from loadtest.contenders import light
     from worker.stream.app import serve
 
     if sys.argv[1:] == ["light"]:
-        intent.lighten()
+        light.install()
     waits.watch(REGISTRY)
     settings = config.load()
     logs.configure(level=settings.log.level, format=settings.log.format)

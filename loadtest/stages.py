@@ -21,7 +21,7 @@ STAGES: Final = (
     ("worker/scores.py", "_common_headers", "headers"),
     ("worker/scores.py", None, "encode scores"),
     ("worker/stream/output.py", None, "render the rest"),
-    ("loadtest/contenders/intent.py", "render", "render the rest"),
+    ("loadtest/contenders/light.py", "render", "render the rest"),
     ("worker/stream/transaction.py", "_send", "append records"),
     ("aiokafka/producer/message_accumulator.py", "_build", "compress records"),
     ("aiokafka/producer/message_accumulator.py", "get_data_buffer", "compress records"),

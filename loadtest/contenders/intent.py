@@ -1,12 +1,10 @@
 """The worker of this project: its own stream, table and transactions, with a scorer that costs nothing.
 
-*full* is the worker as it is. For *light* two pure functions of it are replaced, `pipeline.fold` and `output.render`,
-and the sweep of expired users is left out, which reads windows of the worker's own layout. All that moves, stores and
-commits records stays what it is.
+*full* is the worker as it is; `light` says what *light* replaces.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,21 +12,18 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from loadtest.constant import ConstantEngine
-from loadtest.contenders.jobs import light_fold, light_score, light_time
+from loadtest.contenders import light
 from loadtest.contenders.task import Stopwatch, Task, answer
 from loadtest.sampler import Sampler
 from loadtest.stages import STAGES
-from worker import config, pipeline, watermark
+from worker import config, pipeline
 from worker.config import Settings
-from worker.fold import Batch, Record, Updated
+from worker.fold import Batch
 from worker.kafka import topics
 from worker.ops import logs
 from worker.ops.metrics import Metrics
 from worker.ports import free_port
-from worker.scores import Model, Rating
-from worker.stream import app, partition
-from worker.stream.output import OutRecord, Rendered
-from worker.watermark import Watermark
+from worker.stream import app
 
 
 class Counted(Metrics):
@@ -89,56 +84,6 @@ def timed(fold: Callable[..., Batch], begin: Callable[[], None]) -> Callable[...
     return first
 
 
-def fold(
-    records: Sequence[Record], *, windows: Callable[[bytes], bytes | None], start: Watermark, **_rules: Any
-) -> Batch:
-    """`worker.fold.fold`, of *light*."""
-    batch = Batch(timestamps=[record.timestamp for record in records])
-    changed = batch.changed
-    for record in records:
-        key, value = record.key, record.value
-        assert key is not None
-        assert value is not None
-        time_ms: Any = light_time(value)  # stands where the worker keeps the event
-        before = changed[key] if key in changed else windows(key)
-        after = changed[key] = light_fold(before, record.offset, value)
-        batch.updated.append(Updated(record, time_ms, after))
-    batch.fates["scored"] = len(records)
-    batch.watermark = Watermark(records[-1].offset, start.newest_ms)
-    return batch
-
-
-def render(
-    batch: Batch,
-    ratings: Sequence[Rating],
-    *,
-    topic: str,
-    partition: int,
-    model: Model,  # noqa: ARG001 - the worker's parameters
-    application: str,  # noqa: ARG001
-    scored_at: str,  # noqa: ARG001
-) -> Rendered:
-    """`worker.stream.output.render`, of *light*."""
-    name = topic.encode()
-    scored = []
-    for (record, time_ms, window), _ in zip(batch.updated, ratings, strict=True):
-        key, offset = record.key, record.offset
-        assert key is not None
-        time: Any = time_ms
-        value = light_score(name, key=key, partition=partition, offset=offset, window=window, time_ms=time)
-        scored.append(OutRecord(key, value, []))
-    changelog = [OutRecord(key, window, []) for key, window in batch.changed.items()]
-    changelog.append(OutRecord(watermark.KEY, batch.watermark.encode(), []))
-    return Rendered(scored, [], [], changelog)
-
-
-def lighten() -> None:
-    """From now on this process's worker has the job *light*."""
-    core: Any = pipeline
-    edge: Any = partition
-    core.fold, core.sweep, edge.render = fold, lambda *_, **__: None, render
-
-
 def run(task: Task) -> None:
     """Read the topic to its end, then `answer`."""
     mine = settings(task)
@@ -146,7 +91,7 @@ def run(task: Task) -> None:
     topics.create(mine)
     core: Any = pipeline
     if task.job == "light":
-        lighten()
+        light.install()
     metrics = Counted(task, Stopwatch())
     core.fold = timed(core.fold, metrics.begin)
     app.serve(mine, engine=ConstantEngine(), metrics=metrics)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from loadtest import standings, workload
-from loadtest.contenders import intent
+from loadtest.contenders import light
 from loadtest.contenders.jobs import MODEL, RATING, Full, Light
 from loadtest.contenders.task import Taken, Task
 from loadtest.sampler import Sampler
@@ -87,9 +87,9 @@ def test_light_one_by_one_and_in_batches_write_the_same() -> None:
         assert done.window is not None
         windows[record.key] = done.window
         singly.append(done.score)
-    batch = intent.fold(some, windows=lambda _: None, start=Watermark())
+    batch = light.fold(some, windows=lambda _: None, start=Watermark())
     ratings = [RATING] * len(some)
-    rendered = intent.render(batch, ratings, topic=TOPIC, partition=1, model=MODEL, application="a", scored_at="")
+    rendered = light.render(batch, ratings, topic=TOPIC, partition=1, model=MODEL, application="a", scored_at="")
     assert [record.value for record in rendered.scores] == singly
     assert {record.key: record.value for record in rendered.changelog[:-1]} == windows
     assert max(map(len, windows.values())) <= 320
