@@ -121,7 +121,9 @@ def _anomalies(seen: Seen) -> Iterator[str]:
     for topic, found in (
         (
             "source",
-            history.anomalies(seen.sends, [*seen.source_polls, Poll("final", _source(seen.source))]),
+            # Repeats are the sender's own: where one partition loses its place, librdkafka goes on in all of them under
+            # a new epoch, and sends again what is under way. The worker takes the copies for duplicates.
+            history.anomalies(seen.sends, [*seen.source_polls, Poll("final", _source(seen.source))], repeats=True),
         ),
         ("committed scores", history.anomalies([], [*seen.committed_polls, *committed_end])),
         ("uncommitted scores", history.anomalies([], [*seen.uncommitted_polls, *uncommitted_end], repeats=True)),
