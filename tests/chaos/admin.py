@@ -23,6 +23,8 @@ from worker.errors import IntentError
 from worker.kafka import topics
 
 _PATIENCE_S: Final = 120.0
+_ALLOWED: Final = AclOperation.ALL, AclPermissionType.ALLOW
+_DENIED: Final = AclOperation.WRITE, AclPermissionType.DENY
 _ASK_S: Final = 5.0
 _POLL_S: Final = 0.1
 
@@ -85,23 +87,18 @@ class Admin:
         return all(len(partition.isrs) >= replicas for partition in found.values())
 
     def forbid(self, topic: str) -> None:
-        """Nobody may write to it."""
-        self._ask(lambda: self._client.create_acls(list(_acls(topic)), request_timeout=_ASK_S).values())
+        """Nobody may write to it; reading is never interrupted.
+
+        A rule on a topic ends the freedom to do what no rule is about: what remains free is allowed first.
+        """
+        for rule in (_ALLOWED, _DENIED):
+            acls = [AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:*", "*", *rule)]
+            self._ask(lambda acls=acls: self._client.create_acls(acls, request_timeout=_ASK_S).values())  # type: ignore[misc]  # bound per rule
 
     def permit(self, topic: str) -> None:
-        """Take `forbid` back."""
-        filters = [
-            AclBindingFilter(
-                ResourceType.TOPIC,
-                topic,
-                ResourcePatternType.LITERAL,
-                None,  # type: ignore[arg-type]  # any principal, any host: the stub knows no filters
-                None,  # type: ignore[arg-type]
-                AclOperation.ANY,
-                AclPermissionType.ANY,
-            )
-        ]
-        self._ask(lambda: self._client.delete_acls(filters, request_timeout=_ASK_S).values())
+        """Take `forbid` back; what it allowed by name stays allowed, for another `forbid` may be under way."""
+        acls = [AclBindingFilter(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:*", "*", *_DENIED)]
+        self._ask(lambda: self._client.delete_acls(acls, request_timeout=_ASK_S).values())
 
     def _ask(self, call: Callable[[], Iterable[Any]]) -> None:
         def ask() -> bool:
@@ -125,16 +122,6 @@ def compacted(data: Iterable[Any], topic: str) -> Mapping[int, int]:
                 partition, offset = map(int, place.split())
                 cleaned[partition] = max(offset, cleaned.get(partition, 0))
     return cleaned
-
-
-def _acls(topic: str) -> Iterable[AclBinding]:
-    """A rule on a topic ends the freedom to do what no rule is about, so the rest is allowed by name."""
-    everyone = ("User:*", "*")
-    for operation, permission in (
-        (AclOperation.WRITE, AclPermissionType.DENY),
-        (AclOperation.ALL, AclPermissionType.ALLOW),
-    ):
-        yield AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, *everyone, operation, permission)
 
 
 def _patiently(attempt: Callable[[], bool]) -> None:
