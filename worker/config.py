@@ -6,6 +6,7 @@ Read, the later winning, from `intent.toml` (or the file that `INTENT_CONFIG` na
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -112,7 +113,7 @@ class Model(_Part):
     max_batch_windows: int = Field(512, ge=1, le=65_536, description="windows in one forward pass, at most")
     store: str | None = Field(
         None,
-        pattern=r"^(?!\w+://[^/]*:[^/]*@)\S+$",
+        pattern=r"^\S+$",
         max_length=1000,
         description="models and aliases: a folder, or a URL that fsspec reaches; in place of `model.bundle`",
     )
@@ -135,6 +136,8 @@ class Model(_Part):
             if self.shadow_share:
                 return f"the setting `model.shadow_share` is {self.shadow_share}: a challenger needs `model.store`"
             return None
+        if re.match(r"[^/]*://[^/@]*:[^/@]*@", self.store):
+            return "the setting `model.store` holds a password: give it where the store's own library looks for it"
         if self.bundle is not None:
             return f"the setting `model.store` is {self.store!r}: leave it or `model.bundle` out, one says what scores"
         if self.name is None:
@@ -315,8 +318,6 @@ def _sentence(error: ValidationError) -> str:
         return f"`{name}` is no setting; `intent config show` lists those there are"
     if first["type"] == "together":
         return first["msg"]
-    if first["type"] == "string_pattern_mismatch" and name == "model.store":
-        return f"the setting `{name}` must be a folder or a URL without a password; its library has a place for that"
     if first["type"] == "string_pattern_mismatch" and name == "kafka.bootstrap_servers":
         return f"the setting `{name}` is {first['input']!r}: write HOST:PORT, several separated by commas"
     shown = "(hidden)" if "password" in name else repr(first["input"])

@@ -149,4 +149,4 @@ class Reloader:
     def _challenge(self, bundle: Bundle | None) -> None:
         self._engine.set_challenger(bundle)
         self._challenging(bundle is not None)
-        self._metrics.show_challenger(name=self._source.name, version=bundle and bundle.version)
+        self._metrics.show_challenger(name=self._source.name, version=None if bundle is None else bundle.version)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from worker import config
 from worker.errors import IntentError, SettingError
 from worker.registry.store import Store
 from worker.scoring import bundle as bundles
@@ -42,11 +43,11 @@ class Source:
         try:
             folder = self.folder(version)
             loaded = bundles.load(folder)
+            self._check(loaded, version)
         except SettingError:
             if self.store.folder(self.name, version) is None:  # what is damaged here may be sound there
                 shutil.rmtree(self._cache / version, ignore_errors=True)
             raise
-        self._check(loaded, version)
         return loaded
 
     def folder(self, version: str) -> Path:
@@ -109,6 +110,20 @@ class Source:
         )
         for path in used[KEPT - 1 :]:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def configured(model: config.Model) -> tuple[Source | None, Bundle]:
+    """What scores by the settings, and where its successors come from, if anywhere. Blocks; raises as `Source.load`."""
+    if model.store is None or model.name is None:
+        return None, bundles.load(model.bundle)
+    source = Source(Store(model.store), model.name, cache=model.cache_dir)
+    version = source.version(model.alias)
+    if version is None:
+        raise SettingError(
+            f"the model {model.name} in {model.store} has no alias {model.alias} (setting `model.alias`); "
+            f"`intent model promote {model.name} VERSION` makes it"
+        )
+    return source, source.load(version)
 
 
 def push(store: Store, folder: Path) -> tuple[Bundle, bool]:

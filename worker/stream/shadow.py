@@ -173,9 +173,11 @@ class Shadow:
         source = f"{settings.worker.application_id}/shadow"
         sender = self._sender()
         for (partition, (record, event, window), _), rating in zip(some, ratings, strict=True):
-            place = {"topic": topic, "partition": partition, "offset": record.offset}
-            score_id = scores.score_id(topic, partition, record.offset)
-            value = scores.encode(event, window, rating, **place, scored_at=scored_at)
+            offset = record.offset
+            value = scores.encode(
+                event, window, rating, topic=topic, partition=partition, offset=offset, scored_at=scored_at
+            )
+            score_id = scores.score_id(topic, partition, offset)
             headers = scores.headers(score_id, source=source, scored_at=scored_at, type_=SHADOW_TYPE)
             try:
                 sender.produce(
