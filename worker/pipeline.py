@@ -79,8 +79,8 @@ class Port(Protocol):
     def store(self, batch: Batch, changelog_offset: int) -> None:
         """Windows, watermark and changelog offset, as one write. Only ever after `publish`."""
 
-    def done(self, batch: Batch) -> None:
-        """The batch is durable."""
+    def done(self, batch: Batch, ratings: Sequence[Rating]) -> None:
+        """The batch is durable: time for what may be lost."""
 
 
 class Overlay:
@@ -197,7 +197,7 @@ async def _commit(
     metrics.transaction_seconds.observe(time.perf_counter() - begin)
     port.store(batch, changelog_offset)
     overlay.settle(batch.changed)
-    port.done(batch)
+    port.done(batch, rated)
     metrics.count_fates(batch.fates)
     metrics.scores_total.inc(len(batch.updated))
     for reason, count in Counter(rejected.reason for rejected in batch.rejected).items():

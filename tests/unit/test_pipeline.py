@@ -190,7 +190,8 @@ class Port:
         self.said.append(f"store {changelog_offset}")
         self.table.update({key: after for key, after in batch.changed.items() if after is not None})
 
-    def done(self, batch: Batch) -> None:
+    def done(self, batch: Batch, ratings: Sequence[Rating]) -> None:
+        assert len(ratings) == len(batch.updated)
         self.said.append(f"done {batch.watermark.offset}")
         self.closed.set()
 

@@ -152,7 +152,8 @@ class Shadow:
 
     def _answered(self, answer: "Future[pipeline.EngineScores]") -> pipeline.EngineScores:
         """Waits as long as the champion keeps the device, which has no bound: what comes meanwhile may find no room."""
-        while not wait([answer], _REPORTS_S).done:
+        while not answer.done():
+            wait([answer], _REPORTS_S)  # does not hear of a cancellation, hence the loop's own question
             if self._closed:
                 answer.cancel()
             if self._producer is not None:
@@ -168,10 +169,10 @@ class Shadow:
 
     def _publish(self, some: Sequence[_Waiting], ratings: Iterable[Rating]) -> None:
         settings, scored_at = self._settings, self._now()
-        topic = settings.topics.events
+        topic, to = settings.topics.events, settings.topics.shadow
         # CloudEvents tells events apart by source and id, and the id is the champion's
         source = f"{settings.worker.application_id}/shadow"
-        sender = self._sender()
+        sender, told = self._sender(), self._delivered
         for (partition, (record, event, window), _), rating in zip(some, ratings, strict=True):
             offset = record.offset
             value = scores.encode(
@@ -180,9 +181,7 @@ class Shadow:
             score_id = scores.score_id(topic, partition, offset)
             headers = scores.headers(score_id, source=source, scored_at=scored_at, type_=SHADOW_TYPE)
             try:
-                sender.produce(
-                    settings.topics.shadow, value, record.key, partition, headers=headers, on_delivery=self._delivered
-                )
+                sender.produce(to, value, record.key, partition, headers=[*headers], on_delivery=told)
             except (BufferError, KafkaException) as error:
                 self._refuse(str(error))
 
