@@ -111,7 +111,8 @@ class Setup:
     metrics: Metrics
 
     def consider(self, users: range, *, times: int = 1) -> None:
-        updates, ratings = [], []
+        updates: list[Updated] = []
+        ratings: list[Rating] = []
         for number in users:
             for _ in range(times):
                 updates.append(updated(f"user-{number}", offset=len(updates)))
