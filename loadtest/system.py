@@ -35,23 +35,25 @@ _POLL_S: Final = 0.1
 
 
 @contextmanager
-def running(*, scorer: Scorer, partitions: int, servers: str | None) -> Iterator[Settings]:
+def running(
+    *, scorer: Scorer, partitions: int, servers: str | None, model: Mapping[str, object] | None = None
+) -> Iterator[Settings]:
     """A worker that is ready, with the settings to reach its topics.
 
-    `servers` are the user's own brokers, where topics of this run's own are made; without them a broker is started.
-    Raises `IntentError` with the worker's last lines when it does not become ready.
+    `model` are settings of that section. `servers` are the user's own brokers, where topics of this run's own are made;
+    without them a broker is started. Raises `IntentError` with the worker's last lines when it does not become ready.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="intent-loadtest-")))
         if servers is None:
             servers = stack.enter_context(EmbeddedBroker(folder / "kafka")).bootstrap_servers
-        settings = _settings(folder, servers=servers, partitions=partitions)
+        settings = _settings(folder, servers=servers, partitions=partitions, model=model or {})
         topics.create(settings)
         stack.enter_context(_worker(settings, folder / "worker.log", scorer=scorer))
         yield settings
 
 
-def _settings(folder: Path, *, servers: str, partitions: int) -> Settings:
+def _settings(folder: Path, *, servers: str, partitions: int, model: Mapping[str, object]) -> Settings:
     mark = f"loadtest-{os.getpid()}"
     names = ("events", "scores", "latest", "dead_letters", "shadow")
     return config.load(
@@ -60,6 +62,7 @@ def _settings(folder: Path, *, servers: str, partitions: int) -> Settings:
             "topics": {"partitions": partitions, **{name: f"{mark}.{name}" for name in names}},
             "worker": {"application_id": mark, "data_dir": folder / "state", "web_port": free_port()},
             "log": {"level": "warning", "format": "json"},
+            "model": model,
         }
     )
 
@@ -92,6 +95,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     sections = {"kafka": ("bootstrap_servers",), "log": ("level", "format")}
     sections["topics"] = ("events", "scores", "latest", "dead_letters", "shadow", "partitions")
     sections["worker"] = ("application_id", "data_dir", "web_port")
+    sections["model"] = tuple(settings.model.model_fields_set)
     return {
         f"INTENT_{section}__{name}".upper(): str(getattr(getattr(settings, section), name))
         for section, names in sections.items()

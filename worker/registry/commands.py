@@ -251,6 +251,19 @@ def rollback_model(name: _Name = None, *, alias: _Alias = None, store: _Store = 
     out.print(f"{moved} of {source.name} is {back.version} again, it was {now.version}", highlight=False)
 
 
+@model_app.command("retire")
+def retire_model(name: _Name = None, *, store: _Store = None, as_json: _Json = False) -> None:
+    """Let there be no challenger: nothing is scored in the shadow any more. Its version stays in the store."""
+    from worker.registry.alias import CHALLENGER
+
+    opened, model = _store(store), _name(name)
+    opened.forget(model, CHALLENGER)
+    if as_json:
+        _say_json({"name": model, "alias": CHALLENGER, "version": None})
+        return
+    out.print(f"{model} has no {CHALLENGER} any more", highlight=False)
+
+
 def _promote(store: "Store", name: str, version: str, alias: str) -> None:
     from worker.registry.alias import promoted
 

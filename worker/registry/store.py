@@ -112,6 +112,12 @@ class Store:
         """The alias is `value` from now on, in one step."""
         self._put(self._path(named(name), _ALIASES, aliased(alias) + _SUFFIX), aliases.encode(value))
 
+    def forget(self, name: str, alias: str) -> None:
+        """There is no such alias any more, nor what it named before."""
+        path = self._path(named(name), _ALIASES, aliased(alias) + _SUFFIX)
+        with self._reaching(missing=path):
+            self._fs.rm_file(path)
+
     # -- versions ------------------------------------------------------------------------------------------------------
 
     def write(self, name: str, version: str, files: Mapping[str, bytes]) -> bool:

@@ -59,6 +59,9 @@ def test_from_push_to_rollback(run: Run, made: Versions, tmp_path: Path) -> None
     back = said(run("rollback", "--json"))
     assert (back["before"], back["version"]) == (made.second, made.first)
     assert aliases(tmp_path)["champion"] == made.first
+    assert said(run("retire", "--json"))["version"] is None
+    assert aliases(tmp_path).keys() == {"champion"}
+    assert "is not there" in str(run("retire").exception)
     for command in ("list", "show"):
         text = run(command).stdout
         assert made.first in text
