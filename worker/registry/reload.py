@@ -114,11 +114,13 @@ class Reloader:
             self._metrics.model_refused.labels(alias=followed.alias).set(0)
         if wanted == followed.version or self._clock() < followed.again_at:
             return
-        begin = self._clock()
+        begin, loaded = self._clock(), False
         try:
-            take(None if wanted is None else self._source.load(wanted))
+            bundle = None if wanted is None else self._source.load(wanted)
+            loaded = True
+            take(bundle)
         except Exception as error:  # a bad bundle must not reach further than this, whatever is wrong with it
-            if isinstance(error, IntentError) and not isinstance(error, SettingError):
+            if not loaded and isinstance(error, IntentError) and not isinstance(error, SettingError):
                 raise  # the store's fault, not the bundle's
             self._refuse(followed, wanted, error)
             return

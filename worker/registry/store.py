@@ -48,6 +48,8 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        if "::" in url:
+            raise SettingError(f"the setting `model.store` is {url!r}: a chained URL may cache an alias that has moved")
         try:
             # each store its own: a listing that another one has cached would hide an alias that moved
             self._fs, self._root = url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)

@@ -102,7 +102,7 @@ class Shadow:
         if not mine:
             return
         with self._work:
-            room = MAX_WAITING - len(self._waiting)
+            room = max(0, MAX_WAITING - len(self._waiting))
             self._waiting.extend(mine[:room])
             self._work.notify()
         self._drop("busy", len(mine) - room)

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.unit.registry.models import AT, NAME, Versions
-from worker.errors import SettingError
+from worker.errors import IntentError, SettingError
 from worker.ops.metrics import Metrics
 from worker.registry.alias import promoted
 from worker.registry.reload import RETRY_AT_MOST_S, Reloader
@@ -157,7 +157,9 @@ def test_an_alias_that_moves_on_from_a_bad_version_is_followed_at_once(setup: Se
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("out of memory"), SettingError("another format")], ids=["device", "format"]
+    "error",
+    [RuntimeError("out of memory"), SettingError("another format"), IntentError("closed")],
+    ids=["device", "format", "engine"],
 )
 def test_what_the_engine_refuses_stays_out(setup: Setup, error: Exception) -> None:
     setup.engine.refuse = error

@@ -168,12 +168,13 @@ def test_an_alias_that_was_tampered_with_is_refused(store: Store, content: bytes
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        pytest.param("nowhere://models", "which is no folder or URL", id="unknown protocol"),
-        pytest.param("s3://models", "which needs a package", id="a library that is not installed"),
+        pytest.param("nowhere://models", ", which is no folder or URL", id="unknown protocol"),
+        pytest.param("simplecache::memory://models", ": a chained URL", id="a cache"),
+        pytest.param("s3://models", ", which needs a package", id="a library that is not installed"),
     ],
 )
 def test_a_store_that_cannot_be_used_is_named(url: str, says: str) -> None:
-    with pytest.raises(SettingError, match=rf"`model\.store` is '{url}', {says}"):
+    with pytest.raises(SettingError, match=rf"`model\.store` is '{url}'{says}"):
         Store(url)
 
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -22,6 +24,7 @@ from worker.stream.shadow import Shadow, chosen
 
 CHAMPION, CHALLENGER = Model("shop", "old"), Model("shop", "new")
 SHARE = 0.3
+SCHEMA = Path(__file__).parents[3] / "schemas" / "intent.scores.v1.json"
 
 
 @dataclass
@@ -173,6 +176,7 @@ def test_the_share_is_the_same_in_every_process() -> None:
 def test_a_shadow_score_is_the_events_own_and_says_what_it_is(setup: Setup) -> None:
     setup.consider(range(100))
     setup.turns(3)
+    schema = json.loads(SCHEMA.read_text())
     wanted = {f"user-{number}" for number in range(100) if chosen(f"user-{number}".encode(), SHARE)}
     assert {sent["value"]["user_id"] for sent in setup.producer.sent} == wanted
     for sent in setup.producer.sent:
@@ -181,6 +185,7 @@ def test_a_shadow_score_is_the_events_own_and_says_what_it_is(setup: Setup) -> N
         assert (sent["topic"], sent["partition"], sent["key"]) == ("shadow", 2, value["user_id"].encode())
         assert score.score_id == f"events-2-{score.source.offset}" == headers["ce_id"].decode()
         assert score.model == CHALLENGER
+        jsonschema.validate(value, schema)
         assert score.intent.purchase_24h == 0.5
         assert headers["ce_type"] == b"intent.score.shadow.v1"
         assert headers["ce_source"] == b"app/shadow"
@@ -220,6 +225,22 @@ def test_what_finds_no_room_is_dropped_and_counted(setup: Setup, monkeypatch: py
     setup.turns(3)
     assert len(setup.producer.sent) == 10
     assert setup.sample("dropped_total", reason="busy") == 2 * wanted - 10
+
+
+def test_what_is_put_back_makes_no_room_for_more(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadows, "MAX_WAITING", 10)
+    setup.engine.room = 0
+    offer = setup.engine.offer
+
+    def meanwhile(windows: Sequence[bytes]) -> "Future[Answer] | None":
+        setup.consider(range(100))
+        return offer(windows)
+
+    setup.engine.offer = meanwhile  # type: ignore[method-assign]
+    setup.consider(range(100))
+    setup.turns(1)
+    setup.consider(range(100))
+    assert len(setup.shadow._waiting) == 20
 
 
 def test_offers_are_small(setup: Setup) -> None:
