@@ -95,7 +95,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     sections = {"kafka": ("bootstrap_servers",), "log": ("level", "format")}
     sections["topics"] = ("events", "scores", "latest", "dead_letters", "shadow", "partitions")
     sections["worker"] = ("application_id", "data_dir", "web_port")
-    sections["model"] = tuple(settings.model.model_fields_set)
+    sections["model"] = tuple(name for name, value in settings.model if value is not None)
     return {
         f"INTENT_{section}__{name}".upper(): str(getattr(getattr(settings, section), name))
         for section, names in sections.items()

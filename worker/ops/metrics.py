@@ -19,7 +19,7 @@ FATES: Final = ("scored", "coalesced", "duplicate", "late", "erased", "dead")
 RELOADS: Final = ("done", "refused", "unusable")
 """What can come of a look at an alias that has moved."""
 
-DROPS: Final = ("busy", "failed", "kafka")
+DROPS: Final = ("busy", "gone", "failed", "kafka")
 """Why a challenger's score is not published."""
 
 BATCH_EVENTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
@@ -183,7 +183,7 @@ class Metrics:
         )
         self.shadow_dropped_total = Counter(
             "intent_shadow_dropped_total",
-            "Scores of the challenger that will not be, by reason: busy (no capacity left), failed, kafka.",
+            "Scores of the challenger that will not be, by reason: busy (no capacity left), gone (the challenger), failed, kafka.",
             ["reason"],
             registry=registry,
         )

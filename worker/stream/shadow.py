@@ -87,6 +87,7 @@ class Shadow:
         with self._work:
             self._challenged = there
             if not there:
+                self._drop("gone", len(self._waiting))
                 self._waiting.clear()
 
     def consider(self, partition: int, updates: Sequence[Updated], ratings: Sequence[Rating]) -> None:
@@ -143,7 +144,7 @@ class Shadow:
             ratings = pipeline.ratings(self._answered(answer))
             self._publish(some, ratings)
         except CancelledError:  # the challenger has gone, or the process is about to
-            self._drop("failed", len(some))
+            self._drop("gone", len(some))
             return
         except Exception:
             self._drop("failed", len(some))
@@ -165,6 +166,8 @@ class Shadow:
         with self._work:
             if self._challenged:
                 self._waiting.extendleft(reversed(some))
+            else:
+                self._drop("gone", len(some))
             self._work.wait_for(lambda: self._closed, _AGAIN_S)
 
     def _publish(self, some: Sequence[_Waiting], ratings: Iterable[Rating]) -> None:

@@ -203,6 +203,9 @@ def test_without_a_challenger_nothing_waits(setup: Setup) -> None:
     setup.engine.room = 9
     setup.turns(2)
     assert setup.engine.offers == []
+    assert setup.sample("dropped_total", reason="gone") == sum(
+        chosen(f"user-{number}".encode(), SHARE) for number in range(100)
+    )
 
 
 def test_a_busy_device_is_asked_again_and_nothing_is_lost_or_twice(setup: Setup) -> None:
@@ -277,7 +280,7 @@ def fatal(setup: Setup) -> None:
     ("spoil", "reason"),
     [
         pytest.param(fail, "failed", id="the model"),
-        pytest.param(cancel, "failed", id="the challenger went"),
+        pytest.param(cancel, "gone", id="the challenger went"),
         pytest.param(full, "kafka", id="the producer is full"),
         pytest.param(unknown, "kafka", id="no such topic"),
         pytest.param(undelivered, "kafka", id="no broker takes it"),
