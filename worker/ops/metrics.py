@@ -183,7 +183,7 @@ class Metrics:
         )
         self.shadow_dropped_total = Counter(
             "intent_shadow_dropped_total",
-            "Scores of the challenger that will not be, by reason: busy (no capacity left), gone (the challenger), failed, kafka.",
+            "Scores of the challenger that will not be, by reason: busy (no capacity), gone (it has), failed, kafka.",
             ["reason"],
             registry=registry,
         )
