@@ -31,6 +31,7 @@ app = typer.Typer(
 def _mount() -> None:
     """Every command. The modules named here import only what their options need."""
     from loadtest.latency import latency
+    from loadtest.models import models
     from loadtest.pipeline import pipeline
     from loadtest.recovery import recovery
     from loadtest.scale import scale
@@ -41,6 +42,7 @@ def _mount() -> None:
     app.command()(pipeline)
     app.command()(stages)
     app.command()(latency)
+    app.command()(models)
     app.command()(recovery)
     app.command()(state)
     app.command()(scale)

@@ -31,6 +31,8 @@ _PRODUCER: Final = {
 KINDS: Final = ("page_view", "view_item_list", "select_item", "view_item", "view_item", "add_to_cart", "search")
 LEAD_S: Final = 0.5
 """Between telling the schedule and its start."""
+APART: Final = 1_000_000_000
+"""Between the first numbers of two loads."""
 MAX_US: Final = 600_000_000
 """Ten minutes: the longest latency that is told apart."""
 

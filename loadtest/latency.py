@@ -24,15 +24,13 @@ from rich.console import Console
 
 from loadtest import generator, taken
 from loadtest.contenders.task import Job
-from loadtest.generator import MAX_US, Load, Schedule, ScoredEvent, Sent
+from loadtest.generator import APART, MAX_US, Load, Schedule, ScoredEvent, Sent
 from loadtest.waits import Page
 from worker.config import Settings
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.kafka import clients
 
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9)
-_APART: Final = 1_000_000_000
-"""Between the first numbers of two loads."""
 _AT_ONCE: Final = 10_000
 """Scores that the reader takes in one call."""
 DRAIN_S: Final = 60.0
@@ -228,7 +226,7 @@ def latency(
         err.status("starting Kafka and the worker") as status,
         running(scorer=scorer, job=job, partitions=partitions, servers=bootstrap_servers) as settings,
     ):
-        numbers = count(step=_APART)
+        numbers = count(step=APART)
         if settle:
             status.update(f"settling: {max(rates):,.0f} events/s for {settle:.0f} s")
             first = Load(rate=max(rates), seconds=settle, users=users, seed=seed, first=next(numbers), job=job)

@@ -36,17 +36,24 @@ _POLL_S: Final = 0.1
 
 
 @contextmanager
-def running(*, scorer: Scorer, partitions: int, servers: str | None, job: Job = "full") -> Iterator[Settings]:
+def running(
+    *,
+    scorer: Scorer,
+    partitions: int,
+    servers: str | None,
+    job: Job = "full",
+    model: Mapping[str, object] | None = None,
+) -> Iterator[Settings]:
     """A worker that is ready, with the settings to reach its topics. Only the constant scorer has the job *light*.
 
-    `servers` are the user's own brokers, where topics of this run's own are made; without them a broker is started.
-    Raises `IntentError` with the worker's last lines when it does not become ready.
+    `model` are settings of that section. `servers` are the user's own brokers, where topics of this run's own are made;
+    without them a broker is started. Raises `IntentError` with the worker's last lines when it does not become ready.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="intent-loadtest-")))
         if servers is None:
             servers = stack.enter_context(EmbeddedBroker(folder / "kafka")).bootstrap_servers
-        settings = _settings(folder, servers=servers, partitions=partitions)
+        settings = _settings(folder, servers=servers, partitions=partitions, model=model or {})
         topics.create(settings)
         stack.enter_context(
             _worker(settings, folder / "worker.log", command=[*_MODULES[scorer], *([job] if job == "light" else [])])
@@ -54,7 +61,7 @@ def running(*, scorer: Scorer, partitions: int, servers: str | None, job: Job = 
         yield settings
 
 
-def _settings(folder: Path, *, servers: str, partitions: int) -> Settings:
+def _settings(folder: Path, *, servers: str, partitions: int, model: Mapping[str, object]) -> Settings:
     mark = f"loadtest-{os.getpid()}"
     names = ("events", "scores", "latest", "dead_letters", "shadow")
     return config.load(
@@ -63,6 +70,7 @@ def _settings(folder: Path, *, servers: str, partitions: int) -> Settings:
             "topics": {"partitions": partitions, **{name: f"{mark}.{name}" for name in names}},
             "worker": {"application_id": mark, "data_dir": folder / "state", "web_port": free_port()},
             "log": {"level": "warning", "format": "json"},
+            "model": model,
         }
     )
 
@@ -95,6 +103,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     sections = {"kafka": ("bootstrap_servers",), "log": ("level", "format")}
     sections["topics"] = ("events", "scores", "latest", "dead_letters", "shadow", "partitions")
     sections["worker"] = ("application_id", "data_dir", "web_port")
+    sections["model"] = tuple(name for name, value in settings.model if value is not None)
     return {
         f"INTENT_{section}__{name}".upper(): str(getattr(getattr(settings, section), name))
         for section, names in sections.items()

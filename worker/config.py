@@ -6,6 +6,7 @@ Read, the later winning, from `intent.toml` (or the file that `INTENT_CONFIG` na
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -109,7 +110,48 @@ class Model(_Part):
 
     bundle: Path | None = Field(None, description="bundle folder; default: the one shipped with the package")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    max_batch_windows: int = Field(512, ge=1, le=65_536, description="windows in one forward pass, at most")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, else float32")
+    deterministic: bool = Field(False, description="scores equal to the bit whatever the batch, at some cost")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="torch's on the CPU; default: one core is left to the rest of the worker"
+    )
+    max_batch_tokens: int = Field(
+        16_384, ge=128, le=4_194_304, description="a token an event and one a window, in one forward pass, at most"
+    )
+    store: str | None = Field(
+        None,
+        pattern=r"^\S+$",
+        max_length=1000,
+        description="models and aliases: a folder, or a URL that fsspec reaches; in place of `model.bundle`",
+    )
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$", description="which model of the store"
+    )
+    alias: str = Field("champion", pattern=r"^[a-z][a-z0-9-]{0,31}$", description="which of its versions scores")
+    reload_interval_s: float = Field(10.0, ge=0.1, le=86_400, description="how often to look where the alias points")
+    cache_dir: Path = Field(Path(".intent/models"), description="versions fetched from a store elsewhere")
+    shadow_share: float = Field(
+        0.0, ge=0, le=1, description="share of users whom the alias `challenger` scores too, to `topics.shadow`"
+    )
+
+    @property
+    def contradiction(self) -> str | None:
+        """What no setting of the part can say alone."""
+        if self.store is None:
+            if self.name is not None:
+                return f"the setting `model.name` is {self.name!r}: it chooses from `model.store`, which is missing"
+            if self.shadow_share:
+                return f"the setting `model.shadow_share` is {self.shadow_share}: a challenger needs `model.store`"
+            return None
+        if re.match(r"[^/]*://[^/@]*:[^/@]*@", self.store):
+            return "the setting `model.store` holds a password: give it where the store's own library looks for it"
+        if self.bundle is not None:
+            return f"the setting `model.store` is {self.store!r}: leave it or `model.bundle` out, one says what scores"
+        if self.name is None:
+            return f"the setting `model.name` is missing: it chooses a model from `model.store`, {self.store!r}"
+        if self.shadow_share and self.alias == "challenger":
+            return "the setting `model.alias` is 'challenger': with `model.shadow_share` it cannot be the champion too"
+        return None
 
 
 class Log(_Part):
@@ -163,6 +205,8 @@ class Settings(BaseSettings):
                     "the setting `kafka.{name}` is missing: the security protocol {protocol} needs it",
                     {"name": name, "protocol": kafka.security_protocol},
                 )
+        if (wrong := self.model.contradiction) is not None:
+            raise PydanticCustomError("together", "{wrong}", {"wrong": wrong})
         return self
 
     @property

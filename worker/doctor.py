@@ -88,7 +88,7 @@ def examine() -> Iterator[Finding]:
         yield from _asked("topics", _topics, settings, "look at the brokers' log")
     yield from _asked("state folder", _state_folder, settings, "set `worker.data_dir` to a folder that can be written")
     yield from _asked("schemas", _schemas, settings, "restore the folder `schemas`")
-    yield from _asked("bundle", _bundle, settings, "restore the bundle, or set `model.bundle` to another")
+    yield from _asked("bundle", _bundle, settings, "restore it, or set `model.bundle` or `model.store` to another")
     yield from _asked("device", _device, settings, "set `model.device` to auto or cpu")
 
 
@@ -163,11 +163,12 @@ def _schemas(_settings: "Settings") -> Iterator[Finding]:
 
 
 def _bundle(settings: "Settings") -> Iterator[Finding]:
-    from worker.scoring import bundle
+    from worker.registry.source import configured
+    from worker.scoring.bundle import SHIPPED
 
-    folder = settings.model.bundle or bundle.SHIPPED
-    loaded = bundle.load(folder)
-    yield Finding("bundle", f"{loaded.name} {loaded.version} in {folder}, checksums right, loads")
+    _, loaded = configured(settings.model)
+    where = settings.model.store or settings.model.bundle or SHIPPED
+    yield Finding("bundle", f"{loaded.name} {loaded.version} in {where}, checksums right, loads")
 
 
 def _device(settings: "Settings") -> Iterator[Finding]:

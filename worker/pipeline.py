@@ -16,7 +16,7 @@ import numpy as np
 from worker import window
 from worker.fold import Batch, Mode, Record, fold, sweep
 from worker.ops.metrics import Metrics
-from worker.scores import Rating
+from worker.scores import Model, Rating
 from worker.watermark import Watermark
 
 _SMOOTHING: Final = 8
@@ -47,6 +47,10 @@ class EngineScores(Protocol):
     def reason_weights(self) -> np.ndarray:
         """[n, 3] float32."""
 
+    @property
+    def model(self) -> Model:
+        """What made all rows."""
+
 
 class Engine(Protocol):
     """What scores windows."""
@@ -75,8 +79,8 @@ class Port(Protocol):
     def store(self, batch: Batch, changelog_offset: int) -> None:
         """Windows, watermark and changelog offset, as one write. Only ever after `publish`."""
 
-    def done(self, batch: Batch) -> None:
-        """The batch is durable."""
+    def done(self, batch: Batch, ratings: Sequence[Rating]) -> None:
+        """The batch is durable: time for what may be lost."""
 
 
 class Overlay:
@@ -109,8 +113,8 @@ def ratings(scores: EngineScores) -> list[Rating]:
     """Arrays to rows; 6 decimals, which is finer than what the engine promises to repeat."""
     rounded = [np.round(part.astype(np.float64), 6).tolist() for part in (scores.intent, scores.risk)]
     weights = np.round(scores.reason_weights.astype(np.float64), 4).tolist()
-    rows = zip(*rounded, scores.risk_reasons.tolist(), scores.reason_codes.tolist(), weights, strict=True)
-    return list(starmap(Rating, rows))
+    codes, models = scores.reason_codes.tolist(), [scores.model] * len(weights)
+    return list(starmap(Rating, zip(*rounded, scores.risk_reasons.tolist(), codes, weights, models, strict=True)))
 
 
 async def run(
@@ -193,7 +197,7 @@ async def _commit(
     metrics.transaction_seconds.observe(time.perf_counter() - begin)
     port.store(batch, changelog_offset)
     overlay.settle(batch.changed)
-    port.done(batch)
+    port.done(batch, rated)
     metrics.count_fates(batch.fates)
     metrics.scores_total.inc(len(batch.updated))
     for reason, count in Counter(rejected.reason for rejected in batch.rejected).items():

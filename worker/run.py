@@ -3,7 +3,9 @@
 Whatever is wrong with a setting, a topic or the bundle is said here, in one sentence, before anything is started.
 """
 
-from typing import Final, NoReturn
+import atexit
+import time
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
 from prometheus_client import REGISTRY
@@ -12,6 +14,12 @@ from worker.config import Settings
 from worker.errors import SettingError
 from worker.ops import logs
 from worker.ops.metrics import Metrics
+from worker.scores import rfc3339
+
+if TYPE_CHECKING:
+    from worker.registry.source import Source
+    from worker.scoring.engine import Engine
+    from worker.stream.shadow import Shadow
 
 _VITAL: Final = ("topic", "partitions", "cleanup.policy")
 """Differences under which windows would be lost or split; of the others the log warns."""
@@ -28,16 +36,42 @@ def serve(settings: Settings) -> NoReturn:
     _check_topics(settings)
     _check_folder(settings)
 
-    from worker.scoring.bundle import load
+    from worker.registry.source import configured
     from worker.scoring.engine import Engine
 
-    bundle = load(settings.model.bundle)
-    engine = Engine(bundle, device=settings.model.device, max_batch_windows=settings.model.max_batch_windows)
+    source, bundle = configured(settings.model)
+    engine = Engine.configured(bundle, settings.model)
     log.info("model", name=engine.model.name, version=engine.model.version, device=str(engine.device))
 
     from worker.stream.app import serve as stream
 
-    stream(settings, engine=engine, metrics=Metrics(REGISTRY))
+    metrics = Metrics(REGISTRY)
+    shadow = None if source is None else _follow(source, settings, engine=engine, metrics=metrics)
+    stream(settings, engine=engine, metrics=metrics, shadow=shadow)
+
+
+def _follow(source: "Source", settings: Settings, *, engine: "Engine", metrics: Metrics) -> "Shadow | None":
+    """Starts what follows the aliases, and the shadow where one is wanted. Their threads end with the process."""
+    from worker.registry.alias import CHALLENGER
+    from worker.registry.reload import Reloader
+    from worker.stream.shadow import Shadow
+
+    model, shadow = settings.model, None
+    if model.shadow_share:
+        shadow = Shadow(settings, engine=engine, metrics=metrics, now=lambda: rfc3339(time.time_ns() // 1_000_000))
+        shadow.start()
+        atexit.register(shadow.close)
+    Reloader(
+        source,
+        engine,
+        champion=model.alias,
+        loaded=engine.model.version,
+        challenger=None if shadow is None else CHALLENGER,
+        challenging=(lambda _: None) if shadow is None else shadow.challenge,
+        interval_s=model.reload_interval_s,
+        metrics=metrics,
+    ).start()
+    return shadow
 
 
 def _check_topics(settings: Settings) -> None:

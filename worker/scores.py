@@ -45,6 +45,8 @@ _RISK_REASONS_OF_MASK = tuple(
 
 CONTENT_TYPE: Final = "application/json"
 EVENT_TYPE: Final = "intent.score.v1"
+SHADOW_TYPE: Final = "intent.score.shadow.v1"
+"""Of a challenger's score: it says what would have been, and nobody should act on it."""
 
 Headers = list[tuple[str, bytes]]
 
@@ -124,6 +126,7 @@ class Rating(NamedTuple):
     risk_reasons: int
     reason_codes: Sequence[int]
     reason_weights: Sequence[float]
+    model: Model
 
 
 def decode(value: bytes) -> Score:
@@ -155,11 +158,11 @@ def encode(
     topic: str,
     partition: int,
     offset: int,
-    model: Model,
     scored_at: str,
 ) -> bytes:
     """The score as JSON."""
     kept, first_ms, last_ms = windows.extent(window)
+    model = rating.model
     in_30m, in_24h, in_7d = rating.intent  # in the order of `HORIZONS`
     time_ms = event.time_ms
     event_time = rfc3339(time_ms)
@@ -191,16 +194,16 @@ def encode(
     )
 
 
-def headers(score_id: str, *, source: str, scored_at: str) -> Headers:
+def headers(score_id: str, *, source: str, scored_at: str, type_: str = EVENT_TYPE) -> Headers:
     """CloudEvents 1.0, Kafka binary binding. `source` is the application that scored."""
-    return [("ce_id", score_id.encode()), *_common_headers(source, scored_at)]
+    return [("ce_id", score_id.encode()), *_common_headers(source, scored_at, type_)]
 
 
 @lru_cache(64)  # the same for a whole batch
-def _common_headers(source: str, scored_at: str) -> Headers:
+def _common_headers(source: str, scored_at: str, type_: str) -> Headers:
     return [
         ("ce_specversion", b"1.0"),
-        ("ce_type", EVENT_TYPE.encode()),
+        ("ce_type", type_.encode()),
         ("ce_source", source.encode()),
         ("ce_time", scored_at.encode()),
         ("content-type", CONTENT_TYPE.encode()),

@@ -10,7 +10,7 @@ from typing import Any
 from loadtest.contenders.jobs import light_fold, light_score, light_time
 from worker import pipeline, watermark
 from worker.fold import Batch, Record, Updated
-from worker.scores import Model, Rating
+from worker.scores import Rating
 from worker.stream import partition
 from worker.stream.output import OutRecord, Rendered
 from worker.watermark import Watermark
@@ -41,8 +41,7 @@ def render(
     *,
     topic: str,
     partition: int,
-    model: Model,  # noqa: ARG001 - the worker's parameters
-    application: str,  # noqa: ARG001
+    application: str,  # noqa: ARG001 - the worker's parameters
     scored_at: str,  # noqa: ARG001
 ) -> Rendered:
     """`worker.stream.output.render`, of *light*."""

@@ -50,11 +50,34 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             "topics.min_insync_replicas=2",
             "`topics.min_insync_replicas` is 2: it must not exceed `topics.replication_factor`",
         ),
+        ("model.name=shop", "`model.name` is 'shop': it chooses from `model.store`, which is missing"),
+        ("model.shadow_share=0.5", "`model.shadow_share` is 0.5: a challenger needs `model.store`"),
+        ("model.shadow_share=1.5", "`model.shadow_share` is '1.5': input should be less than or equal to 1"),
+        ("model.store=s3://models", "`model.name` is missing: it chooses a model from `model.store`, 's3://models'"),
+        ("model.store=ftp://me:secret@host/models", "`model.store` holds a password: give it where"),
+        ("model.name=../shop", "`model.name` is '../shop': string should match pattern"),
     ],
 )
 def test_a_mistake_is_one_sentence(assignment: str, said: str) -> None:
     with pytest.raises(SettingError) as caught:
         config.load(config.flags([assignment]))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("model.bundle=/bundle", "`model.store` is '/models': leave it or `model.bundle` out"),
+        (
+            "model.alias=challenger",
+            "`model.alias` is 'challenger': with `model.shadow_share` it cannot be the champion",
+        ),
+    ],
+)
+def test_settings_of_a_store_that_contradict_each_other_are_one_sentence(more: str, said: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        config.load(config.flags(["model.store=/models", "model.name=shop", "model.shadow_share=0.1", more]))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 

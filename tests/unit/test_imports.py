@@ -25,6 +25,7 @@ FORBIDDEN = {
     "fold": STREAM | KAFKA | MODEL,
     "pipeline": STREAM | KAFKA | MODEL,
     "scoring": STREAM | KAFKA,
+    "registry": STREAM | KAFKA,
     "training": STREAM | KAFKA,
     "kafka": STREAM | MODEL,
     "shop": STREAM | MODEL,
@@ -64,7 +65,7 @@ def test_no_forbidden_import_is_written(name: str) -> None:
     assert not found
 
 
-@pytest.mark.parametrize("name", ["window", "events", "facts", "scores", "scoring"])
+@pytest.mark.parametrize("name", ["window", "events", "facts", "scores", "scoring", "registry"])
 def test_no_forbidden_module_is_loaded(name: str) -> None:
     """Written imports do not show what an import drags along."""
     loading = f"import sys, {', '.join(modules(name))}; print(*{{name.partition('.')[0] for name in sys.modules}})"

@@ -16,6 +16,12 @@ from prometheus_client.registry import Collector
 FATES: Final = ("scored", "coalesced", "duplicate", "late", "erased", "dead")
 """What can become of an event; each read offset has exactly one of these."""
 
+RELOADS: Final = ("done", "refused", "unusable")
+"""What can come of a look at an alias that has moved."""
+
+DROPS: Final = ("busy", "gone", "failed", "kafka")
+"""Why a challenger's score is not published."""
+
 BATCH_EVENTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 """A quiet shop commits single events, a catch-up whole fetches of thousands: 1-2-5 steps over four decades."""
 
@@ -28,12 +34,16 @@ END_TO_END_SECONDS: Final = (
 )
 """Dense between 20 and 300 ms, where p50 to p99 lie and where a promise to readers is made; coarse up to an outage."""
 
+SHARE_DIFFERENCE: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+"""Between two probabilities: from what two ways to compute the same model differ by, to opposite answers."""
+
 
 class BatchHistogram(Collector):
     """A histogram without labels that takes whole arrays.
 
     `prometheus_client.Histogram.observe` takes one value in about 1 µs, which at 88k events/s would be a tenth of a
-    core; one array of 100 values here takes about 10 µs. Written and read on one thread (the event loop): no lock.
+    core; one array of 100 values here takes about 10 µs. Written by one thread, without a lock: a scrape on another may
+    find a sum that is one array ahead.
     """
 
     def __init__(self, name: str, documentation: str, *, buckets: Iterable[float], registry: CollectorRegistry) -> None:
@@ -148,6 +158,42 @@ class Metrics:
             registry=registry,
         )
 
+        self.model_reloads_total = Counter(
+            "intent_model_reloads_total",
+            "Models that an alias moved to, by result: done, refused (the model), unusable (the store).",
+            ["result"],
+            registry=registry,
+        )
+        self.model_refused = Gauge(
+            "intent_model_refused",
+            "1 while the alias names a version that this worker has refused: it goes on with the one before.",
+            ["alias"],
+            registry=registry,
+        )
+        self.challenger_info = Gauge(
+            "intent_challenger_info",
+            "1 for the model that scores beside the champion; no series without one.",
+            ["name", "version"],
+            registry=registry,
+        )
+        self.shadow_scores_total = Counter(
+            "intent_shadow_scores_total",
+            "Scores of the challenger that Kafka has acknowledged.",
+            registry=registry,
+        )
+        self.shadow_dropped_total = Counter(
+            "intent_shadow_dropped_total",
+            "Scores of the challenger that will not be, by reason: busy (no capacity), gone (it has), failed, kafka.",
+            ["reason"],
+            registry=registry,
+        )
+        self.shadow_difference = BatchHistogram(
+            "intent_shadow_difference",
+            "Absolute difference of champion and challenger for one window, in probability of a purchase in 24 h.",
+            buckets=SHARE_DIFFERENCE,
+            registry=registry,
+        )
+
         self.rebalances_total = Counter(
             "intent_rebalances_total",
             "Assignments of partitions that this worker has received from its group.",
@@ -173,6 +219,10 @@ class Metrics:
 
         for fate in FATES:  # at 0 from the start: `rate` misses a counter's first step when it appears with a value
             self.events_total.labels(fate=fate)
+        for result in RELOADS:
+            self.model_reloads_total.labels(result=result)
+        for reason in DROPS:
+            self.shadow_dropped_total.labels(reason=reason)
 
     def count_fates(self, counts: Mapping[str, int]) -> None:
         """Add a committed batch's events by fate."""
@@ -183,6 +233,12 @@ class Metrics:
         """Tell which model scores from now on; the former one disappears from the next scrape."""
         self.model_info.clear()
         self.model_info.labels(name=name, version=version).set(1)
+
+    def show_challenger(self, *, name: str, version: str | None) -> None:
+        """Tell which model scores beside the champion from now on; none without a version."""
+        self.challenger_info.clear()
+        if version is not None:
+            self.challenger_info.labels(name=name, version=version).set(1)
 
     def show_progress(self, *, partition: int, watermark: int, lag_events: Callable[[], int]) -> None:
         """Tell how far an assigned partition is.

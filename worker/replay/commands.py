@@ -35,7 +35,7 @@ def replay(
     warmup: Annotated[
         str, typer.Option(help="How much before --from is folded into windows without being scored: 0, 12h, 30d, ...")
     ] = "30d",
-    bundle: Annotated[Path | None, typer.Option(help="Bundle folder; default: the setting model.bundle.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle folder; default: what a worker would load.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the setting model.device.")] = None,
     mode: Annotated[Literal["every", "latest"] | None, typer.Option(help="Default: the setting worker.mode.")] = None,
     state: Annotated[
@@ -61,10 +61,12 @@ def replay(
     from worker.config import load
     from worker.replay.plan import parse_bound, parse_duration
 
-    model: dict[str, object] = {"bundle": bundle, "device": device}
+    model: dict[str, object] = {} if device is None else {"device": device}
+    if bundle is not None:  # in place of whatever the settings have
+        model |= {"bundle": bundle, "store": None, "name": None, "shadow_share": 0}
     settings = load(
         {
-            "model": {name: value for name, value in model.items() if value is not None},
+            "model": model,
             "worker": {"mode": mode} if mode else {},
             "topics": {"events": topic} if topic else {},
         }
@@ -100,20 +102,16 @@ def _plan(settings: "Settings", *, begin: "Bound", end: "Bound", warmup_ms: int)
 def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memory", "disk"]) -> "Report":
     import asyncio
 
+    from worker.registry.source import configured
     from worker.replay.report import Report, Tally
     from worker.replay.run import play
     from worker.replay.sink import ParquetSink
     from worker.replay.tape import reader
-    from worker.scoring.bundle import SHIPPED, load
     from worker.scoring.engine import Engine
     from worker.window import Rules
 
     with err.status("loading the model"):
-        engine = Engine(
-            load(settings.model.bundle or SHIPPED),
-            device=settings.model.device,
-            max_batch_windows=settings.model.max_batch_windows,
-        )
+        engine = Engine.configured(configured(settings.model)[1], settings.model)
     model, mode = engine.model, settings.worker.mode
     rules = Rules.of_seconds(
         max_lateness_s=settings.window.max_lateness_s, expire_after_s=settings.window.expire_after_s
@@ -123,7 +121,7 @@ def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memo
     began = time.perf_counter()
     try:
         with (
-            ParquetSink(file, topic=plan.topic, model=model, origin=origin) as sink,
+            ParquetSink(file, topic=plan.topic, origin=origin) as sink,
             Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

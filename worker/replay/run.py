@@ -97,7 +97,7 @@ class ReplayPort:
             elif key in self._windows:
                 del self._windows[key]
 
-    def done(self, batch: Batch) -> None:
+    def done(self, batch: Batch, ratings: Sequence[Rating]) -> None:
         """Nothing to acknowledge."""
 
     async def warm_up(self, *, rules: Rules, mode: Mode) -> Watermark:

@@ -33,6 +33,7 @@ from worker.stream.assignment import Partitions
 from worker.stream.assignor import Assignor
 from worker.stream.consumer import Transport
 from worker.stream.partition import Shared
+from worker.stream.shadow import Shadow
 from worker.stream.table import Table
 from worker.stream.transaction import producer
 from worker.stream.watchdog import Watchdog, end_process
@@ -56,7 +57,9 @@ class IntentApp(faust.App):
     partitions: Partitions
     watchdog: Watchdog
 
-    def __init__(self, settings: Settings, *, engine: Any, metrics: Metrics, changelog: Changelog) -> None:
+    def __init__(
+        self, settings: Settings, *, engine: Any, metrics: Metrics, changelog: Changelog, shadow: Shadow | None
+    ) -> None:
         self.settings = settings
         self.engine = engine
         self.metrics = metrics
@@ -100,6 +103,7 @@ class IntentApp(faust.App):
                 metrics=metrics,
                 new_producer=partial(producer, settings),
                 fatal=end_process,
+                shadow=shadow,
             )
         )
         metrics.show_model(name=engine.model.name, version=engine.model.version)
@@ -250,9 +254,9 @@ class Runner(faust.Worker):
         super()._schedule_shutdown(signal)
 
 
-def serve(settings: Settings, *, engine: Any, metrics: Metrics) -> NoReturn:
+def serve(settings: Settings, *, engine: Any, metrics: Metrics, shadow: Shadow | None = None) -> NoReturn:
     """Run one worker until a signal. Blocks; exits the process."""
-    app = IntentApp(settings, engine=engine, metrics=metrics, changelog=topics.changelog(settings))
+    app = IntentApp(settings, engine=engine, metrics=metrics, changelog=topics.changelog(settings), shadow=shadow)
     log.info("pages", host=settings.worker.web_host, port=app.conf.web_port)
     app.watchdog.start()
     app.finalize()

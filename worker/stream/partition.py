@@ -23,6 +23,7 @@ from worker.pipeline import run
 from worker.scores import Rating
 from worker.stream import transaction
 from worker.stream.output import render
+from worker.stream.shadow import Shadow
 from worker.stream.table import Store
 from worker.watermark import Watermark
 from worker.window import Rules
@@ -37,6 +38,7 @@ class Shared:
     metrics: Metrics
     new_producer: Callable[[int], AIOKafkaProducer]
     fatal: Callable[[str, BaseException | None], Any]
+    shadow: Shadow | None = None
 
     @property
     def rules(self) -> Rules:
@@ -178,7 +180,6 @@ class Partition:
             ratings,
             topic=self.tp.topic,
             partition=self.tp.partition,
-            model=self._shared.engine.model,
             application=settings.worker.application_id,
             scored_at=scores.rfc3339(now_ms()),
         )
@@ -198,11 +199,13 @@ class Partition:
         items = [*batch.changed.items(), (watermark.KEY, batch.watermark.encode())]
         self._store.write(self.tp.partition, items, changelog_offset)
 
-    def done(self, batch: Batch) -> None:
-        """Tell the group and the metrics."""
+    def done(self, batch: Batch, ratings: Sequence[Rating]) -> None:
+        """Tell the group, the metrics, and the shadow if there is one."""
         self._owner.committed[self.tp] = batch.watermark.offset + 1
         self._owner.moved()
         self._show(batch.watermark)
+        if self._shared.shadow is not None:
+            self._shared.shadow.consider(self.tp.partition, batch.updated, ratings)
 
     def _show(self, mark: Watermark) -> None:
         self._shared.metrics.show_progress(

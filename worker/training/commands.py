@@ -1,4 +1,4 @@
-"""`intent train`, `evaluate`, `score ga360` and `model`: what they take and how they say what came of it."""
+"""`intent train`, `evaluate` and `score ga360`: what they take and how they say what came of it."""
 
 import json
 import shlex
@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from worker.errors import IntentError
 
@@ -25,9 +23,6 @@ err = Console(stderr=True)
 
 score_app = typer.Typer(
     help="Score a sample offline, through the worker's own window and engine.", no_args_is_help=True
-)
-model_app = typer.Typer(
-    help="Bundles: what is there, what it says of itself, whether it is intact.", no_args_is_help=True
 )
 
 _Data = Annotated[
@@ -210,76 +205,6 @@ def score_ga360(
         out.print_json(json.dumps(result))
         return
     out.print(f"{rows:,} scores of {model.name} {model.version} in {file}, {seconds:.0f} s", highlight=False)
-
-
-@model_app.command("list")
-def list_models(
-    folder: Annotated[
-        Path | None, typer.Argument(help="Folder of bundles; default: those shipped with the package.")
-    ] = None,
-    *,
-    as_json: _Json = False,
-) -> None:
-    """The bundles in a folder, with their versions; a damaged one is said to be so."""
-    from worker.scoring.bundle import SHIPPED, load
-
-    folder = folder or SHIPPED.parent
-    if not folder.is_dir():
-        raise typer.BadParameter(f"{folder} is not a folder", param_hint="folder")
-    found: list[dict[str, object]] = []
-    for path in sorted(path for path in folder.iterdir() if (path / "config.json").exists()):
-        entry: dict[str, object] = {"folder": str(path)}
-        try:
-            loaded = load(path)
-            parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-            entry |= {"name": loaded.name, "version": loaded.version, "parameters": parameters, "state": "intact"}
-        except IntentError as error:
-            entry |= {"name": path.name, "version": None, "parameters": None, "state": str(error)}
-        found.append(entry)
-    if as_json:
-        out.print_json(json.dumps(found))
-        return
-    table = Table("name", "version", "parameters", "folder", "state")
-    for entry in found:
-        count = entry["parameters"]
-        shown = f"{count:,}" if isinstance(count, int) else ""
-        table.add_row(str(entry["name"]), str(entry["version"] or ""), shown, str(entry["folder"]), str(entry["state"]))
-    out.print(table)
-
-
-@model_app.command("show")
-def show_model(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle folder; default: the one shipped with the package.")
-    ] = None,
-) -> None:
-    """The model card: data, command, numbers with their intervals, limits."""
-    from worker.scoring.bundle import load
-
-    loaded = load(bundle)
-    out.print(f"{loaded.name} {loaded.version}", highlight=False)
-    if out.is_terminal:
-        out.print(Markdown(loaded.card))
-    else:
-        typer.echo(loaded.card)
-
-
-@model_app.command("verify")
-def verify_model(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="Bundle folder; default: the one shipped with the package.")
-    ] = None,
-) -> None:
-    """Check every file against its checksum, and that the model loads. Exit code 3 when it does not hold."""
-    from worker.errors import CheckFailed
-    from worker.scoring.bundle import SHIPPED, load
-
-    folder = bundle or SHIPPED
-    try:
-        loaded = load(folder)
-    except IntentError as error:
-        raise CheckFailed(str(error)) from None
-    out.print(f"{loaded.name} {loaded.version} in {folder}: checksums right, loads", highlight=False)
 
 
 def _time(text: str | None, option: str) -> int | None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from tests.unit.training import samples
 from worker.errors import IntentError
+from worker.registry.commands import model_app
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
 from worker.scoring.engine import Engine
@@ -186,10 +187,10 @@ def test_score_and_model_on_the_command_line(shop: Path, trained: Path, tmp_path
     assert scored.exit_code == 0, scored.output
     assert json.loads(scored.stdout)["rows"] == len(pq.read_table(out))
     assert pq.read_table(out)["timestamp_ms"].to_numpy().max() < START + 4 * 86_400_000
-    listed = run(commands.model_app, ["list", str(trained.parent), "--json"])
+    listed = run(model_app, ["list", str(trained.parent), "--json"])
     assert [entry["state"] for entry in json.loads(listed.stdout)] == ["intact"]
-    assert "Limits" in run(commands.model_app, ["show", str(trained)]).stdout
-    assert run(commands.model_app, ["verify", str(trained)]).exit_code == 0
+    assert "Limits" in run(model_app, ["show", str(trained)]).stdout
+    assert run(model_app, ["verify", str(trained)]).exit_code == 0
     refused = run(commands.score_app, ["ga360", str(shop), "--out", str(out), "--from", "yesterday"])
     assert refused.exit_code == 2
     assert "yesterday" in refused.output

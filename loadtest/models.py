@@ -1,0 +1,212 @@
+"""What a model that changes, and one that challenges, cost the champion: its latency without, with, and in between.
+
+One worker, one load, three phases in turn, several rounds: *plain*, *reload* (the alias moves again and again) and
+*shadow* (a challenger of the same size scores every user). Phases are compared with those beside them, not across runs.
+"""
+
+import shutil
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+import typer
+from hdrh.histogram import HdrHistogram
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+from rich.table import Table
+
+from loadtest import latency, taken
+from loadtest.generator import APART, MAX_US, Load
+from worker.config import Settings
+from worker.errors import CheckFailed
+from worker.registry.alias import CHALLENGER, CHAMPION, promoted
+from worker.registry.source import push
+from worker.registry.store import Store
+from worker.scores import rfc3339
+from worker.scoring import bundle as bundles
+
+Phase = Literal["plain", "reload", "shadow"]
+PHASES: Final[tuple[Phase, ...]] = ("plain", "reload", "shadow")
+PERCENTILES: Final = (50.0, 99.0, 99.9)
+_LOOK_S: Final = 0.1  # the worker looks so often where the alias points
+_SETTLE_S: Final = 30.0
+
+out = Console()
+err = Console(stderr=True)
+
+
+class Registry:
+    """Three versions of one bundle, that differ in their cards alone."""
+
+    def __init__(self, folder: Path, bundle: Path) -> None:
+        self.store = Store(str(folder / "store"))
+        self.versions = []
+        for number in range(3):
+            copy = Path(shutil.copytree(bundle, folder / f"bundle-{number}"))
+            with (copy / bundles.CARD).open("a") as card:
+                card.write(f"\nCopy {number}.\n")
+            bundles.seal(copy)
+            loaded, _ = push(self.store, copy)
+            self.name = loaded.name
+            self.versions.append(loaded.version)
+        self.point(CHAMPION, self.versions[0])
+
+    def point(self, alias: str, version: str) -> None:
+        """Move the alias."""
+        now = rfc3339(time.time_ns() // 1_000_000)
+        self.store.move(self.name, alias, promoted(self.store.alias(self.name, alias), version, at=now))
+
+    def settings(self, share: float) -> Mapping[str, object]:
+        """For a worker that follows it."""
+        return {
+            "store": self.store.url,
+            "name": self.name,
+            "reload_interval_s": _LOOK_S,
+            "shadow_share": share,
+        }
+
+
+def models(
+    *,
+    rate: Annotated[float, typer.Option(min=1, help="Events a second.")] = 200.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long each phase is measured.")] = 10.0,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each phase comes.")] = 3,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two reloads.")] = 2.0,
+    share: Annotated[float, typer.Option(min=0.01, max=1, help="Of users in the shadow.")] = 1.0,
+    partitions: Annotated[int, typer.Option(min=1, max=1024, help="Of each topic.")] = 4,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle folder; default: the one shipped.")] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for models.json.")] = Path("runs/models"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The JSON on standard output, in place of the table.")
+    ] = False,
+) -> None:
+    """Measure the champion's latency while its model is reloaded, and while a challenger is scored in the shadow.
+
+    Open loop, from an event's scheduled send to its committed score in a reader's hand, as `latency`. Exit code 3 when
+    a score is missing or comes twice.
+    """
+    from loadtest.system import running
+
+    load_before = taken.load_before(err)
+    histograms = {phase: HdrHistogram(1, MAX_US, 3) for phase in PHASES}
+    wrong = 0
+    with (
+        tempfile.TemporaryDirectory(prefix="intent-models-") as place,
+        err.status("starting Kafka and the worker") as status,
+    ):
+        registry = Registry(Path(place), bundle or bundles.SHIPPED)
+        with running(scorer="bundle", partitions=partitions, servers=None, model=registry.settings(share)) as settings:
+            firsts = count(step=APART)
+            for number in range(rounds):
+                for phase in PHASES:
+                    status.update(f"round {number + 1} of {rounds}: {phase}")
+                    with _phase(phase, registry, settings, every_s=every):
+                        load = Load(rate=rate, seconds=2 + seconds, users=2_000, seed=number, first=next(firsts))
+                        found = latency.measure(settings, load, warmup_s=2)
+                    histograms[phase].add(found.histogram)
+                    wrong += found.missing + found.repeated
+            counted = _metrics(settings)
+    reloads = int(counted.get(("intent_model_reloads_total", "done"), 0))
+    document = {
+        "taken": taken.provenance(load_before=load_before),
+        "rate": rate,
+        "seconds": seconds * rounds,
+        "phases": {phase: _document(histogram) for phase, histogram in histograms.items()},
+        "models_moved_in": reloads,
+        "shadow": {
+            "scores": counted.get(("intent_shadow_scores_total",), 0),
+            "dropped": {key[1]: value for key, value in counted.items() if key[0] == "intent_shadow_dropped_total"},
+        },
+        "missing_or_repeated": wrong,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "models.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    if as_json:
+        typer.echo(orjson.dumps(document).decode())
+    else:
+        out.print(_table(document))
+    if wrong:
+        raise CheckFailed(f"{wrong} scores are missing or came twice")
+
+
+@contextmanager
+def _phase(phase: Phase, registry: Registry, settings: Settings, *, every_s: float) -> Iterator[None]:
+    """What goes on beside the load."""
+    if phase == "plain":
+        yield
+        return
+    if phase == "shadow":
+        registry.point(CHALLENGER, registry.versions[2])
+        _until(lambda: _challenged(settings))
+        yield
+        registry.store.forget(registry.name, CHALLENGER)
+        _until(lambda: not _challenged(settings))
+        return
+    over = threading.Event()
+
+    def move() -> None:
+        turn = 0
+        while not over.wait(every_s):
+            turn += 1
+            registry.point(CHAMPION, registry.versions[turn % 2])
+
+    mover = threading.Thread(target=move, daemon=True)
+    mover.start()
+    try:
+        yield
+    finally:
+        over.set()
+        mover.join()
+        time.sleep(every_s)  # the last one moves in before the next phase begins
+
+
+def _challenged(settings: Settings) -> bool:
+    return any(key[0] == "intent_challenger_info" for key in _metrics(settings))
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _SETTLE_S
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+
+
+def _metrics(settings: Settings) -> dict[tuple[str, ...], float]:
+    """The worker's samples by name and labels."""
+    url = f"http://{settings.worker.web_host}:{settings.worker.web_port}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def _document(histogram: HdrHistogram) -> dict[str, float]:
+    shown = {f"p{each:g}": histogram.get_value_at_percentile(each) / 1000 for each in PERCENTILES}
+    return shown | {"max": histogram.get_max_value() / 1000, "events": histogram.get_total_count()}
+
+
+def _table(document: Mapping[str, Any]) -> Table:
+    shown = Table("phase", title=f"Champion's latency at {document['rate']:,.0f} events/s, ms", title_justify="left")
+    names = [*(f"p{each:g}" for each in PERCENTILES), "max"]
+    for name in (*names, "p50 to plain", "p99 to plain", "events"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    plain = document["phases"]["plain"]
+    for phase, found in document["phases"].items():
+        ratios = (f"{found[name] / plain[name]:.2f}" for name in ("p50", "p99"))
+        shown.add_row(phase, *(f"{found[name]:,.1f}" for name in names), *ratios, f"{found['events']:,.0f}")
+    shadow = document["shadow"]
+    dropped = ", ".join(f"{count:,.0f} {reason}" for reason, count in shadow["dropped"].items() if count) or "none"
+    shown.caption = (
+        f"{document['models_moved_in']} models moved in; {shadow['scores']:,.0f} shadow scores, dropped: {dropped}"
+    )
+    shown.caption_justify = "left"
+    return shown

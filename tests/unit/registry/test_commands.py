@@ -1,0 +1,183 @@
+"""`intent model`: what it says to people and to programs, and with which exit code."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.unit.registry.models import NAME, Versions
+from worker.errors import CheckFailed, SettingError
+from worker.registry.commands import model_app
+from worker.registry.store import Store
+from worker.scoring import bundle as bundles
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """With a store of its own."""
+    monkeypatch.setenv("INTENT_MODEL__STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("INTENT_MODEL__NAME", NAME)
+    return lambda *arguments: CliRunner().invoke(model_app, [str(argument) for argument in arguments])
+
+
+def said(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def aliases(tmp_path: Path) -> dict[str, str]:
+    return {name: alias.version for name, alias in Store(str(tmp_path / "store")).aliases(NAME).items()}
+
+
+def test_from_push_to_rollback(run: Run, made: Versions, tmp_path: Path) -> None:
+    assert said(run("list", "--json")) == []
+    pushed = said(run("push", made.folder / "first", "--json"))
+    assert pushed == {"name": NAME, "version": made.first, "new": True, "challenger": False}
+    assert said(run("promote", NAME, made.first, "--json"))["before"] is None
+    assert said(run("push", made.folder / "second", "--challenger", "--json"))["challenger"] is True
+    assert aliases(tmp_path) == {"champion": made.first, "challenger": made.second}
+    assert run("verify").exit_code == 0
+    promoted = said(run("promote", "--json"))
+    assert promoted == {
+        "name": NAME,
+        "alias": "champion",
+        "before": made.first,
+        "version": made.second,
+        "moved": True,
+        "comparison": [],
+    }
+    listed = {entry["version"]: entry["aliases"] for entry in said(run("list", "--json"))}
+    assert listed == {made.first: [], made.second: ["challenger", "champion"]}
+    shown = said(run("show", "--json"))
+    assert [move["version"] for move in shown["aliases"]["champion"]["moves"]] == [made.first, made.second]
+    assert (shown["version"], shown["card"]) == (made.second, "# test\n")
+    back = said(run("rollback", "--json"))
+    assert (back["before"], back["version"]) == (made.second, made.first)
+    assert aliases(tmp_path)["champion"] == made.first
+    assert said(run("retire", "--json"))["version"] is None
+    assert aliases(tmp_path).keys() == {"champion"}
+    assert "is not there" in str(run("retire").exception)
+    for command in ("list", "show"):
+        text = run(command).stdout
+        assert made.first in text
+        assert "champion" in text
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_a_bundle_is_a_folder_or_a_place_in_the_store(run: Run, made: Versions, command: str) -> None:
+    run("push", made.folder / "second", "--challenger")
+    cases = {
+        str(made.folder / "first"): made.first,
+        f"{NAME}:{made.second}": made.second,
+        f"{NAME}:challenger": made.second,
+        ":challenger": made.second,
+    }
+    for which, version in cases.items():
+        assert said(run(command, which, "--json"))["version"] == version
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        pytest.param(["promote"], "which version", id="no challenger"),
+        pytest.param(["promote", NAME, "0" * 12], "is not in", id="unknown version"),
+        pytest.param(["promote", "../x", "0" * 12], "is no model name", id="up"),
+        pytest.param(["promote", NAME, "0" * 12, "--alias", "../x"], "is no alias", id="an alias that leads up"),
+        pytest.param(["rollback"], "has no alias champion", id="nothing to roll back"),
+        pytest.param(["show"], "has no alias champion", id="nothing to show"),
+        pytest.param(["push", "nowhere"], "is not a folder", id="no bundle"),
+        pytest.param(["list", "--store", "nowhere://x"], "no folder or URL", id="no store"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence_and_bad_usage(run: Run, arguments: list[str], says: str) -> None:
+    result = run(*arguments)
+    assert isinstance(result.exception, SettingError)  # the program makes 2 of it
+    assert says in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_going_back_before_the_first_is_refused(run: Run, made: Versions, tmp_path: Path) -> None:
+    run("push", made.folder / "first")
+    run("promote", NAME, made.first)
+    result = run("rollback")
+    assert isinstance(result.exception, SettingError)
+    assert aliases(tmp_path) == {"champion": made.first}
+
+
+def test_a_damaged_version_does_not_verify_and_is_not_promoted(run: Run, made: Versions, tmp_path: Path) -> None:
+    run("push", made.folder / "first")
+    (tmp_path / "store" / NAME / made.first / "card.md").write_text("scribbled")
+    result = run("verify", f"{NAME}:{made.first}", "--json")
+    assert isinstance(result.exception, CheckFailed)  # 3
+    assert json.loads(result.stdout)["ok"] is False
+    assert isinstance(run("promote", NAME, made.first).exception, SettingError)
+    assert aliases(tmp_path) == {}
+
+
+def numbers(value: float, *, which: str = "test") -> bytes:
+    """What `intent evaluate --json` would say."""
+    estimate = {"value": value, "low": value - 0.01, "high": value + 0.01}
+    line = {"horizon": "24h", "population": "every instant", "metrics": {"ap": estimate, "auc": estimate}}
+    return json.dumps({"slice": which, "lines": [line]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("second", "force", "moved", "rows"),
+    [
+        pytest.param(numbers(0.52), [], True, 2, id="better"),
+        pytest.param(numbers(0.485), [], True, 2, id="worse within the interval"),
+        pytest.param(numbers(0.45), [], False, 2, id="worse"),
+        pytest.param(numbers(0.45), ["--force"], True, 2, id="worse and forced"),
+        pytest.param(numbers(0.45, which="validation"), [], True, 0, id="another slice"),
+    ],
+)
+def test_two_that_carry_their_numbers_are_compared(
+    run: Run,
+    made: Versions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    second: bytes,
+    force: list[str],
+    moved: bool,
+    rows: int,
+) -> None:
+    run("push", made.folder / "first")
+    run("push", made.folder / "second", "--challenger")
+    run("promote", NAME, made.first)
+    carried = {made.first: numbers(0.5), made.second: second}
+    verify = bundles.verify
+
+    def with_numbers(folder: Path) -> tuple[str, dict[str, bytes]]:
+        version, files = verify(folder)
+        return version, files | {"metrics.json": carried[version]}
+
+    monkeypatch.setattr(bundles, "verify", with_numbers)
+    result = run("promote", "--json", *force)
+    document = json.loads(result.stdout)
+    assert len(document["comparison"]) == rows
+    assert document["moved"] is moved
+    assert aliases(tmp_path)["champion"] == (made.second if moved else made.first)
+    assert isinstance(result.exception, CheckFailed) is not moved
+    if not moved:
+        assert "every instant" in run("promote").stdout
+
+
+def test_numbers_that_cannot_be_read_are_a_sentence() -> None:
+    from worker.registry.compare import compare
+
+    with pytest.raises(SettingError, match=r"metrics\.json"):
+        compare({"metrics.json": b"{}"}, {"metrics.json": numbers(0.5)})
+
+
+def test_without_a_store_the_shipped_bundle_is_what_there_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INTENT_MODEL__STORE")
+    monkeypatch.delenv("INTENT_MODEL__NAME")
+    (entry,) = said(run("list", "--json"))
+    assert (entry["name"], entry["state"]) == (bundles.SHIPPED.name, "intact")
+    assert said(run("verify", "--json"))["version"] == entry["version"]
+    assert isinstance(run("push", bundles.SHIPPED).exception, SettingError)

@@ -1,0 +1,358 @@
+"""`intent model`: bundles in folders and in a store, and the aliases that say which of them scores."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+from worker.errors import CheckFailed, IntentError, SettingError
+
+if TYPE_CHECKING:
+    from worker.config import Model as ModelSettings
+    from worker.registry.alias import Alias
+    from worker.registry.compare import Row
+    from worker.registry.source import Source
+    from worker.registry.store import Store
+    from worker.scoring.bundle import Bundle
+
+out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
+
+model_app = typer.Typer(
+    help="Models: what is there, whether it is intact, and which version scores.", no_args_is_help=True
+)
+
+_Json = Annotated[bool, typer.Option("--json", help="For programs: the result as JSON on standard output.")]
+_Store = Annotated[
+    str | None, typer.Option("--store", help="Folder or URL of a model store; default: the setting model.store.")
+]
+_Which = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="A bundle's folder; or, in a store, NAME, NAME:VERSION or NAME:ALIAS. Default: what a worker would load.",
+    ),
+]
+_Name = Annotated[str | None, typer.Argument(help="The model; default: the setting model.name.")]
+_Alias = Annotated[str | None, typer.Option("--alias", help="The alias to move; default: the setting model.alias.")]
+
+
+@model_app.command("list")
+def list_models(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of bundles; default: the store, or else those shipped.")
+    ] = None,
+    *,
+    store: _Store = None,
+    as_json: _Json = False,
+) -> None:
+    """The bundles in a folder, or the versions in a store with the aliases that name them.
+
+    In a folder, a damaged one is said to be so; a store's are looked at by `intent model verify`.
+    """
+    url = store or (None if folder else _settings_store())
+    if url is None:
+        _list_folder(folder, as_json=as_json)
+        return
+    if folder is not None:
+        raise typer.BadParameter("a folder of bundles and a store are two things; name one", param_hint="folder")
+    from worker.registry.store import Store
+
+    opened = Store(url)
+    found: list[dict[str, object]] = []
+    for name in opened.names():
+        aliases = opened.aliases(name)
+        for version in opened.versions(name):
+            naming = [alias for alias, value in aliases.items() if value.version == version]
+            found.append({"name": name, "version": version, "aliases": naming})
+    if as_json:
+        _say_json(found)
+        return
+    table = Table("name", "version", "aliases", title=f"models in {url}", title_justify="left")
+    for entry in found:
+        those = entry["aliases"]
+        shown = ", ".join(those) if isinstance(those, list) else ""
+        table.add_row(str(entry["name"]), str(entry["version"]), shown)
+    out.print(table)
+
+
+def _list_folder(folder: Path | None, *, as_json: bool) -> None:
+    from worker.scoring.bundle import SHIPPED, load
+
+    folder = folder or SHIPPED.parent
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is not a folder", param_hint="folder")
+    found: list[dict[str, object]] = []
+    for path in sorted(path for path in folder.iterdir() if (path / "config.json").exists()):
+        entry: dict[str, object] = {"folder": str(path)}
+        try:
+            loaded = load(path)
+            entry |= {"name": loaded.name, "version": loaded.version, "parameters": _size(loaded), "state": "intact"}
+        except IntentError as error:
+            entry |= {"name": path.name, "version": None, "parameters": None, "state": str(error)}
+        found.append(entry)
+    if as_json:
+        _say_json(found)
+        return
+    table = Table("name", "version", "parameters", "folder", "state")
+    for entry in found:
+        count = entry["parameters"]
+        shown = f"{count:,}" if isinstance(count, int) else ""
+        table.add_row(str(entry["name"]), str(entry["version"] or ""), shown, str(entry["folder"]), str(entry["state"]))
+    out.print(table)
+
+
+@model_app.command("show")
+def show_model(which: _Which = None, *, store: _Store = None, as_json: _Json = False) -> None:
+    """The model card: data, command, numbers with their intervals, limits. In a store, its aliases' moves as well."""
+    loaded, where, source = _loaded(which, store)
+    aliases = {} if source is None else source.store.aliases(source.name)
+    if as_json:
+        document = {"name": loaded.name, "version": loaded.version, "parameters": _size(loaded), "where": where}
+        _say_json(
+            document | {"aliases": {name: _document(value) for name, value in aliases.items()}, "card": loaded.card}
+        )
+        return
+    out.print(f"{loaded.name} {loaded.version} in {where}", highlight=False)
+    for name, alias in aliases.items():
+        table = Table("at", "how", "version", title=f"{name} is {alias.version}", title_justify="left")
+        for move in reversed(alias.moves):
+            table.add_row(move.at, move.how, move.version)
+        out.print(table)
+    if out.is_terminal:
+        out.print(Markdown(loaded.card))
+    else:
+        typer.echo(loaded.card)
+
+
+@model_app.command("verify")
+def verify_model(which: _Which = None, *, store: _Store = None, as_json: _Json = False) -> None:
+    """Check every file against its checksum, and that the model loads. Exit code 3 when it does not hold."""
+    try:
+        loaded, where, _ = _loaded(which, store)
+    except SettingError as error:
+        if as_json:
+            _say_json({"ok": False, "error": str(error)})
+        raise CheckFailed(str(error)) from None
+    if as_json:
+        _say_json({"ok": True, "name": loaded.name, "version": loaded.version, "where": where})
+        return
+    out.print(f"{loaded.name} {loaded.version} in {where}: checksums right, loads", highlight=False)
+
+
+@model_app.command("push")
+def push_model(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder, as `intent train` wrote it.")],
+    *,
+    challenger: Annotated[bool, typer.Option("--challenger", help="Make it the challenger as well.")] = False,
+    store: _Store = None,
+    as_json: _Json = False,
+) -> None:
+    """Put a bundle into the store, as a version of the model that it says it is. It scores nothing yet.
+
+    One that a worker would refuse is refused here. A version that is there is left as it is; an interrupted push is
+    completed by the next. With --challenger, workers with `model.shadow_share` score it in the shadow from now on.
+
+    Example: `intent model push my-bundle --challenger`
+    """
+    from worker.registry.alias import CHALLENGER
+    from worker.registry.source import push
+
+    opened = _store(store)
+    loaded, new = push(opened, bundle)
+    if challenger:
+        _promote(opened, loaded.name, loaded.version, CHALLENGER)
+    if as_json:
+        _say_json({"name": loaded.name, "version": loaded.version, "new": new, "challenger": challenger})
+        return
+    done = "is now in" if new else "was in"
+    out.print(f"{loaded.name} {loaded.version} {done} {opened.url}", highlight=False)
+    if challenger:
+        out.print(f"{CHALLENGER} is {loaded.version}", highlight=False)
+
+
+@model_app.command("promote")
+def promote_model(
+    name: _Name = None,
+    version: Annotated[str | None, typer.Argument(help="The version; default: the challenger's.")] = None,
+    *,
+    alias: _Alias = None,
+    force: Annotated[bool, typer.Option("--force", help="Even if its own numbers say that it is worse.")] = False,
+    store: _Store = None,
+    as_json: _Json = False,
+) -> None:
+    """Let a version be the champion: workers that follow the alias load it, verify it, and score with it.
+
+    It is verified here first. Where both bundles carry their numbers, they are compared; one that is worse beyond its
+    interval is not promoted (exit code 3) without --force. `intent model rollback` takes it back.
+
+    Examples: `intent model promote shop`; `intent model promote shop 68c373a72826 --alias challenger`
+    """
+    from worker.registry.alias import CHALLENGER
+    from worker.registry.compare import compare
+    from worker.registry.source import Source
+    from worker.scoring import bundle as bundles
+
+    settings = _settings()
+    source = Source(_store(store), _name(name), cache=settings.cache_dir)
+    moved = alias or settings.alias
+    before = source.version(moved)
+    if version is None:
+        version = source.version(CHALLENGER)
+        if version is None or moved == CHALLENGER:
+            raise SettingError(f"which version of {source.name}? Name it, or push one with --challenger first")
+    source.load(version)
+    rows = []
+    if before is not None and before != version and moved != CHALLENGER:
+        rows = compare(*(bundles.verify(source.folder(each))[1] for each in (before, version)))
+    worse = [row for row in rows if row.worse]
+    if not worse or force:
+        _promote(source.store, source.name, version, moved)
+    if as_json:
+        document = {"name": source.name, "alias": moved, "before": before, "version": version}
+        _say_json(
+            document | {"moved": not worse or force, "comparison": [asdict(row) | {"worse": row.worse} for row in rows]}
+        )
+    else:
+        _print_comparison(rows, before=before, after=version)
+    if worse and not force:
+        raise CheckFailed(
+            f"{version} is worse than {before} in {len(worse)} of {len(rows)} numbers, beyond their intervals; "
+            f"{moved} stays (--force moves it)"
+        )
+    if not as_json:
+        out.print(f"{moved} of {source.name} is {version}, it was {before or 'nothing'}", highlight=False)
+
+
+@model_app.command("rollback")
+def rollback_model(name: _Name = None, *, alias: _Alias = None, store: _Store = None, as_json: _Json = False) -> None:
+    """Let the alias name again what it named before its last promotion. Several in a row go back further."""
+    from worker.registry.alias import rolled_back
+    from worker.registry.source import Source
+
+    settings = _settings()
+    source = Source(_store(store), _name(name), cache=settings.cache_dir)
+    moved = alias or settings.alias
+    now = source.store.alias(source.name, moved)
+    if now is None:
+        raise SettingError(f"the model {source.name} in {source.store.url} has no alias {moved}")
+    back = rolled_back(now, at=_now())
+    source.load(back.version)
+    source.store.move(source.name, moved, back)
+    if as_json:
+        _say_json({"name": source.name, "alias": moved, "before": now.version, "version": back.version})
+        return
+    out.print(f"{moved} of {source.name} is {back.version} again, it was {now.version}", highlight=False)
+
+
+@model_app.command("retire")
+def retire_model(name: _Name = None, *, store: _Store = None, as_json: _Json = False) -> None:
+    """Let there be no challenger: nothing is scored in the shadow any more. Its version stays in the store."""
+    from worker.registry.alias import CHALLENGER
+
+    opened, model = _store(store), _name(name)
+    opened.forget(model, CHALLENGER)
+    if as_json:
+        _say_json({"name": model, "alias": CHALLENGER, "version": None})
+        return
+    out.print(f"{model} has no {CHALLENGER} any more", highlight=False)
+
+
+def _promote(store: "Store", name: str, version: str, alias: str) -> None:
+    from worker.registry.alias import promoted
+
+    now = store.alias(name, alias)
+    after = promoted(now, version, at=_now())
+    if after != now:
+        store.move(name, alias, after)
+
+
+def _loaded(which: str | None, store: str | None) -> "tuple[Bundle, str, Source | None]":
+    """A bundle, where it lies, and the store's model it is of, if any."""
+    from worker.scoring.bundle import SHIPPED, load
+
+    settings = _settings()
+    if which is not None and (store is None and (settings.store is None or Path(which).is_dir())):
+        return load(Path(which)), which, None
+    if which is None and store is None and settings.store is None:
+        folder = settings.bundle or SHIPPED
+        return load(folder), str(folder), None
+
+    from worker.registry.source import Source
+
+    opened = _store(store)
+    name, _, wanted = (which or "").partition(":")
+    source = Source(opened, _name(name or None), cache=settings.cache_dir)
+    version = source.version(wanted or settings.alias) if _is_alias(wanted) else wanted
+    if version is None:
+        raise SettingError(f"the model {source.name} in {opened.url} has no alias {wanted or settings.alias}")
+    return source.load(version), opened.url, source
+
+
+def _is_alias(wanted: str) -> bool:
+    return not (len(wanted) == 12 and set(wanted) <= set("0123456789abcdef"))
+
+
+def _settings() -> "ModelSettings":
+    from worker.config import load
+
+    return load().model
+
+
+def _settings_store() -> str | None:
+    return _settings().store
+
+
+def _store(option: str | None) -> "Store":
+    from worker.registry.store import Store
+
+    url = option or _settings_store()
+    if url is None:
+        raise SettingError("there is no model store: set `model.store`, or name one with --store")
+    return Store(url)
+
+
+def _name(argument: str | None) -> str:
+    from worker.registry.store import named
+
+    name = argument or _settings().name
+    if name is None:
+        raise SettingError("which model? Name it, or set `model.name`")
+    return named(name)
+
+
+def _now() -> str:
+    import time
+
+    from worker.scores import rfc3339
+
+    return rfc3339(time.time_ns() // 1_000_000)
+
+
+def _size(bundle: "Bundle") -> int:
+    return sum(parameter.numel() for parameter in bundle.model.parameters())
+
+
+def _document(alias: "Alias") -> dict[str, object]:
+    moves = [{"at": move.at, "how": move.how, "version": move.version} for move in alias.moves]
+    return {"version": alias.version, "before": alias.before, "moves": moves}
+
+
+def _print_comparison(rows: "Sequence[Row]", *, before: str | None, after: str) -> None:
+    if not rows:
+        return
+    table = Table("horizon", "population", "metric", f"{before} now", after, "", title="by their own numbers")
+    for row in rows:
+        shown = (f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in (row.before, row.after))
+        table.add_row(row.horizon, row.population, row.metric, *shown, "worse" if row.worse else "")
+    out.print(table)
+
+
+def _say_json(document: object) -> None:
+    typer.echo(json.dumps(document, indent=2))
