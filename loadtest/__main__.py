@@ -30,6 +30,7 @@ app = typer.Typer(
 
 def _mount() -> None:
     """Every command. The modules named here import only what their options need."""
+    from loadtest.engine import engine
     from loadtest.latency import latency
     from loadtest.pipeline import pipeline
     from loadtest.recovery import recovery
@@ -45,6 +46,7 @@ def _mount() -> None:
     app.command()(state)
     app.command()(scale)
     app.command()(soak)
+    app.command()(engine)
 
 
 @app.callback()
