@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import numpy as np
 from prometheus_client import REGISTRY
@@ -14,6 +14,8 @@ from worker import config
 from worker.ops import logs
 from worker.ops.metrics import Metrics
 from worker.scores import HORIZONS, NO_REASON, Model
+
+MODEL: Final = Model("constant", "0")
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Constant:
     risk_reasons: np.ndarray
     reason_codes: np.ndarray
     reason_weights: np.ndarray
+    model: Model
 
     @classmethod
     def of(cls, rows: int) -> "Constant":
@@ -35,13 +38,14 @@ class Constant:
             risk_reasons=np.zeros(rows, dtype=np.uint8),
             reason_codes=np.full((rows, 3), NO_REASON, dtype=np.uint8),
             reason_weights=np.zeros((rows, 3), dtype=np.float32),
+            model=MODEL,
         )
 
 
 class ConstantEngine:
     """Stands where `worker.scoring.engine.Engine` does."""
 
-    model = Model("constant", "0")
+    model = MODEL
     queued = 0
     alive = True
 

@@ -20,7 +20,6 @@ from aiokafka.structs import TopicPartition
 
 import worker.stream.consumer  # noqa: F401 - it sets aiokafka up for the worker
 from loadtest.constant import Constant
-from loadtest.contenders.jobs import MODEL
 from worker import events, facts, pipeline, scores, window
 from worker.errors import Invalid
 from worker.fold import Batch, Record, fold, sweep
@@ -118,9 +117,7 @@ def _batch(
     scored_at = scores.rfc3339(got[0].timestamp)
     rendered: output.Rendered = seconds.of(
         "render the rest",
-        lambda: output.render(
-            batch, rated, topic=_TOPIC, partition=0, model=MODEL, application="intent", scored_at=scored_at
-        ),
+        lambda: output.render(batch, rated, topic=_TOPIC, partition=0, application="intent", scored_at=scored_at),
     )
     _inside_render(seconds, batch, rated, scored_at=scored_at)
     sender = _Sender()
@@ -171,7 +168,6 @@ def _inside_render(seconds: _Seconds, batch: Batch, rated: Sequence[scores.Ratin
                 topic=_TOPIC,
                 partition=0,
                 offset=update.record.offset,
-                model=MODEL,
                 scored_at=scored_at,
             )
             for update, rating in updated

@@ -109,7 +109,9 @@ class Model(_Part):
 
     bundle: Path | None = Field(None, description="bundle folder; default: the one shipped with the package")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    max_batch_windows: int = Field(512, ge=1, le=65_536, description="windows in one forward pass, at most")
+    max_batch_tokens: int = Field(
+        16_384, ge=128, le=4_194_304, description="a token an event and one a window, in one forward pass, at most"
+    )
 
 
 class Log(_Part):

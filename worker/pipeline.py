@@ -16,7 +16,7 @@ import numpy as np
 from worker import window
 from worker.fold import Batch, Mode, Record, fold, sweep
 from worker.ops.metrics import Metrics
-from worker.scores import Rating
+from worker.scores import Model, Rating
 from worker.watermark import Watermark
 
 _SMOOTHING: Final = 8
@@ -46,6 +46,10 @@ class EngineScores(Protocol):
     @property
     def reason_weights(self) -> np.ndarray:
         """[n, 3] float32."""
+
+    @property
+    def model(self) -> Model:
+        """What made all rows."""
 
 
 class Engine(Protocol):
@@ -109,8 +113,8 @@ def ratings(scores: EngineScores) -> list[Rating]:
     """Arrays to rows; 6 decimals, which is finer than what the engine promises to repeat."""
     rounded = [np.round(part.astype(np.float64), 6).tolist() for part in (scores.intent, scores.risk)]
     weights = np.round(scores.reason_weights.astype(np.float64), 4).tolist()
-    rows = zip(*rounded, scores.risk_reasons.tolist(), scores.reason_codes.tolist(), weights, strict=True)
-    return list(starmap(Rating, rows))
+    codes, models = scores.reason_codes.tolist(), [scores.model] * len(weights)
+    return list(starmap(Rating, zip(*rounded, scores.risk_reasons.tolist(), codes, weights, models, strict=True)))
 
 
 async def run(

@@ -32,7 +32,7 @@ def serve(settings: Settings) -> NoReturn:
     from worker.scoring.engine import Engine
 
     bundle = load(settings.model.bundle)
-    engine = Engine(bundle, device=settings.model.device, max_batch_windows=settings.model.max_batch_windows)
+    engine = Engine.configured(bundle, settings.model)
     log.info("model", name=engine.model.name, version=engine.model.version, device=str(engine.device))
 
     from worker.stream.app import serve as stream

@@ -124,6 +124,7 @@ class Rating(NamedTuple):
     risk_reasons: int
     reason_codes: Sequence[int]
     reason_weights: Sequence[float]
+    model: Model
 
 
 def decode(value: bytes) -> Score:
@@ -155,11 +156,11 @@ def encode(
     topic: str,
     partition: int,
     offset: int,
-    model: Model,
     scored_at: str,
 ) -> bytes:
     """The score as JSON."""
     kept, first_ms, last_ms = windows.extent(window)
+    model = rating.model
     in_30m, in_24h, in_7d = rating.intent  # in the order of `HORIZONS`
     time_ms = event.time_ms
     event_time = rfc3339(time_ms)

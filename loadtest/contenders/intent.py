@@ -25,7 +25,7 @@ from worker.kafka import topics
 from worker.ops import logs
 from worker.ops.metrics import Metrics
 from worker.ports import free_port
-from worker.scores import Model, Rating
+from worker.scores import Rating
 from worker.stream import app, partition
 from worker.stream.output import OutRecord, Rendered
 from worker.watermark import Watermark
@@ -114,8 +114,7 @@ def render(
     *,
     topic: str,
     partition: int,
-    model: Model,  # noqa: ARG001 - the worker's parameters
-    application: str,  # noqa: ARG001
+    application: str,  # noqa: ARG001 - the worker's parameters
     scored_at: str,  # noqa: ARG001
 ) -> Rendered:
     """`worker.stream.output.render`, of *light*."""

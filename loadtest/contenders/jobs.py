@@ -19,10 +19,10 @@ from worker import deadletter, events, facts, scores, window
 from worker.errors import Invalid
 from worker.scores import NO_REASON, Headers, Model, Rating
 
-RATING: Final = Rating((0.5, 0.5, 0.5), 0.0, 0, (NO_REASON,) * 3, (0.0,) * 3)
-"""What the constant scorer says of every window."""
-
 MODEL: Final = Model("constant", "0")
+
+RATING: Final = Rating((0.5, 0.5, 0.5), 0.0, 0, (NO_REASON,) * 3, (0.0,) * 3, MODEL)
+"""What the constant scorer says of every window."""
 
 _LIGHT_EVENTS: Final = 20
 _LIGHT_EVENT: Final = struct.Struct("<qq")
@@ -126,7 +126,6 @@ class Full:
             topic=self._topic,
             partition=partition,
             offset=offset,
-            model=MODEL,
             scored_at=scored_at,
         )
         score_id = scores.score_id(self._topic, partition, offset)

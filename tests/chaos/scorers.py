@@ -63,6 +63,7 @@ class Scores:
     risk_reasons: np.ndarray
     reason_codes: np.ndarray
     reason_weights: np.ndarray
+    model: Model
 
 
 class DigestEngine:
@@ -94,6 +95,7 @@ class DigestEngine:
             risk_reasons=np.zeros(n, dtype=np.uint8),
             reason_codes=np.full((n, 3), NO_REASON, dtype=np.uint8),
             reason_weights=np.zeros((n, 3), dtype=np.float32),
+            model=self.model,
         )
 
 
@@ -101,13 +103,13 @@ def trouble_the_model(trouble: Trouble) -> None:
     """Every forward pass of the real engine in this process meets the trouble first."""
     import torch
 
-    from worker.scoring import forward
+    from worker.scoring.engine import Engine
 
     trouble.out_of_memory = torch.OutOfMemoryError
-    logits = forward.logits
+    start = Engine._start
 
-    def troubled(*args: Any, **options: Any) -> Any:
+    def troubled(*args: Any) -> Any:
         trouble.meet()
-        return logits(*args, **options)
+        return start(*args)
 
-    forward.logits = troubled
+    Engine._start = troubled  # type: ignore[method-assign, assignment]  # as only a test may

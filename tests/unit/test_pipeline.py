@@ -15,7 +15,7 @@ from worker.errors import Fatal
 from worker.fold import Batch, Mode, Record, fold, sweep
 from worker.ops.metrics import Metrics
 from worker.pipeline import Overlay, run
-from worker.scores import Rating
+from worker.scores import Model, Rating
 from worker.watermark import Watermark
 from worker.window import Rules
 
@@ -127,6 +127,7 @@ class Answer:
     risk_reasons: np.ndarray
     reason_codes: np.ndarray
     reason_weights: np.ndarray
+    model: Model
 
 
 class Engine:
@@ -143,7 +144,9 @@ class Engine:
         lengths = np.array([[window.length(one) / 100] * 3 for one in windows], np.float32)
         n = len(windows)
         none = np.full((n, 3), 255, np.uint8)
-        return Answer(lengths, np.zeros(n, np.float32), np.zeros(n, np.uint8), none, np.zeros((n, 3), np.float32))
+        return Answer(
+            lengths, np.zeros(n, np.float32), np.zeros(n, np.uint8), none, np.zeros((n, 3), np.float32), Model("m", "1")
+        )
 
 
 class Port:

@@ -64,6 +64,7 @@ class FakeScores:
     risk_reasons: np.ndarray
     reason_codes: np.ndarray
     reason_weights: np.ndarray
+    model: scores.Model
 
 
 class FakeEngine:
@@ -82,6 +83,7 @@ class FakeEngine:
             risk_reasons=np.ones(n, dtype=np.uint8),
             reason_codes=np.tile(np.array([5, 255, 255], dtype=np.uint8), (n, 1)),
             reason_weights=np.tile(np.array([0.75, 0, 0], dtype=np.float32), (n, 1)),
+            model=MODEL,
         )
 
 
@@ -97,7 +99,7 @@ async def played(
     plan = Plan(topic="t", stretches=(stretch,))
     advanced: list[int] = []
     tally, engine, out = Tally(), FakeEngine(), folder / "scores.parquet"
-    with ParquetSink(out, topic="t", model=MODEL, origin={"topic": "t"}) as sink:
+    with ParquetSink(out, topic="t", origin={"topic": "t"}) as sink:
         await play(
             plan,
             consumer=lambda: consumer,  # type: ignore[arg-type, return-value]  # what a tape uses of it
@@ -193,7 +195,7 @@ async def test_a_silent_broker_is_told(tmp_path: Path) -> None:
 
 async def test_an_empty_plan_gives_an_empty_file(tmp_path: Path) -> None:
     out = tmp_path / "none.parquet"
-    with ParquetSink(out, topic="t", model=MODEL, origin={"why": "empty"}):
+    with ParquetSink(out, topic="t", origin={"why": "empty"}):
         pass
     table = pq.read_table(out)
     assert table.num_rows == 0
@@ -202,7 +204,7 @@ async def test_an_empty_plan_gives_an_empty_file(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"--out is .*absent"):
-        ParquetSink(tmp_path / "absent" / "f.parquet", topic="t", model=MODEL, origin={})
+        ParquetSink(tmp_path / "absent" / "f.parquet", topic="t", origin={})
 
 
 def test_distribution() -> None:

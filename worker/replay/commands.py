@@ -109,11 +109,7 @@ def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memo
     from worker.window import Rules
 
     with err.status("loading the model"):
-        engine = Engine(
-            load(settings.model.bundle or SHIPPED),
-            device=settings.model.device,
-            max_batch_windows=settings.model.max_batch_windows,
-        )
+        engine = Engine.configured(load(settings.model.bundle or SHIPPED), settings.model)
     model, mode = engine.model, settings.worker.mode
     rules = Rules.of_seconds(
         max_lateness_s=settings.window.max_lateness_s, expire_after_s=settings.window.expire_after_s
@@ -123,7 +119,7 @@ def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memo
     began = time.perf_counter()
     try:
         with (
-            ParquetSink(file, topic=plan.topic, model=model, origin=origin) as sink,
+            ParquetSink(file, topic=plan.topic, origin=origin) as sink,
             Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

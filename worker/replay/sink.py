@@ -52,12 +52,11 @@ class ParquetSink:
     deletes it. `origin` is kept as JSON in the file's metadata under `intent.replay`.
     """
 
-    def __init__(self, path: Path, *, topic: str, model: scores.Model, origin: Mapping[str, object]) -> None:
+    def __init__(self, path: Path, *, topic: str, origin: Mapping[str, object]) -> None:
         self.rows = 0
         self._path = path
         self._partial = path.with_name(f".{path.name}.partial")
         self._topic = topic
-        self._model = model
         self._waiting: list[tuple[object, ...]] = []
         schema = SCHEMA.with_metadata({"intent.replay": json.dumps(origin)})
         try:
@@ -84,7 +83,6 @@ class ParquetSink:
                 topic=self._topic,
                 partition=partition,
                 offset=record.offset,
-                model=self._model,
                 scored_at="",
             )
         )

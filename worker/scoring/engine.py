@@ -1,101 +1,129 @@
-"""The scoring engine: one thread owns the model and the device; whoever has windows to score shares its batches.
+"""The scoring engine: one thread owns the models and the device; whoever has windows to score shares its batches.
 
-Whatever waits when the thread is free is scored together, up to a limit: no timer. Owns the queue and its bound, the
-thread, what a failure and a cancellation mean. Knows neither Kafka nor the pipeline, nor how logits come about.
+Whatever waits when the device is free is scored together, up to a budget of tokens: no timer. Owns the thread, what a
+failure and a cancellation mean, the change of models, and that the challenger never delays the champion. Knows neither
+Kafka nor the pipeline; what waits is `lanes`' business, how scores come about is `device`'s.
 """
 
 import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, fields
-from typing import Any, Final, Self
+from dataclasses import dataclass
+from typing import Final, Literal, Self
 
 import numpy as np
+import structlog
 import torch
-from numpy.typing import NDArray
 
-from worker import facts, window
-from worker.errors import IntentError, SettingError
+from worker import config, facts, window
+from worker.errors import Fatal, IntentError
 from worker.scores import Model as ModelName
-from worker.scoring import forward, reasons, risk
-from worker.scoring.batch import Batch, Floats
+from worker.scoring import reasons, risk
+from worker.scoring.answer import Scores
+from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
+from worker.scoring.device import Device, Finish, Runner
+from worker.scoring.lanes import Job, Lane, Part, halves, settle
 
 CLOSE_TIMEOUT_S: Final = 30.0
 
+SHADOW_TOKENS: Final = 1024
+"""Of a challenger's batch, at most: what a champion's job may have to wait for. 2 full windows of 512 events."""
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Row i is window i's."""
+SHADOW_QUEUE_TOKENS: Final = 16 * SHADOW_TOKENS
+"""May wait for the challenger; what is offered beyond is dropped."""
 
-    intent: Floats  # [n, 3] calibrated probabilities: 30 min, 24 h, 7 d
-    risk: Floats  # [n]
-    risk_reasons: NDArray[np.uint8]  # [n] mask of `scores.RISK_REASONS`
-    reason_codes: NDArray[np.uint8]  # [n, 3] places in `scores.REASONS`, or `scores.NO_REASON`
-    reason_weights: Floats  # [n, 3] logits of the 24 h score
+LEAST_TOKENS: Final = 1 + window.EVENTS
+"""No shortage of memory makes batches smaller than one full window."""
 
-    def __len__(self) -> int:
-        return len(self.risk)
-
-    def part(self, start: int, end: int) -> "Scores":
-        """The rows [start, end)."""
-        return Scores(*(getattr(self, field.name)[start:end] for field in fields(self)))
-
-    @classmethod
-    def empty(cls) -> "Scores":
-        """Of no windows."""
-        small = np.empty(0, np.uint8), np.empty((0, reasons.TOP), np.uint8)
-        return cls(
-            np.empty((0, 3), np.float32), np.empty(0, np.float32), *small, np.empty((0, reasons.TOP), np.float32)
-        )
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    windows: Sequence[bytes]
-    answer: "Future[Scores]"
+class _Change:
+    """A model that is to take a place."""
+
+    place: Literal["champion", "challenger"]
+    bundle: Bundle | None
+    done: "Future[None]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A batch under way."""
+
+    parts: list[Part]
+    runner: Runner
+    batch: Batch
+    finish: Finish
 
 
 class Engine:
     """Scores windows on one thread of its own. `score` for tasks, `score_now` for threads; both may be used at once.
 
-    `device` is `auto` (CUDA where there is one), `cpu` or `cuda`. At most `max_queued_windows` wait (default: 16
-    batches): callers beyond wait for room. `threads` are torch's on the CPU; the default leaves one core to the rest
-    of the process. Raises `SettingError` for a device that is not there.
+    `device` is `auto` (CUDA where there is one), `cpu` or `cuda`. A batch holds up to `max_batch_tokens` (a token an
+    event and one a window). At most `max_queued_tokens` wait (default: 16 batches): callers beyond wait for room.
+    `threads` are torch's on the CPU; the default leaves one core to the rest of the process. Raises `SettingError` for
+    a device that is not there.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         *,
-        device: str = "auto",
-        max_batch_windows: int = 1024,
-        max_queued_windows: int | None = None,
+        device: str | Device = "auto",
+        max_batch_tokens: int = 16_384,
+        max_queued_tokens: int | None = None,
         threads: int | None = None,
     ) -> None:
-        self.model: ModelName = bundle.label
-        self.device = _device(device)
-        self._bundle = bundle
-        self._max_batch = max_batch_windows
-        self._max_queued = max_queued_windows or 16 * max_batch_windows
+        self.max_batch_tokens = max_batch_tokens
+        self._device = device if isinstance(device, Device) else Device.named(device)
         self._threads = threads or max(1, len(os.sched_getaffinity(0)) - 1)
         self._lock = threading.Condition()
-        self._jobs: deque[_Job] = deque()
+        self._champions = Lane(max_tokens=max_queued_tokens or 16 * max_batch_tokens)
+        self._shadows = Lane(max_tokens=SHADOW_QUEUE_TOKENS)
         self._room: list[Future[None]] = []
-        self._queued = 0
+        self._changes: deque[_Change] = deque()
+        self._making: tuple[_Change, Generator[None, None, Runner]] | None = None
+        self._incoming: tuple[_Change, Runner] | None = None
+        self._champion: Runner
+        self._challenger: Runner | None = None
         self._closed = False
-        started: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(started,), name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-        started.result()
+        try:
+            self.swap(bundle)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def configured(cls, bundle: Bundle, settings: config.Model) -> Self:
+        """As the settings have it."""
+        return cls(bundle, device=settings.device, max_batch_tokens=settings.max_batch_tokens)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device.place
+
+    @property
+    def model(self) -> ModelName:
+        """The champion now. What scored a window is told by its scores."""
+        return self._champion.bundle.label
+
+    @property
+    def challenger(self) -> ModelName | None:
+        """Whom offers go to now."""
+        return None if self._challenger is None else self._challenger.bundle.label
 
     @property
     def queued(self) -> int:
         """Windows that wait, without those being scored."""
-        return self._queued
+        return self._champions.windows
 
     @property
     def alive(self) -> bool:
@@ -103,38 +131,57 @@ class Engine:
         return self._thread.is_alive() and not self._closed
 
     async def score(self, windows: Sequence[bytes]) -> Scores:
-        """Row i is window i's. An error is that of these windows alone; cancelling takes them out of the queue."""
+        """Row i is window i's. An error is that of these windows alone; cancelling takes them out of the queue.
+
+        `Fatal` when the device is lost: nothing will be scored any more.
+        """
         if not windows:
-            return Scores.empty()
-        while True:
-            waiting = self._enter(windows)
-            if isinstance(waiting, _Job):
-                return await asyncio.wrap_future(waiting.answer)
+            return Scores.empty(self.model)
+        job = Job(windows, asyncio.current_task())
+        while (waiting := self._enter(job)) is not None:
             await asyncio.wrap_future(waiting)
+        return await asyncio.wrap_future(job.answer)
 
     def score_now(self, windows: Sequence[bytes]) -> Scores:
         """As `score`, blocking the calling thread: for offline use."""
         if not windows:
-            return Scores.empty()
-        while True:
-            waiting = self._enter(windows)
-            if isinstance(waiting, _Job):
-                return waiting.answer.result()
+            return Scores.empty(self.model)
+        job = Job(windows, threading.get_ident())
+        while (waiting := self._enter(job)) is not None:
             waiting.result()
+        return job.answer.result()
+
+    def swap(self, bundle: Bundle) -> None:
+        """Replaces the champion. Blocks the calling thread, not the scoring: the new one is made ready beside the old.
+
+        It takes its place between two batches, once each job that the old one has begun is done; a job's rows are all
+        of one model. On any error it is raised here, and the old one stays.
+        """
+        self._change("champion", bundle).result()
+
+    def set_challenger(self, bundle: Bundle | None) -> None:
+        """Sets whom offers go to; `None` for nobody. Blocks as `swap`; what waits for the former one is cancelled."""
+        self._change("challenger", bundle).result()
+
+    def offer(self, windows: Sequence[bytes]) -> "Future[Scores] | None":
+        """The challenger's scores of the windows, some time; `None` when there is no challenger or no capacity.
+
+        Never blocks. Scored in batches of `SHADOW_TOKENS`, only while nothing waits for the champion; what is offered
+        while `SHADOW_QUEUE_TOKENS` wait is not taken. The answer is cancelled when the challenger changes.
+        """
+        if not windows:
+            return None
+        job = Job(windows, "offers")
+        with self._lock:
+            if self._challenger is None or self._closed or not self._shadows.has_room(job):
+                return None
+            self._shadows.put(job)
+            self._lock.notify_all()
+        return job.answer
 
     def close(self) -> None:
         """Ends the thread after the batch under way; what still waits fails. May be called twice."""
-        with self._lock:
-            self._closed = True
-            abandoned, room = list(self._jobs), self._room
-            self._jobs.clear()
-            self._queued, self._room = 0, []
-            self._lock.notify_all()
-        for waiter in room:
-            _settle(waiter, None)
-        for job in abandoned:
-            if job.answer.set_running_or_notify_cancel():
-                job.answer.set_exception(IntentError("the scoring engine was closed before these windows were scored"))
+        self._end(IntentError("the scoring engine was closed before these windows were scored"))
         self._thread.join(CLOSE_TIMEOUT_S)
 
     def __enter__(self) -> Self:
@@ -143,96 +190,201 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _enter(self, windows: Sequence[bytes]) -> "_Job | Future[None]":
-        """The windows' job, queued; or, when there is no room, what to wait for before trying again."""
+    # -- any thread ----------------------------------------------------------------------------------------------------
+
+    def _enter(self, job: Job) -> "Future[None] | None":
+        """Queues the job; or, when there is no room, says what to wait for before trying again."""
         with self._lock:
             if self._closed or not self._thread.is_alive():
                 raise IntentError("the scoring engine is closed; it takes no more windows")
-            if self._queued and self._queued + len(windows) > self._max_queued:
-                waiter: Future[None] = Future()
-                self._room.append(waiter)
-                return waiter
-            job = _Job(windows, Future())
-            self._jobs.append(job)
-            self._queued += len(windows)
-            self._lock.notify_all()
-            return job
+            if self._champions.has_room(job):
+                self._champions.put(job)
+                self._lock.notify_all()
+                return None
+            waiter: Future[None] = Future()
+            self._room.append(waiter)
+            return waiter
 
-    def _take(self) -> list[_Job]:
-        """What waits, up to a batch, cancelled jobs left out. Blocks for the first; empty once closed."""
+    def _change(self, place: Literal["champion", "challenger"], bundle: Bundle | None) -> "Future[None]":
+        change = _Change(place, bundle, Future())
         with self._lock:
-            while not self._jobs and not self._closed:
+            if self._closed:
+                raise IntentError("the scoring engine is closed; it takes no other model")
+            self._changes.append(change)
+            self._lock.notify_all()
+        return change.done
+
+    def _end(self, error: IntentError) -> None:
+        """No more work; whoever waits for anything hears why."""
+        with self._lock:
+            self._closed = True
+            jobs, room = self._champions.drop(), self._room
+            offers, changes = self._shadows.drop(), list(self._changes)
+            self._room = []
+            self._changes.clear()
+            self._lock.notify_all()
+        for waiter in room:
+            settle(waiter, None)
+        for job in jobs:
+            job.fail(error)
+        for job in offers:
+            job.answer.cancel()
+        for change in changes:
+            change.done.set_exception(error)
+
+    # -- the engine's thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._threads)  # of this thread, which is the one that computes
+        under_way: deque[_Flight] = deque()
+        try:
+            while self._work() or under_way:
+                self._step()
+                while len(under_way) < self._device.in_flight and (parts := self._take()):
+                    self._begin(parts, under_way)
+                if under_way:
+                    self._finish(under_way.popleft())
+                else:
+                    self._shadow()
+        except BaseException as error:  # a lost device, or a mistake of ours: nobody may wait for ever
+            fatal = error if isinstance(error, Fatal) else Fatal(f"the scoring engine ended: {error}")
+            fatal.__cause__ = None if fatal is error else error
+            for flight in under_way:
+                for part in flight.parts:
+                    part.job.fail(fatal)
+            self._end(fatal)
+        for unfinished in (self._making, self._incoming):
+            if unfinished is not None:
+                unfinished[0].done.set_exception(
+                    IntentError("the scoring engine was closed before the change of models")
+                )
+
+    def _work(self) -> bool:
+        """Blocks until there is something to do; false once closed."""
+        with self._lock:
+            while not (self._closed or self._champions or self._shadows or self._changes or self._making):
                 self._lock.wait()
-            jobs: list[_Job] = []
-            size = 0
-            while self._jobs and (not jobs or size + len(self._jobs[0].windows) <= self._max_batch):
-                job = self._jobs.popleft()
-                self._queued -= len(job.windows)
-                if job.answer.set_running_or_notify_cancel():
-                    jobs.append(job)
-                    size += len(job.windows)
+            return not self._closed
+
+    def _take(self) -> list[Part]:
+        """The next batch of the champion."""
+        with self._lock:
+            parts = self._champions.take(self.max_batch_tokens, only_begun=self._incoming is not None)
             room, self._room = self._room, []
         for waiter in room:
-            _settle(waiter, None)
-        return jobs
+            settle(waiter, None)
+        return parts
 
-    def _run(self, started: "Future[None]") -> None:
-        """The thread."""
+    def _begin(self, parts: list[Part], under_way: deque[_Flight]) -> None:
         try:
-            torch.set_num_threads(self._threads)  # of this thread, which is the one that computes
-            self._bundle.model.eval().to(self.device)
-            self._score(_WARM_UP)
-        except BaseException as error:  # the constructor raises it
-            started.set_exception(error)
-            return
-        started.set_result(None)
-        while not self._closed:
-            jobs = self._take()
-            if len(jobs) > 1 and self._answer_together(jobs):
-                continue
-            for job in jobs:
-                try:
-                    job.answer.set_result(self._score(job.windows))
-                except Exception as error:  # whatever it is, it belongs to these callers, not to the thread
-                    job.answer.set_exception(error)
+            under_way.append(self._start(parts, self._champion))
+        except Exception as error:
+            self._failed(parts, self._champion, error)
 
-    def _answer_together(self, jobs: list[_Job]) -> bool:
-        """False when the batch failed: whose fault it is shows when each job is scored alone."""
+    def _finish(self, flight: _Flight) -> None:
         try:
-            scores = self._score([window for job in jobs for window in job.windows])
-        except Exception:
-            return False
-        end = 0
-        for job in jobs:
-            start, end = end, end + len(job.windows)
-            job.answer.set_result(scores.part(start, end))
-        return True
+            self._deliver(flight)
+        except Exception as error:
+            self._failed(flight.parts, flight.runner, error)
 
-    def _score(self, windows: Sequence[bytes]) -> Scores:
-        bundle = self._bundle
-        batch = Batch.of(windows)
-        logits = forward.logits(bundle.model, bundle.vocabulary, batch, device=self.device, max_windows=self._max_batch)
-        if not np.isfinite(logits).all():
-            raise IntentError(f"model {self.model.name} {self.model.version} gave scores that are not numbers")
+    def _start(self, parts: list[Part], runner: Runner) -> _Flight:
+        batch = Batch.of([one for part in parts for one in part.windows])
+        return _Flight(parts, runner, batch, runner.begin(batch))
+
+    def _deliver(self, flight: _Flight) -> None:
+        """Computes on the host what the device does not, waits for the device, answers."""
+        batch, bundle = flight.batch, flight.runner.bundle
         risk_score, risk_mask = risk.risk(batch)
         codes, weights = reasons.top(batch, bundle.surrogate)
-        return Scores(bundle.calibration.probabilities(logits), risk_score, risk_mask, codes, weights)
+        intent = flight.finish()
+        if not np.isfinite(intent).all():
+            raise IntentError(f"model {bundle.name} {bundle.version} gave scores that are not numbers")
+        scores = Scores(intent, risk_score, risk_mask, codes, weights, bundle.label)
+        end = 0
+        for part in flight.parts:
+            start, end = end, end + part.end - part.start
+            part.job.add(part.start, scores.part(start, end))
 
+    def _failed(self, parts: list[Part], runner: Runner, error: Exception) -> None:
+        """What becomes of the jobs of a batch that failed. Raises what ends the thread, after telling them."""
+        try:
+            self._retry(parts, runner, error)
+        except BaseException as end:
+            for part in parts:
+                part.job.fail(end)
+            raise
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingError("the setting `model.device` is 'cuda', but torch finds no CUDA device; use 'auto' or 'cpu'")
-    if name not in {"cpu", "cuda"}:
-        raise SettingError(f"the setting `model.device` is {name!r}; accepted are 'auto', 'cpu' and 'cuda'")
-    return torch.device(name)
+    def _retry(self, parts: list[Part], runner: Runner, error: Exception) -> None:
+        """In smaller batches where memory was short; else each job alone, so that it shows whose fault it is."""
+        if self._device.lost(error):
+            raise Fatal(f"the device {self._device.place} is lost: {error}") from error
+        pieces: Sequence[list[Part]] = ()
+        if self._device.exhausted(error):
+            pieces = halves(parts)
+            if pieces and runner is not self._challenger:
+                tokens = min(self.max_batch_tokens, sum(part.tokens for part in parts)) // 2
+                self.max_batch_tokens = max(LEAST_TOKENS, tokens)
+                log.warning("out of memory: smaller batches from now on", max_batch_tokens=self.max_batch_tokens)
+        elif len(parts) > 1:
+            pieces = [[part] for part in parts]
+        if not pieces:
+            parts[0].job.fail(error)
+        for piece in pieces:
+            self._again(piece, runner)
 
+    def _again(self, parts: list[Part], runner: Runner) -> None:
+        try:
+            self._deliver(self._start(parts, runner))
+        except Exception as error:
+            self._failed(parts, runner, error)
 
-def _settle(waiter: "Future[Any]", value: object) -> None:
-    """Answers one that may have been cancelled meanwhile."""
-    if waiter.set_running_or_notify_cancel():
-        waiter.set_result(value)
+    def _shadow(self) -> None:
+        """One small batch of the challenger."""
+        with self._lock:
+            if self._champions or self._challenger is None:
+                return
+            parts, runner = self._shadows.take(SHADOW_TOKENS), self._challenger
+        if parts:
+            self._again(parts, runner)
+
+    def _step(self) -> None:
+        """One step of the change of models that is asked for, if any."""
+        if self._making is None and self._incoming is None:
+            with self._lock:
+                change = self._changes.popleft() if self._changes else None
+            if change is None:
+                return
+            if change.bundle is None:
+                self._install(change, None)
+                return
+            self._making = change, self._device.prepare(change.bundle, WARM_UP)
+        if self._making is not None:
+            change, steps = self._making
+            try:
+                next(steps)
+            except StopIteration as ready:
+                self._making, self._incoming = None, (change, ready.value)
+            except Exception as error:  # belongs to who asked for the change
+                self._making = None
+                change.done.set_exception(error)
+        if self._incoming is not None:
+            change, runner = self._incoming
+            with self._lock:
+                waits = change.place == "champion" and self._champions.begun()
+            if not waits:
+                self._incoming = None
+                self._install(change, runner)
+
+    def _install(self, change: _Change, runner: Runner | None) -> None:
+        with self._lock:
+            offers: list[Job] = []
+            if change.place == "challenger":
+                self._challenger, offers = runner, self._shadows.drop()
+            elif runner is not None:
+                self._champion = runner
+        for job in offers:
+            job.answer.cancel()
+        change.done.set_result(None)
 
 
 def _warm_up() -> list[bytes]:
@@ -246,4 +398,4 @@ def _warm_up() -> list[bytes]:
     return [short, full]
 
 
-_WARM_UP: Final = _warm_up()
+WARM_UP: Final = _warm_up()

@@ -32,7 +32,6 @@ def render(
     *,
     topic: str,
     partition: int,
-    model: scores.Model,
     application: str,
     scored_at: str,
 ) -> Rendered:
@@ -41,7 +40,7 @@ def render(
     for (record, event, window), rating in zip(batch.updated, ratings, strict=True):
         offset = record.offset
         value = scores.encode(
-            event, window, rating, topic=topic, partition=partition, offset=offset, model=model, scored_at=scored_at
+            event, window, rating, topic=topic, partition=partition, offset=offset, scored_at=scored_at
         )
         headers = scores.headers(scores.score_id(topic, partition, offset), source=application, scored_at=scored_at)
         scored.append(OutRecord(record.key, value, headers))

@@ -178,7 +178,6 @@ class Partition:
             ratings,
             topic=self.tp.topic,
             partition=self.tp.partition,
-            model=self._shared.engine.model,
             application=settings.worker.application_id,
             scored_at=scores.rfc3339(now_ms()),
         )

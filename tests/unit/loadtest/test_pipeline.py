@@ -89,7 +89,7 @@ def test_light_one_by_one_and_in_batches_write_the_same() -> None:
         singly.append(done.score)
     batch = intent.fold(some, windows=lambda _: None, start=Watermark())
     ratings = [RATING] * len(some)
-    rendered = intent.render(batch, ratings, topic=TOPIC, partition=1, model=MODEL, application="a", scored_at="")
+    rendered = intent.render(batch, ratings, topic=TOPIC, partition=1, application="a", scored_at="")
     assert [record.value for record in rendered.scores] == singly
     assert {record.key: record.value for record in rendered.changelog[:-1]} == windows
     assert max(map(len, windows.values())) <= 320
@@ -115,7 +115,7 @@ def test_full_one_by_one_is_what_the_worker_does() -> None:
         dead += done.dead is not None
     batch = fold(some, windows=lambda _: None, start=Watermark(), rules=window.Rules(), mode="every")
     rendered = output.render(
-        batch, [RATING] * len(batch.updated), topic=TOPIC, partition=1, model=MODEL, application="intent", scored_at=""
+        batch, [RATING] * len(batch.updated), topic=TOPIC, partition=1, application="intent", scored_at=""
     )
     assert [orjson.loads(record.value or b"") for record in rendered.scores] == scored
     assert batch.changed == windows
