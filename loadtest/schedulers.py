@@ -48,10 +48,12 @@ class Scheduler:
             threads.append(threading.Thread(target=self._compute, name="device"))
         for thread in threads:
             thread.start()
-        for place, at in enumerate(self._due):
-            _sleep_until(self._start + at)
+        arrived = 0
+        while arrived < len(windows):
+            _sleep_until(self._start + self._due[arrived])
+            arrived = int(np.searchsorted(due, time.perf_counter() - self._start, side="right"))
             with self._change:
-                self._arrived = place + 1
+                self._arrived = arrived
                 self._change.notify_all()
         for thread in threads:
             thread.join()
@@ -128,21 +130,23 @@ class Scheduler:
 
 
 def play_engine(engine: Engine, windows: Sequence[bytes], due: Seconds) -> Seconds:
-    """The worker's engine itself, a caller a window: risk and reasons are in it, and asyncio's share of each call."""
+    """The worker's engine itself: what is due at once is one call. Risk and reasons are in it, and asyncio's timers."""
     done = np.empty(len(windows))
 
-    async def one(place: int, start: float) -> None:
-        await engine.score([windows[place]])
-        done[place] = time.perf_counter() - start
+    async def some(first: int, end: int, start: float) -> None:
+        await engine.score(windows[first:end])
+        done[first:end] = time.perf_counter() - start
 
     async def all_of_them() -> None:
         start = time.perf_counter() + _LEAD_IN_S
+        first = 0
         async with asyncio.TaskGroup() as group:
-            for place, at in enumerate(due.tolist()):
-                left_s = start + at - time.perf_counter()
-                if left_s > 0:
-                    await asyncio.sleep(left_s)
-                group.create_task(one(place, start))
+            while first < len(windows):
+                await asyncio.sleep(max(0.0, start + float(due[first]) - time.perf_counter()))
+                end = int(np.searchsorted(due, time.perf_counter() - start, side="right"))
+                if end > first:
+                    group.create_task(some(first, end, start))
+                    first = end
 
     asyncio.run(all_of_them())
     return done - due

@@ -78,6 +78,9 @@ SCORERS: Final[Mapping[str, Callable[[Bundle, Task], Scorer]]] = {
 }
 """Each by its name; `serve` makes the one that its task names."""
 
+ENGINE_FORWARD: Final = "grouped-fp32"
+"""What the engine runs on a CPU unless it is told otherwise."""
+
 
 def main() -> None:
     """The process."""
