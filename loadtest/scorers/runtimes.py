@@ -27,7 +27,7 @@ _MOST_WINDOWS: Final = 1024
 Feeds = dict[str, NDArray[Any]]
 
 
-class _Plain(nn.Module):
+class Plain(nn.Module):
     """The same function in operators that ONNX has: an `EmbeddingBag` would become a loop over its bags."""
 
     def __init__(self, model: IntentModel) -> None:
@@ -54,7 +54,7 @@ def export(bundle: Bundle, windows: Sequence[bytes], folder: Path) -> None:
     count, length = Dim("count"), Dim("length")
     whole = folder / EXPORTED
     torch.onnx.export(
-        _Plain(bundle.model).eval(),
+        Plain(bundle.model).eval(),
         tuple(torch.from_numpy(array) for array in arrays),
         str(whole),
         input_names=_INPUTS,
