@@ -14,7 +14,7 @@ from worker.errors import IntentError
 REFERENCE: Final = "eager-fp32"
 """What ratios and score differences are against."""
 
-OURS: Final = ("packed", "grouped", "score-now")
+OURS: Final = ("packed", "score-now")
 """Beginnings of the names of the worker's own."""
 
 RUNTIMES: Final = ("ort", "openvino")

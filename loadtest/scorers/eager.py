@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from loadtest.scorers.work import Columns
 from worker.scoring.batch import Floats
 from worker.scoring.bundle import Bundle
-from worker.scoring.encode import Vocabulary
 from worker.scoring.model import IntentModel
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -40,7 +39,7 @@ class Padded:
     def __init__(
         self, bundle: Bundle, *, attention: str, dtype: torch.dtype, device: torch.device, compiled: bool = False
     ) -> None:
-        self._vocabulary: Vocabulary = bundle.vocabulary
+        self._vocabulary, self._calibration = bundle.vocabulary, bundle.calibration
         self._device = device
         whole = Whole(bundle.model, attention=attention, dtype=dtype).eval().to(device)
         self._run: Any = torch.compile(whole, dynamic=True) if compiled else whole
@@ -51,10 +50,10 @@ class Padded:
         return [torch.from_numpy(array).to(self._device) for array in arrays]
 
     def forward(self, arranged: list[Tensor]) -> Floats:
-        """The device's part, waited for: [n, HORIZONS] logits."""
+        """The device's part, waited for: [n, HORIZONS] probabilities."""
         with torch.inference_mode():
             logits: Tensor = self._run(*arranged)
-            return logits.float().cpu().numpy()
+            return self._calibration.probabilities(logits.float().cpu().numpy())
 
 
 def no_compiler() -> str | None:

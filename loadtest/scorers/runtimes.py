@@ -78,7 +78,7 @@ class _Runtime:
     """Padded batches; `grouped` cuts them into groups of like length first, as the worker does where it cannot pack."""
 
     def __init__(self, bundle: Bundle, *, grouped: bool) -> None:
-        self._vocabulary = bundle.vocabulary
+        self._vocabulary, self._calibration = bundle.vocabulary, bundle.calibration
         self._grouped = grouped
 
     def arrange(self, windows: Sequence[bytes]) -> list[tuple[Ints, Feeds]]:
@@ -89,11 +89,11 @@ class _Runtime:
         ]
 
     def forward(self, arranged: list[tuple[Ints, Feeds]]) -> Floats:
-        """[n, HORIZONS] logits."""
+        """[n, HORIZONS] probabilities."""
         out = np.empty((sum(len(chosen) for chosen, _ in arranged), 3), np.float32)
         for chosen, feeds in arranged:
             out[chosen] = self._run(feeds)
-        return out
+        return self._calibration.probabilities(out)
 
     def _groups(self, batch: Any) -> Iterator[Ints]:
         if self._grouped:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -38,7 +39,7 @@ class Scorer(Protocol):
         """The host's part."""
 
     def forward(self, arranged: Any) -> Floats:
-        """The device's part, waited for: [n, HORIZONS] logits."""
+        """The device's part, waited for: [n, HORIZONS] probabilities."""
 
 
 def _runtime(name: str, precision: str = "") -> Callable[[Bundle, Task], Scorer]:
@@ -63,8 +64,8 @@ def _padded(attention: str, dtype: str, *, compiled: bool = False) -> Callable[[
 
 
 SCORERS: Final[Mapping[str, Callable[[Bundle, Task], Scorer]]] = {
-    "grouped-fp32": lambda bundle, task: ours.Grouped(bundle, device=torch.device(task.device)),
-    "score-now-fp32": lambda bundle, task: ours.Whole(bundle, device=task.device, threads=task.threads),
+    **{f"packed-{name}": partial(ours.Forward, dtype=dtype) for name, dtype in DTYPES.items()},
+    **{f"score-now-{name}": partial(ours.Whole, dtype=dtype) for name, dtype in DTYPES.items()},
     "eager-fp32": _padded("eager", "fp32"),
     "sdpa-bf16": _padded("sdpa", "bf16"),
     "compile-fp32": _padded("sdpa", "fp32", compiled=True),
@@ -78,7 +79,7 @@ SCORERS: Final[Mapping[str, Callable[[Bundle, Task], Scorer]]] = {
 }
 """Each by its name; `serve` makes the one that its task names."""
 
-ENGINE_FORWARD: Final = "grouped-fp32"
+ENGINE_FORWARD: Final = "packed-fp32"
 """What the engine runs on a CPU unless it is told otherwise."""
 
 
@@ -114,8 +115,7 @@ def _serve(task: Task, *, began_s: float) -> None:
     load_s = time.perf_counter() - begin
     scorer.forward(scorer.arrange(checked[:1]))
     first_score_s = time.time() - began_s
-    answer = scorer.forward(scorer.arrange(checked))
-    scores = answer if task.scorer.startswith("score-now") else bundle.calibration.probabilities(answer)
+    scores = scorer.forward(scorer.arrange(checked))
     memory_mb = (_memory_bytes(task) - before) / 1e6
     say(asdict(Ready(load_s=load_s, first_score_s=first_score_s, memory_mb=memory_mb, scores=scores.tolist())))
     batches: list[tuple[Any, list[int]]] = []

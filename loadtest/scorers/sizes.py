@@ -43,11 +43,7 @@ def spread(random: Bundle, columns: Columns) -> None:
             weights.mul_(2.0)
     last = model.head.out[-1]
     assert isinstance(last, torch.nn.Linear)
-    logits = torch.from_numpy(
-        forward.logits(
-            model, random.vocabulary, columns.batch, device=torch.device("cpu"), max_windows=len(columns.batch)
-        )
-    )
+    logits = torch.from_numpy(forward.logits(model, random.vocabulary, columns.batch, device=torch.device("cpu")))
     scale = logits.std(dim=0).clamp_min(1e-6)
     last.bias.sub_(logits.mean(dim=0)).div_(scale)
     last.weight.div_(scale[:, None])

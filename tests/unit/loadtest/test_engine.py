@@ -79,7 +79,7 @@ def test_floating_point_work_is_the_formula() -> None:
 
 def test_random_models_spread_their_scores(mini: Bundle) -> None:
     batch = work.Columns.of(POOL.windows["real"], mini.vocabulary).batch
-    logits = forward.logits(mini.model, mini.vocabulary, batch, device=CPU, max_windows=300)
+    logits = forward.logits(mini.model, mini.vocabulary, batch, device=CPU)
     assert logits.std(axis=0) == pytest.approx(1.0, abs=0.05)
     assert logits.mean(axis=0) == pytest.approx(0.0, abs=0.05)
 
@@ -87,7 +87,8 @@ def test_random_models_spread_their_scores(mini: Bundle) -> None:
 @pytest.mark.parametrize(
     ("scorer", "bound"),
     [
-        ("grouped-fp32", 1e-5),
+        ("packed-fp32", 1e-5),
+        ("packed-bf16", 0.02),
         ("score-now-fp32", 1e-5),
         ("eager-fp32", 1e-5),
         ("sdpa-bf16", 0.02),
@@ -96,12 +97,9 @@ def test_random_models_spread_their_scores(mini: Bundle) -> None:
 def test_scorers_score_what_the_worker_scores(mini: Bundle, scorer: str, bound: float) -> None:
     windows = POOL.windows["real"][:40]
     batch = work.Columns.of(windows, mini.vocabulary).batch
-    expected = mini.calibration.probabilities(
-        forward.logits(mini.model, mini.vocabulary, batch, device=CPU, max_windows=40)
-    )
+    expected = mini.calibration.probabilities(forward.logits(mini.model, mini.vocabulary, batch, device=CPU))
     made = serve.SCORERS[scorer](mini, Task(scorer=scorer, size="mini", device="cpu", threads=1, folder=""))
-    answer = made.forward(made.arrange(windows))
-    found = answer if scorer.startswith("score-now") else mini.calibration.probabilities(answer)
+    found = made.forward(made.arrange(windows))
     assert found.std() > 0.01
     assert np.abs(found - expected).max() <= bound
 
@@ -118,7 +116,7 @@ def test_a_scorers_process_scores_then_measures_what_it_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     POOL.save(tmp_path)
-    task = Task(scorer="grouped-fp32", size="tiny", device="cpu", threads=1, folder=str(tmp_path))
+    task = Task(scorer="packed-fp32", size="tiny", device="cpu", threads=1, folder=str(tmp_path))
     monkeypatch.setattr("sys.argv", ["serve", task.dump()])
     monkeypatch.setattr("sys.path", [*sys.path])
     told = [{"mix": "fixed", "batch": "640t"}, {"seconds": 0.01}]
@@ -140,7 +138,7 @@ def test_a_scorers_process_scores_then_measures_what_it_is_told(
 
 def test_a_scorer_that_fails_says_why() -> None:
     task = Task(scorer="nobody", size="tiny", device="cpu", threads=1, folder="/nowhere")
-    with Child(task, module="nothing") as child, pytest.raises(IntentError, match="nobody ended with 1: .*nothing"):
+    with Child(task, module="nothing") as child, pytest.raises(IntentError, match=r"nobody ended with 1: .*nothing"):
         child.hear()
 
 
@@ -155,7 +153,7 @@ def standings() -> Standings:
     return Standings(
         {
             "eager-fp32": place(100, 200, 100, scores=[[0.1, 0.2, 0.3]]),
-            "grouped-fp32": place(300, 500, 500, scores=[[0.1, 0.2, 0.3]]),
+            "packed-fp32": place(300, 500, 500, scores=[[0.1, 0.2, 0.3]]),
             "score-now-fp32": place(270, 450, 400, scores=[[0.1, 0.2, 0.3]]),
             "ort-int8": place(400, 400, 400, scores=[[0.1, 0.22, 0.3]]),
         },
@@ -166,8 +164,8 @@ def standings() -> Standings:
 
 def test_what_is_concluded() -> None:
     found = standings()
-    assert scorings.ratio(found, "grouped-fp32", CELL) == 3.0  # of 3, 2.5 and 5, each within a round
-    assert scorings.share(found, "grouped-fp32", CELL) == pytest.approx(0.2)
+    assert scorings.ratio(found, "packed-fp32", CELL) == 3.0  # of 3, 2.5 and 5, each within a round
+    assert scorings.share(found, "packed-fp32", CELL) == pytest.approx(0.2)
     assert scorings.share(found, "ort-int8", CELL) is None
     assert scorings.whole_share(found, CELL, "fp32") == pytest.approx(0.9)
     assert scorings.whole_share(found, CELL, "bf16") is None
@@ -185,7 +183,7 @@ def test_the_tables_say_it_and_the_plot_is_a_picture(tmp_path: Path) -> None:
     scorings.plot({"tiny": standings()}, tmp_path / "plot.png", title="made up")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     listed = orjson.loads(orjson.dumps(scorings.document(standings())))
-    assert listed["scorers"]["grouped-fp32"]["cells"]["real/32"]["ratio_to_eager_fp32"] == 3.0
+    assert listed["scorers"]["packed-fp32"]["cells"]["real/32"]["ratio_to_eager_fp32"] == 3.0
 
 
 @pytest.mark.parametrize("cut", ["0", "", "t", "-3", "3.5", "12x", "9999999999"])
@@ -195,7 +193,7 @@ def test_a_batch_that_is_no_size_is_refused(cut: str) -> None:
 
 
 def test_a_scorer_that_is_none_is_refused() -> None:
-    with pytest.raises(SettingError, match="accepted are grouped-fp32"):
+    with pytest.raises(SettingError, match="accepted are packed-fp32"):
         engine._taking_part(["nobody"], device="cpu")
 
 
