@@ -18,6 +18,11 @@ def rates(found: Found) -> list[float]:
     return [turn.rate for turn in found.turns]
 
 
+def cpu_us(found: Found) -> list[float]:
+    """Microseconds of the process's CPU for a window, a run each."""
+    return [turn.cpu_s / turn.windows * 1e6 for turn in found.turns]
+
+
 def ratio(standings: Standings, name: str, cell: Cell, *, to: str = REFERENCE) -> float:
     """How many times as fast as another a scorer is: the median over the rounds, in each of which both had a turn."""
     places = standings.places
@@ -61,7 +66,7 @@ def table(size: str, standings: Standings, cell: Cell) -> Table:
         if kept is not None:
             lines.append(f"the whole engine keeps {kept:.0%} of its forward's rate ({dtype})")
     shown.caption = "\n".join(lines)
-    columns = ("", "windows/s", "range", "positions/s", "x", "of peak", "first batches s")
+    columns = ("", "windows/s", "range", "positions/s", "x", "of peak", "CPU µs/window", "first batches s")
     for number, column in enumerate(columns):
         shown.add_column(column, justify="right" if number else "left", no_wrap=True)
     ordered = sorted(standings.places, key=lambda name: -median(rates(standings.places[name].cells[cell])))
@@ -75,6 +80,7 @@ def table(size: str, standings: Standings, cell: Cell) -> Table:
             f"{median(turn.positions / turn.seconds for turn in found.turns):,.0f}",
             f"{ratio(standings, name, cell):.2f}",
             "" if part is None else f"{part:.0%}",
+            f"{median(cpu_us(found)):,.0f}",
             f"{found.warm_up_s:.2f}",
             style="bold" if name.startswith(OURS) else "",
         )
@@ -128,6 +134,7 @@ def document(standings: Standings) -> dict[str, Any]:
                     f"{cell.mix}/{cell.batch}": {
                         "windows_per_s": _spread(rates(found)),
                         "positions_per_s": _spread([turn.positions / turn.seconds for turn in found.turns]),
+                        "cpu_us_per_window": _spread(cpu_us(found)),
                         "ratio_to_eager_fp32": round(ratio(standings, name, cell), 3),
                         "share_of_peak": None if (part := share(standings, name, cell)) is None else round(part, 4),
                         "first_batches_s": round(found.warm_up_s, 3),

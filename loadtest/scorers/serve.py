@@ -139,13 +139,14 @@ def _turn(
 ) -> Turn:
     """Whole batches in their order, round and round, for at least so long."""
     done = 0
-    begin = time.perf_counter()
+    begin, cpu_s = time.perf_counter(), time.process_time()
     while True:
         scorer.forward(batches[done % len(batches)][0])
         done += 1
         took = time.perf_counter() - begin
         if took >= seconds:
             break
+    cpu_s = time.process_time() - cpu_s
     lengths = [np.array(batches[number % len(batches)][1]) for number in range(done)]
     return Turn(
         windows=sum(map(len, lengths)),
@@ -153,6 +154,7 @@ def _turn(
         batches=done,
         flops=sum(work.flops(each, layers=layers, hidden=hidden) for each in lengths),
         seconds=took,
+        cpu_s=cpu_s,
     )
 
 

@@ -47,6 +47,7 @@ class Turn:
     batches: int
     flops: float
     seconds: float
+    cpu_s: float  # of the process, all threads: what a busy machine disturbs less than seconds
 
     @property
     def rate(self) -> float:

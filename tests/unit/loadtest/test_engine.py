@@ -145,7 +145,8 @@ def test_a_scorer_that_fails_says_why() -> None:
 def standings() -> Standings:
     def place(*rates: float, scores: list[list[float]], flops: float = 1e9) -> Place:
         turns = tuple(
-            Turn(windows=round(rate), positions=round(20 * rate), batches=1, flops=flops, seconds=1.0) for rate in rates
+            Turn(windows=round(rate), positions=round(20 * rate), batches=1, flops=flops, seconds=1.0, cpu_s=1.5)
+            for rate in rates
         )
         ready = Ready(load_s=0.1, first_score_s=2.0, memory_mb=50, scores=scores)
         return Place(ready, {CELL: Found(0.2, 60, turns)})
@@ -171,6 +172,7 @@ def test_what_is_concluded() -> None:
     assert scorings.whole_share(found, CELL, "bf16") is None
     assert found.difference("ort-int8") == pytest.approx(0.02)
     assert scorings.memory_mb(found, "ort-int8") == 60
+    assert scorings.cpu_us(found.places["ort-int8"].cells[CELL]) == [3750.0] * 3
 
 
 def test_the_tables_say_it_and_the_plot_is_a_picture(tmp_path: Path) -> None:
