@@ -109,6 +109,11 @@ class Model(_Part):
 
     bundle: Path | None = Field(None, description="bundle folder; default: the one shipped with the package")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, else float32")
+    deterministic: bool = Field(False, description="scores equal to the bit whatever the batch, at some cost")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="torch's on the CPU; default: one core is left to the rest of the worker"
+    )
     max_batch_tokens: int = Field(
         16_384, ge=128, le=4_194_304, description="a token an event and one a window, in one forward pass, at most"
     )

@@ -1,22 +1,29 @@
-"""Where models compute: what a device is called, how a model is made ready on it, and how a batch goes through.
+"""Where models compute: what a device and a type are called, how a model is made ready, what its errors mean.
 
-Knows neither queues nor callers. Every method is called on the one thread that owns the device.
+Knows neither queues nor callers. Every method but `named` is called on the one thread that owns the device.
 """
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
+import structlog
 import torch
 
 from worker.errors import IntentError, SettingError
-from worker.scoring import forward
+from worker.scoring import graphs, tiles
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
+from worker.scoring.packed import Network, pack
 
 Finish = Callable[[], Floats]
 """Waits for the device; [B, HORIZONS] probabilities."""
+
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+log = structlog.get_logger(__name__)
 
 
 class Runner(Protocol):
@@ -26,30 +33,47 @@ class Runner(Protocol):
     def bundle(self) -> Bundle:
         """The model with all that belongs to it."""
 
+    @property
+    def bytes(self) -> int:
+        """Its memory on the device."""
+
     def begin(self, batch: Batch) -> Finish:
         """Starts a batch's forward pass; what to call for its scores. May finish it before it returns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device."""
+    """One device, and how to compute on it.
+
+    How far a score depends on the batch it was in (`tests/unit/scoring/test_tiles.py`, `test_graphs.py`): not at all
+    when `deterministic`; else by rounding, at most `forward.TOLERANCE` in float32. In bfloat16 a score lies within 0.01
+    of float32's.
+    """
 
     place: torch.device
+    dtype: torch.dtype = torch.float32
+    deterministic: bool = False
     in_flight: int = 1
     """Batches that may be under way at once. On the CPU one thread is host and device alike."""
 
     @classmethod
-    def named(cls, name: str) -> "Device":
-        """`auto` (CUDA where there is one), `cpu` or `cuda`. Raises `SettingError` for one that is not there."""
-        if name == "auto":
-            return cls(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    def named(cls, name: str, dtype: str = "auto", *, deterministic: bool = False) -> "Device":
+        """`auto` (CUDA where there is one), `cpu` or `cuda`; `auto` (bfloat16 on CUDA), `float32` or `bfloat16`.
+
+        float32 is the CPU's default although bfloat16 is faster where the CPU has it: a score is then the same to five
+        digits whatever the batch and the machine. Raises `SettingError` for what is not there.
+        """
+        if name not in {"auto", "cpu", "cuda"}:
+            raise SettingError(f"the setting `model.device` is {name!r}; accepted are 'auto', 'cpu' and 'cuda'")
         if name == "cuda" and not torch.cuda.is_available():
             raise SettingError(
                 "the setting `model.device` is 'cuda', but torch finds no CUDA device; use 'auto' or 'cpu'"
             )
-        if name not in {"cpu", "cuda"}:
-            raise SettingError(f"the setting `model.device` is {name!r}; accepted are 'auto', 'cpu' and 'cuda'")
-        return cls(torch.device(name))
+        if dtype != "auto" and dtype not in DTYPES:
+            raise SettingError(f"the setting `model.dtype` is {dtype!r}; accepted are 'auto' and {sorted(DTYPES)}")
+        cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+        chosen = DTYPES.get(dtype, torch.bfloat16 if cuda else torch.float32)
+        return cls(torch.device("cuda" if cuda else "cpu"), chosen, deterministic, in_flight=2 if cuda else 1)
 
     def exhausted(self, error: BaseException) -> bool:
         """Whether there was too little memory: a smaller batch may do."""
@@ -61,25 +85,56 @@ class Device:
             return False
         return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
 
-    def prepare(self, bundle: Bundle, warm_up: Sequence[bytes]) -> Generator[None, None, Runner]:
-        """Makes a model ready beside those that are, in steps between which others may compute."""
-        bundle.model.eval().to(self.place)
+    def prepare(self, bundle: Bundle, warm_up: Sequence[bytes], *, max_tokens: int) -> Generator[None, None, Runner]:
+        """Makes a model ready beside those that are, in steps between which others may compute.
+
+        Raises `IntentError` for one whose scores of the `warm_up` windows are not numbers.
+        """
+        began = time.perf_counter()
+        network = Network.of(
+            bundle.model,
+            slopes=bundle.calibration.slopes,
+            intercepts=bundle.calibration.intercepts,
+            dtype=self.dtype,
+            device=self.place,
+        )
         yield
-        runner = _Eager(bundle, self.place)
-        if not np.isfinite(runner.begin(Batch.of(warm_up))()).all():
-            raise IntentError(f"model {bundle.name} {bundle.version} gives scores that are not numbers")
+        runner: Runner
+        if self.place.type == "cuda" and self.dtype != torch.float32:
+            runner = yield from graphs.prepare(bundle, network, max_tokens=max_tokens, fixed=self.deterministic)
+        else:
+            runner = Tiled(bundle, network, self.deterministic)
+        for count in _warm_up_counts(self, network):
+            batch = Batch.of([*warm_up, *[warm_up[0]] * count])
+            if not np.isfinite(runner.begin(batch)()).all():
+                raise IntentError(f"model {bundle.name} {bundle.version} gives scores that are not numbers")
+            yield
+        log.debug("model is ready", name=bundle.name, seconds=round(time.perf_counter() - began, 3))
         return runner
 
 
 @dataclass(frozen=True, slots=True)
-class _Eager:
+class Tiled:
+    """A model that runs in tiles, on the calling thread."""
+
     bundle: Bundle
-    place: torch.device
+    network: Network
+    fixed: bool
+
+    @property
+    def bytes(self) -> int:
+        """Of the tensors."""
+        return self.network.bytes
 
     def begin(self, batch: Batch) -> Finish:
-        logits = forward.logits(
-            self.bundle.model, self.bundle.vocabulary, batch, device=self.place, max_windows=len(batch)
-        )
-        if not np.isfinite(logits).all():
-            raise IntentError(f"model {self.bundle.name} {self.bundle.version} gave scores that are not numbers")
-        return lambda: self.bundle.calibration.probabilities(logits)
+        """All of it, at once."""
+        packed = pack(batch, self.bundle.vocabulary, self.network, longest_first=True)
+        found = tiles.probabilities(self.network, packed, fixed=self.fixed)
+        return lambda: found
+
+
+def _warm_up_counts(device: Device, network: Network) -> range:
+    """How many short windows to try beside the others: in bfloat16 on the CPU, one for each shape that tiles have."""
+    if device.place.type == "cpu" and network.dtype == torch.bfloat16 and not device.deterministic:
+        return range(0, tiles.TILE // 2, tiles.STEP // 2)
+    return range(1)

@@ -8,6 +8,7 @@ Kafka nor the pipeline; what waits is `lanes`' business, how scores come about i
 import asyncio
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
@@ -27,6 +28,7 @@ from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.scoring.device import Device, Finish, Runner
 from worker.scoring.lanes import Job, Lane, Part, halves, settle
+from worker.scoring.pace import Pace
 
 CLOSE_TIMEOUT_S: Final = 30.0
 
@@ -40,6 +42,16 @@ LEAST_TOKENS: Final = 1 + window.EVENTS
 """No shortage of memory makes batches smaller than one full window."""
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What an engine took to start, and what it holds."""
+
+    ready_s: float  # from its making to its first readiness: copying, capturing, warming up
+    first_score_s: float | None  # of the first batch that was asked for
+    model_bytes: int  # of the champion, with what it needs to run
+    device_bytes: int  # reserved on a CUDA device by this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +71,19 @@ class _Flight:
     runner: Runner
     batch: Batch
     finish: Finish
+    began_s: float
+    launched_s: float
+
+    @property
+    def tokens(self) -> int:
+        """In all."""
+        return sum(part.tokens for part in self.parts)
 
 
 class Engine:
     """Scores windows on one thread of its own. `score` for tasks, `score_now` for threads; both may be used at once.
 
-    `device` is `auto` (CUDA where there is one), `cpu` or `cuda`. A batch holds up to `max_batch_tokens` (a token an
+    `device`, `dtype` and `deterministic` are those of `Device`. A batch holds up to `max_batch_tokens` (a token an
     event and one a window). At most `max_queued_tokens` wait (default: 16 batches): callers beyond wait for room.
     `threads` are torch's on the CPU; the default leaves one core to the rest of the process. Raises `SettingError` for
     a device that is not there.
@@ -75,17 +94,24 @@ class Engine:
         bundle: Bundle,
         *,
         device: str | Device = "auto",
+        dtype: str = "auto",
+        deterministic: bool = False,
         max_batch_tokens: int = 16_384,
         max_queued_tokens: int | None = None,
         threads: int | None = None,
     ) -> None:
         self.max_batch_tokens = max_batch_tokens
-        self._device = device if isinstance(device, Device) else Device.named(device)
+        self._device = (
+            device if isinstance(device, Device) else Device.named(device, dtype, deterministic=deterministic)
+        )
         self._threads = threads or max(1, len(os.sched_getaffinity(0)) - 1)
         self._lock = threading.Condition()
         self._champions = Lane(max_tokens=max_queued_tokens or 16 * max_batch_tokens)
         self._shadows = Lane(max_tokens=SHADOW_QUEUE_TOKENS)
         self._room: list[Future[None]] = []
+        self._pace = Pace(time.perf_counter)
+        self._free_s = 0.0
+        self._first_score_s: float | None = None
         self._changes: deque[_Change] = deque()
         self._making: tuple[_Change, Generator[None, None, Runner]] | None = None
         self._incoming: tuple[_Change, Runner] | None = None
@@ -94,8 +120,10 @@ class Engine:
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+        began_s = time.perf_counter()
         try:
             self.swap(bundle)
+            self._ready_s = time.perf_counter() - began_s
         except BaseException:
             self.close()
             raise
@@ -103,7 +131,14 @@ class Engine:
     @classmethod
     def configured(cls, bundle: Bundle, settings: config.Model) -> Self:
         """As the settings have it."""
-        return cls(bundle, device=settings.device, max_batch_tokens=settings.max_batch_tokens)
+        return cls(
+            bundle,
+            device=settings.device,
+            dtype=settings.dtype,
+            deterministic=settings.deterministic,
+            max_batch_tokens=settings.max_batch_tokens,
+            threads=settings.threads,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -129,6 +164,15 @@ class Engine:
     def alive(self) -> bool:
         """Whether the thread still takes work."""
         return self._thread.is_alive() and not self._closed
+
+    def report(self) -> Report:
+        """Of now."""
+        return Report(
+            ready_s=self._ready_s,
+            first_score_s=self._first_score_s,
+            model_bytes=self._champion.bytes,
+            device_bytes=torch.cuda.memory_reserved() if self.device.type == "cuda" else 0,
+        )
 
     async def score(self, windows: Sequence[bytes]) -> Scores:
         """Row i is window i's. An error is that of these windows alone; cancelling takes them out of the queue.
@@ -240,7 +284,7 @@ class Engine:
         try:
             while self._work() or under_way:
                 self._step()
-                while len(under_way) < self._device.in_flight and (parts := self._take()):
+                while len(under_way) < self._device.in_flight and (parts := self._take(under_way)):
                     self._begin(parts, under_way)
                 if under_way:
                     self._finish(under_way.popleft())
@@ -266,8 +310,11 @@ class Engine:
                 self._lock.wait()
             return not self._closed
 
-    def _take(self) -> list[Part]:
-        """The next batch of the champion."""
+    def _take(self, under_way: Sequence[_Flight]) -> list[Part]:
+        """The next batch of the champion; behind one under way, as late as its preparation allows."""
+        if under_way:
+            tokens = max(under_way[-1].tokens, self._champions.tokens)
+            time.sleep(self._pace.spare_s(min(tokens, self.max_batch_tokens)))
         with self._lock:
             parts = self._champions.take(self.max_batch_tokens, only_begun=self._incoming is not None)
             room, self._room = self._room, []
@@ -277,19 +324,30 @@ class Engine:
 
     def _begin(self, parts: list[Part], under_way: deque[_Flight]) -> None:
         try:
-            under_way.append(self._start(parts, self._champion))
+            flight = self._start(parts, self._champion)
         except Exception as error:
             self._failed(parts, self._champion, error)
+            return
+        self._pace.begun(flight.began_s, flight.tokens)
+        under_way.append(flight)
 
     def _finish(self, flight: _Flight) -> None:
+        since_s = max(flight.launched_s, self._free_s)
         try:
             self._deliver(flight)
         except Exception as error:
             self._failed(flight.parts, flight.runner, error)
+        else:
+            self._pace.finished(since_s, flight.tokens)
+        self._free_s = time.perf_counter()
+        if self._first_score_s is None:
+            self._first_score_s = self._free_s - flight.began_s
 
     def _start(self, parts: list[Part], runner: Runner) -> _Flight:
+        began_s = time.perf_counter()
         batch = Batch.of([one for part in parts for one in part.windows])
-        return _Flight(parts, runner, batch, runner.begin(batch))
+        finish = runner.begin(batch)
+        return _Flight(parts, runner, batch, finish, began_s=began_s, launched_s=time.perf_counter())
 
     def _deliver(self, flight: _Flight) -> None:
         """Computes on the host what the device does not, waits for the device, answers."""
@@ -357,7 +415,7 @@ class Engine:
             if change.bundle is None:
                 self._install(change, None)
                 return
-            self._making = change, self._device.prepare(change.bundle, WARM_UP)
+            self._making = change, self._device.prepare(change.bundle, WARM_UP, max_tokens=self.max_batch_tokens)
         if self._making is not None:
             change, steps = self._making
             try:
@@ -367,6 +425,8 @@ class Engine:
             except Exception as error:  # belongs to who asked for the change
                 self._making = None
                 change.done.set_exception(error)
+                if self._device.lost(error):
+                    raise Fatal(f"the device {self._device.place} is lost: {error}") from error
         if self._incoming is not None:
             change, runner = self._incoming
             with self._lock:

@@ -1,7 +1,6 @@
-"""Decoded windows through the network: encode, group by length, run, back in order. Engine and training share it.
+"""Decoded windows to logits outside of an engine, and windows in padded groups: what training and evaluation need.
 
-Windows of like length run together, padded to the longest of their group. What stands beside a window must not move
-its score: padding is masked, and what is left is rounding (`TOLERANCE`). Knows neither queues nor calibration.
+Logits come from the packed forward that serves. Knows neither queues nor calibration.
 """
 
 from collections.abc import Iterator
@@ -10,32 +9,25 @@ from typing import Final
 import numpy as np
 import torch
 
-from worker.scoring import aggregates, encode
+from worker.scoring import encode, tiles
 from worker.scoring.batch import Batch, Floats, Ints
-from worker.scoring.model import IntentModel
+from worker.scoring.model import HORIZONS, IntentModel
+from worker.scoring.packed import Network, pack
 
 TOLERANCE: Final = 1e-5
-"""Most that a probability differs between two batches which the same window is part of (float32, any grouping)."""
+"""Most that a probability differs between two batches which the same window is part of (float32, any batches)."""
 
 PADDING: Final = 1024
 """Positions of padding that a group may hold: about what another forward pass costs to begin."""
 
 
-def logits(
-    model: IntentModel, vocabulary: encode.Vocabulary, batch: Batch, *, device: torch.device, max_windows: int
-) -> Floats:
-    """[B, HORIZONS] float32, in the batch's order. The model is in eval mode on `device`. Blocks."""
-    tokens = encode.tokens(batch, vocabulary)
-    contexts = encode.contexts(batch, vocabulary)
-    sums = aggregates.aggregates(batch)
-    out = np.empty((len(batch), 3), np.float32)
-    with torch.inference_mode():
-        parts = []
-        for chosen in groups(batch.lengths, max_windows=max_windows):
-            inputs = (encode.padded(batch, tokens, chosen), contexts[chosen], sums[chosen])
-            parts.append((chosen, model(*(torch.from_numpy(array).to(device) for array in inputs))))
-        for chosen, part in parts:  # read back after all are under way: the first read waits for the device
-            out[chosen] = part.float().cpu().numpy()
+def logits(model: IntentModel, vocabulary: encode.Vocabulary, batch: Batch, *, device: torch.device) -> Floats:
+    """[B, HORIZONS] float32, in the batch's order, computed on `device` in float32. Blocks."""
+    none = np.zeros(HORIZONS, np.float32)
+    network = Network.of(model, slopes=none, intercepts=none, dtype=torch.float32, device=device)
+    packed = pack(batch, vocabulary, network, longest_first=True)
+    out = np.empty((len(batch), HORIZONS), np.float32)
+    out[packed.order] = tiles.logits(network, packed).cpu().numpy()
     return out
 
 

@@ -31,6 +31,8 @@ class Shape:
     head_width: int = 128
     dropout: float = 0.2
     head_dropout: float = 0.4
+    positions: int = encode.MAX_POSITIONS
+    """Tokens of the longest window: a first one, and its events."""
 
     def bert(self) -> BertConfig:
         """A plain BERT; its word embeddings are never used and have one row."""
@@ -41,10 +43,19 @@ class Shape:
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
             intermediate_size=4 * self.hidden,
-            max_position_embeddings=encode.MAX_POSITIONS,
+            max_position_embeddings=self.positions,
             hidden_dropout_prob=self.dropout,
             attention_probs_dropout_prob=self.dropout,
         )
+
+
+SIZES: Final = {
+    "tiny": Shape(),
+    "mini": Shape(layers=4, hidden=256, heads=4),
+    "small": Shape(layers=4, hidden=512, heads=8),
+    "base": Shape(layers=12, hidden=768, heads=12),
+}
+"""Shapes by name; the larger three are those of the published BERTs of these names."""
 
 
 class Head(nn.Module):

@@ -151,7 +151,7 @@ def predict(
     """[len(places), HORIZONS] logits, by the code that serves."""
     network.eval()
     parts = [
-        forward.logits(network, vocabulary, Batch.of(windows.take(part)), device=torch.device(device), max_windows=512)
+        forward.logits(network, vocabulary, Batch.of(windows.take(part)), device=torch.device(device))
         for part in _parts(places, size=8192)
     ]
     return np.concatenate(parts)

@@ -28,7 +28,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 
 def logits(bundle: Bundle, windows: list[bytes]) -> np.ndarray:
-    return forward.logits(bundle.model, bundle.vocabulary, Batch.of(windows), device=CPU, max_windows=64)
+    return forward.logits(bundle.model, bundle.vocabulary, Batch.of(windows), device=CPU)
 
 
 def test_it_comes_back_as_it_went(bundle: Bundle) -> None:

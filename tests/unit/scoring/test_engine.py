@@ -42,8 +42,8 @@ class Gate(Device):
     limits: list[int] = field(default_factory=list)
     """Tokens that fit into memory; empty: any."""
 
-    def prepare(self, bundle: Bundle, warm_up: Sequence[bytes]) -> Generator[None, None, Runner]:
-        runner = yield from super().prepare(bundle, warm_up)
+    def prepare(self, bundle: Bundle, warm_up: Sequence[bytes], *, max_tokens: int) -> Generator[None, None, Runner]:
+        runner = yield from super().prepare(bundle, warm_up, max_tokens=max_tokens)
         return Held(self, runner)
 
     async def wait_entered(self) -> None:
@@ -58,6 +58,10 @@ class Held:
     @property
     def bundle(self) -> Bundle:
         return self.runner.bundle
+
+    @property
+    def bytes(self) -> int:
+        return self.runner.bytes
 
     def begin(self, batch: Batch) -> Finish:
         gate = self.gate

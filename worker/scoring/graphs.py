@@ -1,0 +1,297 @@
+"""The packed forward on CUDA in half precision: captured graphs, pinned staging, copies beside the computing.
+
+A graph is keyed by (tokens, windows) and serves any batch that fits: the offsets of the windows are read on the device,
+the tail of the tokens is covered by windows that nobody asked for. Graphs are captured once, largest first, so that the
+smaller live in the memory of the larger, until `BUDGET` of the free memory is used; a batch that fits into no graph is
+computed without one. `SLOTS` batches may be under way: one computes while the next is packed into pinned memory and
+copied on a stream of its own. The graphs read one set of inputs, filled from a slot's staging area on the computing
+stream, so a copy never meets a graph that still reads.
+
+With `fixed`, every window goes through one graph of one size, and attention does not split a window's keys: scores are
+equal to the bit whatever the batch. Knows neither queues nor callers; used by the one thread that owns the device.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+import structlog
+import torch
+from torch import Tensor
+
+from worker.scoring import aggregates, encode, tiles
+from worker.scoring.batch import Batch, Floats
+from worker.scoring.bundle import Bundle
+from worker.scoring.model import HORIZONS
+from worker.scoring.packed import WIDTH, Network, Packed, pack
+
+LEAST_TOKENS: Final = 256
+"""Of the smallest graph; each other has twice the tokens of the one before."""
+
+WINDOW_TOKENS: Final = (16, 2)
+"""Tokens a window, on average, for which each size of graph has room: the usual mix, and the shortest windows."""
+
+BUDGET: Final = 0.25
+"""Of the memory that is free before the first capture."""
+
+SLOTS: Final = 2
+
+log = structlog.get_logger(__name__)
+
+
+class Key(NamedTuple):
+    """What a graph has room for."""
+
+    tokens: int
+    windows: int
+
+
+def keys(max_tokens: int) -> list[Key]:
+    """Largest first."""
+    sizes = [LEAST_TOKENS]
+    while sizes[-1] < max_tokens:
+        sizes.append(2 * sizes[-1])
+    return sorted((Key(size, size // each) for size in sizes for each in WINDOW_TOKENS), reverse=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Tensors of one batch: on the device, or in pinned memory."""
+
+    bags: Tensor  # [T, WIDTH] int32
+    ends: Tensor  # [W + 1] int32: where each window begins, and the end
+    contexts: Tensor  # [W, CONTEXT] int32
+    sums: Tensor  # [W, aggregates] float32
+
+    @classmethod
+    def empty(cls, key: Key, **where: object) -> "Inputs":
+        """Zeros."""
+        shapes = {
+            "bags": ((key.tokens, WIDTH), torch.int32),
+            "ends": ((key.windows + 1,), torch.int32),
+            "contexts": ((key.windows, len(encode.CONTEXT)), torch.int32),
+            "sums": ((key.windows, len(aggregates.NAMES)), torch.float32),
+        }
+        return cls(**{name: torch.zeros(*shape, dtype=dtype, **where) for name, (shape, dtype) in shapes.items()})  # type: ignore[call-overload]  # device=, pin_memory=
+
+    def head(self, key: Key) -> "Inputs":
+        """Views of what a key has room for."""
+        return Inputs(
+            self.bags[: key.tokens],
+            self.ends[: key.windows + 1],
+            self.contexts[: key.windows],
+            self.sums[: key.windows],
+        )
+
+    def copy_from(self, other: "Inputs") -> None:
+        """Asynchronously, on the current stream."""
+        self.bags.copy_(other.bags, non_blocking=True)
+        self.ends.copy_(other.ends, non_blocking=True)
+        self.contexts.copy_(other.contexts, non_blocking=True)
+        self.sums.copy_(other.sums, non_blocking=True)
+
+    def fill(self, packed: Packed, *, longest: int) -> None:
+        """Writes a batch that fits, and covers the tail with windows of at most `longest` tokens. On the host."""
+        tokens, windows = len(packed.bags), len(packed.lengths)
+        bags, ends = self.bags.numpy(), self.ends.numpy()
+        bags[:tokens], bags[tokens:] = packed.bags, encode.NOTHING
+        ends[0] = 0
+        ends[1 : windows + 1] = np.cumsum(packed.lengths)
+        steps = tokens + longest * np.arange(1, len(ends) - windows)
+        ends[windows + 1 :] = np.minimum(steps, len(bags))
+        self.contexts.numpy()[:windows], self.sums.numpy()[:windows] = packed.contexts, packed.sums
+
+
+def room(packed: Packed, *, longest: int, tokens: int) -> int:
+    """Windows that a key of so many tokens must have room for: the batch's, and those that cover its tail."""
+    return len(packed.lengths) + -(-(tokens - len(packed.bags)) // longest)
+
+
+def compute(network: Network, inputs: Inputs, *, fixed: bool) -> Tensor:
+    """[W, HORIZONS] float32 probabilities. All shapes are the inputs': the same code runs eagerly and in a graph."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    heads, hidden, longest = network.heads, network.hidden, network.positions
+    splits = 1 if fixed else None  # one split: no other window's length decides how keys are added up
+    ends = inputs.ends
+
+    def attend(qkv: Tensor) -> Tensor:
+        q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)  # [T, heads, depth]
+        mixed: Tensor = varlen_attn(q, k, v, ends, ends, longest, longest, num_splits=splits)  # type: ignore[assignment]  # a pair only with `return_aux`
+        return mixed.reshape(-1, hidden)
+
+    x = network.tokens(inputs.bags, attend)  # [T, hidden]
+    last = network.layers[-1]
+    first = x.index_select(0, ends[:-1].clamp(max=len(x) - 1))  # [W, hidden]; windows of no tokens read some row
+    k, v = last.keys_values(x).view(len(x), 2, heads, -1).unbind(1)
+    q = last.query(first).view(len(first), heads, -1)
+    each = torch.arange(len(ends), dtype=torch.int32, device=ends.device)  # one query a window
+    mixed: Tensor = varlen_attn(q, k, v, each, ends, 1, longest, num_splits=splits)  # type: ignore[assignment]
+    logits = network.logits(first, mixed.reshape(-1, hidden), inputs.contexts, inputs.sums)
+    return network.probabilities(logits)
+
+
+@dataclass(slots=True)
+class Slot:
+    """Where a batch stands on its way to the device and back."""
+
+    host: Inputs  # pinned
+    staged: Inputs  # on the device
+    answer: Tensor  # [W, HORIZONS], pinned
+    copied: torch.cuda.Event = field(default_factory=torch.cuda.Event)
+    done: torch.cuda.Event = field(default_factory=torch.cuda.Event)
+
+
+class Ticket:
+    """A batch under way. `collect` waits for it, once; the slot is free again then."""
+
+    def __init__(self, slot: Slot, windows: int, give_back: Callable[[Slot], None]) -> None:
+        self._slot, self._windows, self._give_back = slot, windows, give_back
+        self._found: Floats | None = None
+
+    def collect(self) -> Floats:
+        """[windows, HORIZONS]."""
+        if self._found is None:
+            try:
+                self._slot.done.synchronize()
+                self._found = self._slot.answer[: self._windows].numpy().copy()
+            finally:
+                self._give_back(self._slot)
+        return self._found
+
+
+class Graphs:
+    """A model that is ready on CUDA."""
+
+    def __init__(self, bundle: Bundle, network: Network, *, max_tokens: int, fixed: bool) -> None:
+        self.bundle = bundle
+        self.network = network
+        self.fixed = fixed
+        size = max(tiles.FIXED, network.positions) if fixed else max(max_tokens, network.positions)
+        self._keys = [Key(size, size // 2)] if fixed else keys(size)
+        self._largest = self._keys[0]
+        self._inputs = Inputs.empty(self._largest, device=network.device)
+        self._graphs: dict[Key, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._copying, self._computing = (torch.cuda.Stream() for _ in range(2))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._free = deque(self._slot() for _ in range(SLOTS))
+        self._under_way: deque[Ticket] = deque()
+        self._pool_bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """Of the tensors, the graphs and the staging areas."""
+        inputs = self._inputs
+        staging = sum(tensor.nbytes for tensor in (inputs.bags, inputs.ends, inputs.contexts, inputs.sums))
+        return self.network.bytes + self._pool_bytes + (1 + SLOTS) * staging
+
+    def capture(self) -> Generator[None, None, None]:
+        """One graph a step, largest first. Ends early when the budget of memory is used up."""
+        free, _ = torch.cuda.mem_get_info()
+        pool = torch.cuda.graph_pool_handle()
+        before = torch.cuda.memory_reserved()
+        for key in self._keys:
+            if torch.cuda.memory_reserved() - before > BUDGET * free:
+                log.warning("no memory for more CUDA graphs", captured=len(self._graphs), of=len(self._keys))
+                break
+            try:
+                self._capture(key, pool)
+            except torch.OutOfMemoryError:
+                log.warning("out of memory in a capture", tokens=key.tokens, captured=len(self._graphs))
+                break
+            self._pool_bytes = torch.cuda.memory_reserved() - before
+            yield
+
+    def begin(self, batch: Batch) -> Callable[[], Floats]:
+        """Packs, copies and launches; does not wait for the device. Of several pieces (`fixed`), all but the last."""
+        packed = pack(batch, self.bundle.vocabulary, self.network, longest_first=self.fixed)
+        tickets = [self._launch(piece) for piece in self._pieces(packed)]
+
+        def finish() -> Floats:
+            found = np.concatenate([ticket.collect() for ticket in tickets])
+            out = np.empty_like(found)
+            out[packed.order] = found
+            return out
+
+        return finish
+
+    def _pieces(self, packed: Packed) -> list[Packed]:
+        if not self.fixed:
+            return [packed]
+        return [
+            Packed(
+                packed.order[a:b],
+                packed.lengths[a:b],
+                packed.bags[start:end],
+                packed.contexts[a:b],
+                packed.sums[a:b],
+            )
+            for (a, b), (start, end) in (
+                (tile.windows, tile.tokens) for tile in tiles.tiles(packed.lengths, self._largest.tokens)
+            )
+        ]
+
+    def _launch(self, packed: Packed) -> Ticket:
+        longest = self.network.positions
+        fitting = [
+            key
+            for key in self._keys
+            if key.tokens >= len(packed.bags) and key.windows >= room(packed, longest=longest, tokens=key.tokens)
+        ]
+        key = min(fitting, default=None)
+        while key is not None and not self._free:
+            self._under_way.popleft().collect()
+        slot = self._free.popleft() if key is not None else self._slot(packed)
+        key = key or Key(len(packed.bags), len(packed.lengths))
+        host, staged = slot.host.head(key), slot.staged.head(key)
+        host.fill(packed, longest=longest)
+        self._copying.wait_stream(torch.cuda.current_stream())  # on which a new staging area is made
+        with torch.cuda.stream(self._copying):
+            staged.copy_from(host)
+            slot.copied.record()
+        with torch.inference_mode(), torch.cuda.stream(self._computing):
+            self._computing.wait_event(slot.copied)
+            if key in self._graphs:
+                graph, found = self._graphs[key]
+                self._inputs.head(key).copy_from(staged)
+                graph.replay()
+            else:
+                found = compute(self.network, staged, fixed=self.fixed)
+            slot.answer[: key.windows].copy_(found, non_blocking=True)
+            slot.done.record()
+        ticket = Ticket(slot, len(packed.lengths), self._give_back)
+        self._under_way.append(ticket)
+        return ticket
+
+    def _capture(self, key: Key, pool: object) -> None:
+        inputs = self._inputs.head(key)
+        inputs.ends.copy_(torch.arange(key.windows + 1).mul(self.network.positions).clamp(max=key.tokens))
+        torch.cuda.synchronize()
+        with torch.inference_mode():
+            with torch.cuda.stream(self._computing):
+                for _ in range(2):  # libraries set themselves up, which a capture must not see
+                    compute(self.network, inputs, fixed=self.fixed)
+            self._computing.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, stream=self._computing, capture_error_mode="thread_local"):  # type: ignore[arg-type]  # the pool is a pair
+                found = compute(self.network, inputs, fixed=self.fixed)
+        self._graphs[key] = graph, found
+
+    def _slot(self, packed: Packed | None = None) -> Slot:
+        """A slot for the largest graph, or for a batch that fits into none."""
+        key = self._largest if packed is None else Key(len(packed.bags), len(packed.lengths))
+        answer = torch.zeros(key.windows, HORIZONS, pin_memory=True)
+        return Slot(Inputs.empty(key, pin_memory=True), Inputs.empty(key, device=self.network.device), answer)
+
+    def _give_back(self, slot: Slot) -> None:
+        if len(slot.host.bags) == self._largest.tokens and len(self._free) < SLOTS:
+            self._free.append(slot)
+
+
+def prepare(bundle: Bundle, network: Network, *, max_tokens: int, fixed: bool) -> Generator[None, None, Graphs]:
+    """Makes a model ready, a graph a step."""
+    made = Graphs(bundle, network, max_tokens=max_tokens, fixed=fixed)
+    yield
+    yield from made.capture()
+    return made
