@@ -30,6 +30,8 @@ app = typer.Typer(
 
 def _mount() -> None:
     """Every command. The modules named here import only what their options need."""
+    from loadtest.batching import batching
+    from loadtest.engine import engine
     from loadtest.latency import latency
     from loadtest.models import models
     from loadtest.pipeline import pipeline
@@ -47,6 +49,8 @@ def _mount() -> None:
     app.command()(state)
     app.command()(scale)
     app.command()(soak)
+    app.command()(engine)
+    app.command()(batching)
 
 
 @app.callback()

@@ -19,7 +19,7 @@ import typer
 from confluent_kafka.admin import AdminClient, NewTopic
 from rich.console import Console
 
-from loadtest import outputs, quix_environment, standings, taken, workload
+from loadtest import environment, outputs, standings, taken, workload
 from loadtest.contenders.task import Job, Taken, Task
 from loadtest.standings import Place
 from loadtest.workload import Workload
@@ -187,7 +187,7 @@ def _programs(chosen: Sequence[Contender]) -> dict[Contender, Path]:
             programs[name] = Path(sys.executable)
             continue
         try:
-            programs[name] = quix_environment.python(lambda text: err.print(text, highlight=False))
+            programs[name] = environment.quix(lambda text: err.print(text, highlight=False))
         except IntentError as error:
             err.print(f"{error}; {standings.NAMES[name]} is left out", style="yellow", highlight=False)
     if not programs:

@@ -1,6 +1,6 @@
 """Quix Streams as its documentation shows it: a stateful `apply`, `to_topic`; at least once or exactly once.
 
-Runs in an environment of its own (`loadtest.quix_environment`): it needs an older confluent-kafka than the worker.
+Runs in an environment of its own (`loadtest.environment`): it needs an older confluent-kafka than the worker.
 """
 
 from typing import Any

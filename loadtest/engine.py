@@ -1,0 +1,164 @@
+"""`python -m loadtest engine`: the engine's forward beside other ways to run the same model on the same windows.
+
+Owns the options, who can take part here, and where results go. The contest itself is `loadtest.scorers`' affair.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import orjson
+import psutil
+import typer
+from rich.console import Console
+
+from loadtest import taken
+from worker.errors import IntentError, SettingError
+
+
+class Size(StrEnum):
+    """Of the model; `scorers.sizes` has the layers."""
+
+    TINY = "tiny"
+    MINI = "mini"
+    SMALL = "small"
+    BASE = "base"
+
+
+BATCHES: Final = ("32", "512", "4096t", "16384t")
+_QUICK_EVENTS: Final = 40_000
+
+out = Console()
+err = Console(stderr=True)
+
+
+def engine(
+    *,
+    size: Annotated[
+        list[Size] | None,
+        typer.Option(help="tiny: the shipped model; mini: L4 H256; small: L4 H512; base: L12 H768. Default: all."),
+    ] = None,
+    mix: Annotated[
+        Literal["fixed", "real", "both"],
+        typer.Option(help="Lengths of the windows: 64 positions each, or as the sample's are."),
+    ] = "both",
+    batch: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Windows in a batch, or positions with a t. Default: {', '.join(BATCHES)}."),
+    ] = None,
+    scorer: Annotated[list[str] | None, typer.Option(help="Who takes part; repeat for several. Default: all.")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU, for each scorer. Default: all cores.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Of each scorer and batch, in turn.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.05, help="Of a run, at least: whole batches.")] = 0.5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The shipped model, batches of 32, two runs of 0.3 s.")
+    ] = False,
+    sample: Annotated[
+        Path | None, typer.Option(help="Folder of the GA360 sample; default: INTENT_GA360, or else simulated.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for engine.json and engine.png.")] = Path("runs/engine"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The JSON on standard output too, in place of the tables.")
+    ] = False,
+) -> None:
+    """Compare scoring: windows a second by model, window lengths and batch. Without Kafka.
+
+    The same encoded windows go through the engine's forward, through transformers eager and compiled, ONNX Runtime and
+    OpenVINO: a process each, in turn on one device, padding and packing done beforehand. *score-now* is the whole
+    engine, from a window's bytes to its score. Every scorer's scores are compared with transformers eager's in float32.
+    """
+    from loadtest import scorings, workload
+    from loadtest.scorers import contest, work
+    from loadtest.scorers.task import Task
+
+    where = _device(device)
+    sizes = size or ([Size.TINY] if quick else list(Size))
+    cuts = batch or (["32"] if quick else list(BATCHES))
+    _check_batches(cuts)
+    runs, seconds = (2, 0.3) if quick else (runs, seconds)
+    threads = threads or len(psutil.Process().cpu_affinity() or ())
+    load_before = taken.load_before(err)
+    names, left_out, packages = _taking_part(scorer, device=where)
+    models = {}
+    with err.status("making windows") as status, tempfile.TemporaryDirectory(prefix="intent-engine-") as temporary:
+        source = sample or workload.sample_folder()
+        pool = work.made(source, events=_QUICK_EVENTS) if quick else work.made(source)
+        pool.save(Path(temporary))
+        for each in sizes:
+            task = Task(scorer="", size=each, device=where, threads=threads, folder=temporary, packages=packages)
+            cells = [contest.Cell(name, cut) for name in work.MIXES if mix in {name, "both"} for cut in cuts]
+            models[str(each)] = contest.hold(task, names, cells, pool, runs=runs, seconds=seconds, say=status.update)
+    document = {
+        "taken": taken.provenance(load_before=load_before, packages=("numpy", "torch", "transformers")),
+        "device": _name(where),
+        "threads": threads,
+        "windows": {
+            "source": pool.source,
+            "mean_positions": {mix: round(float(work.positions(some).mean()), 1) for mix, some in pool.windows.items()},
+        },
+        "left_out": left_out,
+        "models": {name: scorings.document(standings) for name, standings in models.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "engine.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    scorings.plot(models, folder / "engine.png", title=f"{_name(where)}, {threads} threads, windows of {pool.source}")
+    if as_json:
+        typer.echo(orjson.dumps(document).decode())
+        return
+    for name, standings in models.items():
+        out.print(scorings.cost_table(name, standings))
+        for cell in scorings.cells(standings):
+            out.print(scorings.table(name, standings, cell))
+        left_out |= {f"{name}: {what}": reason for what, reason in standings.left_out.items()}
+    for what, reason in left_out.items():
+        out.print(f"{what} is left out: {reason}", highlight=False, soft_wrap=True)
+    out.print(f"written: {folder / 'engine.json'}, {folder / 'engine.png'}", highlight=False)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise SettingError("--device is 'cuda', but torch finds no CUDA device; use 'auto' or 'cpu'")
+    return ("cuda" if there else "cpu") if name == "auto" else name
+
+
+def _name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
+
+
+def _check_batches(cuts: Sequence[str]) -> None:
+    for cut in cuts:
+        number = cut.removesuffix("t")
+        if not (number.isascii() and number.isdigit() and 1 <= int(number) <= 1 << 20):
+            raise SettingError(f"--batch is {cut!r}; accepted is a number of windows (32), or of positions (4096t)")
+
+
+def _taking_part(chosen: Sequence[str] | None, *, device: str) -> tuple[list[str], dict[str, str], str]:
+    """Who takes part; who does not, and why; where the runtimes' packages are."""
+    from loadtest import environment
+    from loadtest.scorers.contest import REFERENCE, RUNTIMES
+    from loadtest.scorers.eager import no_compiler
+    from loadtest.scorers.serve import SCORERS
+
+    unknown = [name for name in chosen or () if name not in SCORERS]
+    if unknown:
+        raise SettingError(f"--scorer is {unknown[0]!r}; accepted are {', '.join(SCORERS)}")
+    names = [name for name in SCORERS if chosen is None or name in {*chosen, REFERENCE}]
+    packages, no_runtimes = "", "" if device == "cpu" else "the packages that are pinned here compute on CPUs"
+    if not no_runtimes and any(name.startswith(RUNTIMES) for name in names):
+        try:
+            packages = str(environment.runtimes(lambda text: err.print(text, highlight=False)))
+        except IntentError as error:
+            no_runtimes = str(error)
+    no_inductor = no_compiler() if device == "cpu" else None
+    reasons = {name: no_runtimes for name in names if name.startswith(RUNTIMES)}
+    reasons |= {name: no_inductor or "" for name in names if name.startswith("compile")}
+    left_out = {name: reason for name, reason in reasons.items() if reason}
+    return [name for name in names if name not in left_out], left_out, packages

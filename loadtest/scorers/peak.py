@@ -1,0 +1,31 @@
+"""What the device can do at most: a large matrix product, in the precision that is compared with it."""
+
+import time
+from typing import Final
+
+import torch
+
+_SIDE: Final = {"cpu": 2048, "cuda": 8192}
+
+
+class Peak:
+    """Takes turns like a scorer."""
+
+    def __init__(self, *, dtype: torch.dtype, device: torch.device) -> None:
+        side = _SIDE[device.type]
+        self._left = torch.randn(side, side, dtype=dtype, device=device)
+        self._right = torch.randn(side, side, dtype=dtype, device=device)
+        self._flops = 2.0 * side**3
+        self.rate(0.1)
+
+    def rate(self, seconds: float) -> float:
+        """Floating-point operations a second, over about so long."""
+        done, begin = 0, time.perf_counter()
+        with torch.inference_mode():
+            while True:
+                product = self._left @ self._right
+                float(product[0, 0])  # waits for the device
+                done += 1
+                took = time.perf_counter() - begin
+                if took >= seconds:
+                    return done * self._flops / took

@@ -1,0 +1,49 @@
+"""The models that are compared: the shipped one, and larger ones whose weights are random but whose scores vary."""
+
+from dataclasses import replace
+from typing import Final
+
+import torch
+
+from loadtest.scorers.work import Columns
+from worker.scoring import bundle, forward
+from worker.scoring.bundle import Bundle
+from worker.scoring.model import IntentModel, Shape, build
+
+SHIPPED: Final = "tiny"
+SIZES: Final = {
+    SHIPPED: Shape(layers=2, hidden=128, heads=4),
+    "mini": Shape(layers=4, hidden=256, heads=4),
+    "small": Shape(layers=4, hidden=512, heads=8),
+    "base": Shape(layers=12, hidden=768, heads=12),
+}
+_SEED: Final = 1
+
+
+def load(size: str) -> Bundle:
+    """A bundle of this size, on the CPU, ready to score. Larger ones share the shipped one's vocabulary."""
+    shipped = bundle.load()
+    if size == SHIPPED:
+        return shipped
+    torch.manual_seed(_SEED)
+    model = build(SIZES[size], shipped.vocabulary).eval()
+    return replace(shipped, name=size, version="random", shape=SIZES[size], model=model)
+
+
+@torch.no_grad()
+def spread(random: Bundle, columns: Columns) -> None:
+    """Rescales a random model in place, so that these windows' logits vary as a trained model's do.
+
+    Fresh weights give every window nearly the same score, and no difference between two programs would show: matrices
+    are doubled, and the last layer is scaled to logits of mean 0 and deviation 1.
+    """
+    model: IntentModel = random.model
+    for weights in model.bert.parameters():
+        if weights.dim() == 2:
+            weights.mul_(2.0)
+    last = model.head.out[-1]
+    assert isinstance(last, torch.nn.Linear)
+    logits = torch.from_numpy(forward.logits(model, random.vocabulary, columns.batch, device=torch.device("cpu")))
+    scale = logits.std(dim=0).clamp_min(1e-6)
+    last.bias.sub_(logits.mean(dim=0)).div_(scale)
+    last.weight.div_(scale[:, None])
