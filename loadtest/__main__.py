@@ -30,6 +30,7 @@ app = typer.Typer(
 
 def _mount() -> None:
     """Every command. The modules named here import only what their options need."""
+    from loadtest.gather import gather
     from loadtest.latency import latency
     from loadtest.pipeline import pipeline
     from loadtest.recovery import recovery
@@ -40,6 +41,7 @@ def _mount() -> None:
 
     app.command()(pipeline)
     app.command()(stages)
+    app.command()(gather)
     app.command()(latency)
     app.command()(recovery)
     app.command()(state)
