@@ -99,11 +99,11 @@ def test_an_unknown_item_gets_two_shared_rows_and_what_else_is_known() -> None:
 def test_a_forgotten_row_looks_like_one_never_seen() -> None:
     vocabulary = making.vocabulary()
     batch = Batch.of(making.random_windows(30, seed=14))
-    forgotten = encode.tokens(batch, vocabulary, forgotten=np.ones(len(batch.row), np.bool_))
+    forgotten = encode.tokens(batch, vocabulary, forgotten=np.ones(batch.events, np.bool_))
     blind = encode.tokens(batch, replace(vocabulary, items=np.array([], np.uint32)))
     own = range(vocabulary.bases["item"], vocabulary.bases["item_tail"])
     assert not np.isin(forgotten[:, 1], own).any()
-    has_item = batch.row["item"] != 0
+    has_item = batch.rows.item != 0
     assert ((forgotten[:, 2] != NOTHING) == has_item).all()
     assert ((blind[:, 2] != NOTHING) == has_item).all()
 
@@ -114,7 +114,7 @@ def test_contexts_are_nothing_other_or_their_own() -> None:
     rows = encode.contexts(batch, vocabulary)
     for at, name in enumerate(encode.CONTEXT):
         known = vocabulary.contexts[name].tolist()
-        for value, row in zip(batch.header["context"][:, at].tolist(), rows[:, at].tolist(), strict=True):
+        for value, row in zip(batch.heads.context[:, at].tolist(), rows[:, at].tolist(), strict=True):
             assert row == (0 if value == 0 else known.index(value) + 2 if value in known else 1)
 
 
@@ -137,4 +137,4 @@ def test_bytes_that_are_no_window_are_refused(damage: Callable[[bytes], bytes]) 
 def test_without_session_ids_a_long_pause_opens_a_session() -> None:
     times = [0, 60_000, 60_000 + 31 * 60_000]
     events = [making.event(at, event_time=making.START_MS + time) for at, time in enumerate(times)]
-    assert Batch.of([making.window_of(events)]).sessions_back.tolist() == [1, 1, 0]
+    assert Batch.of([making.window_of(events)]).rows.sessions_back.tolist() == [1, 1, 0]
