@@ -32,6 +32,7 @@ def _mount() -> None:
     """Every command. The modules named here import only what their options need."""
     from loadtest.batching import batching
     from loadtest.engine import engine
+    from loadtest.gather import gather
     from loadtest.latency import latency
     from loadtest.models import models
     from loadtest.pipeline import pipeline
@@ -43,6 +44,7 @@ def _mount() -> None:
 
     app.command()(pipeline)
     app.command()(stages)
+    app.command()(gather)
     app.command()(latency)
     app.command()(models)
     app.command()(recovery)

@@ -4,18 +4,19 @@ All features come from the window alone: counts by kind, how long ago, how fast,
 what the cart may hold, the hour. Durations and counts enter as logarithms. Knows numpy, no vocabulary and no torch.
 """
 
+import math
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.events import KINDS
-from worker.scoring.batch import Batch, Bools, Floats, Ints
+from worker.scoring.batch import KIND, Batch, Column, Floats, Heads, Kinds, Rows
+from worker.scoring.compiled import compiled
+from worker.window import EVENTS
 
-_K = len(KINDS)
-_KIND = {name: number for number, name in enumerate(KINDS)}
 _NEVER_S = 40 * 86_400.0  # beyond what a window spans
 _DAY_MS = 86_400_000
+_SLOTS = 256  # of a hash table for at most 64 values
 
 SCALARS: Final = (
     "events",
@@ -58,116 +59,131 @@ NAMES: Final = (
 """The columns of `aggregates`."""
 
 
+_COUNTS: Final = np.log1p(np.arange(EVENTS + 1)).astype(np.float32)
+"""The logarithms of all that a window may count."""
+
+
 def aggregates(batch: Batch) -> Floats:
     """[B, len(NAMES)], not standardised: a bundle keeps the means and deviations of its training."""
-    kind = np.minimum(batch.kind, _K - 1)
-    counts = _by_kind(batch, kind)
-    session_counts = _by_kind(batch, kind, only=batch.current)
-    columns = [
-        np.log1p(counts),
-        np.log1p(session_counts),
-        _seconds_ago(batch, kind),
-        np.eye(_K)[kind[batch.newest]],
-        _kind_before(batch, kind),
-        np.stack([*_pace(batch), *_breadth(batch), *_cart(batch, kind), *_clock(batch)], axis=1),
-    ]
-    return np.concatenate(columns, axis=1, dtype=np.float32)
+    out = np.zeros((len(batch), len(NAMES)), np.float32)
+    _aggregates(batch.heads, batch.rows, KIND, len(KINDS), _COUNTS, out)
+    return out
 
 
-def _by_kind(batch: Batch, kind: Ints, only: Bools | None = None) -> NDArray[np.int64]:
-    cell = batch.owner * _K + kind
-    return np.bincount(cell if only is None else cell[only], minlength=len(batch) * _K).reshape(-1, _K)
+@compiled
+def _aggregates(heads: Heads, rows: Rows, kinds: Kinds, k: int, log_counts: Floats, out: Floats) -> None:
+    """Window by window; the order of columns is that of `NAMES`: five times the k kinds, then `SCALARS`."""
+    counts, session_counts = np.empty(k, np.int64), np.empty(k, np.int64)
+    slots = np.zeros(_SLOTS, np.int64)
+    never = math.log1p(_NEVER_S)
+    for i in range(len(heads.lengths)):
+        to = out[i]
+        oldest, newest = heads.first[i], heads.first[i] + heads.lengths[i] - 1
+        opening = newest  # the first row of the session
+        while opening > oldest and rows.sessions_back[opening - 1] == 0:
+            opening -= 1
+        counts[:] = session_counts[:] = 0
+        to[2 * k : 3 * k] = never
+        for n in range(newest, oldest - 1, -1):
+            kind = min(rows.kind[n], k - 1)
+            if counts[kind] == 0:
+                to[2 * k + kind] = _log_seconds(rows.age_ms[n])
+            counts[kind] += 1
+            if n >= opening:
+                session_counts[kind] += 1
+        for kind in range(k):
+            to[kind], to[k + kind] = log_counts[counts[kind]], log_counts[session_counts[kind]]
+        to[3 * k + min(rows.kind[newest], k - 1)] = 1
+        if newest > oldest:
+            to[4 * k + min(rows.kind[newest - 1], k - 1)] = 1
+        scalars = to[5 * k :]
+        _pace(heads, rows, i, opening, log_counts, scalars)
+        for at, hashes in enumerate((rows.item, rows.page)):  # `items` to `newest_page_seen`
+            found = _breadth(hashes, oldest, newest, opening, slots, 2 * i + at + 1)
+            scalars[9 + 2 * at], scalars[10 + 2 * at] = log_counts[found[0]], log_counts[found[1]]
+            scalars[13 + at] = log_counts[found[2]]
+        _cart(rows, oldest, newest, kinds, log_counts, scalars[15:])
+        _clock(heads.newest_ms[i], scalars[24:])
 
 
-def _seconds_ago(batch: Batch, kind: Ints) -> NDArray[np.float64]:
-    """[B, K] log of the seconds since the last event of each kind."""
-    ago = np.full((len(batch), _K), _NEVER_S)
-    ago[batch.owner, kind] = batch.age_ms / 1000  # rows are oldest first and the last value assigned stays
-    return np.asarray(np.log1p(ago))
+@compiled
+def _pace(heads: Heads, rows: Rows, i: int, opening: int, log_counts: Floats, to: Floats) -> None:
+    """`events` to `visit_number`, and the counts of gaps within the session."""
+    newest = heads.first[i] + heads.lengths[i] - 1
+    total = longest = below_1s = over_60s = 0
+    for n in range(opening + 1, newest + 1):
+        gap = rows.gap_ms[n]
+        total += max(gap, 0)
+        longest = max(longest, gap)
+        below_1s += gap < 1_000
+        over_60s += gap > 60_000
+    to[0] = log_counts[heads.lengths[i]]
+    to[1] = log_counts[newest - opening + 1]
+    to[2] = _log_seconds(total)
+    to[3] = _log_seconds(rows.gap_ms[newest])
+    to[4] = _log_seconds(total / max(newest - opening, 1))
+    to[5] = _log_seconds(longest)
+    to[6] = _log_seconds(rows.gap_ms[opening]) if heads.sessions[i] > 1 else math.log1p(_NEVER_S)
+    to[7] = log_counts[heads.sessions[i]]
+    to[8] = math.log1p(heads.visit_number[i])
+    to[22], to[23] = log_counts[below_1s], log_counts[over_60s]
 
 
-def _kind_before(batch: Batch, kind: Ints) -> NDArray[np.float64]:
-    """[B, K] one-hot of the second newest event's kind; zeros in a window of one."""
-    several = batch.lengths > 1
-    before = np.eye(_K)[kind[np.maximum(batch.newest - 1, 0)]]
-    before[~several] = 0.0
-    return before
+@compiled
+def _breadth(hashes: Column, oldest: int, newest: int, opening: int, slots: Column, mark: int) -> tuple[int, int, int]:
+    """How many different ones the window and the session have, and how often the newest one is in the window.
+
+    `slots` is an open hash table that nobody has to empty: an entry counts only under its own `mark`.
+    """
+    different = in_session = again = 0
+    for n in range(newest, oldest - 1, -1):
+        value = np.int64(hashes[n])
+        if value != 0:
+            again += value == hashes[newest]
+            entry, slot = mark << 32 | value, value & (_SLOTS - 1)
+            while slots[slot] != entry and slots[slot] >> 32 == mark:  # another one's
+                slot = (slot + 1) & (_SLOTS - 1)
+            different += slots[slot] != entry
+            slots[slot] = entry
+        if n == opening:
+            in_session = different
+    return different, in_session, again
 
 
-def _pace(batch: Batch) -> list[NDArray[np.float64]]:
-    """`events` to `visit_number`."""
-    current, gap_s = batch.current, np.maximum(batch.gap_ms, 0) / 1000
-    inside = current & ~batch.opens  # gaps within the session
-    session_events = batch.total(current.astype(np.int64))
-    inside_s = np.where(inside, gap_s, 0.0)
-    session_s = batch.total(inside_s)
-    opening_s = batch.total(np.where(current & batch.opens, gap_s, 0.0))
-    return [
-        np.log1p(batch.lengths),
-        np.log1p(session_events),
-        np.log1p(session_s),
-        np.log1p(gap_s[batch.newest]),
-        np.log1p(session_s / np.maximum(session_events - 1, 1)),
-        np.log1p(np.maximum.reduceat(inside_s, batch.first)),
-        np.log1p(np.where(batch.sessions > 1, opening_s, _NEVER_S)),
-        np.log1p(batch.sessions),
-        np.log1p(batch.header["visit_number"]),
-    ]
-
-
-def _breadth(batch: Batch) -> list[NDArray[np.float64]]:
-    """`items` to `newest_page_seen`."""
-    columns = []
-    seen = []
-    for name in ("item", "page"):
-        hashes = batch.row[name]
-        columns += [distinct(batch, hashes), distinct(batch, np.where(batch.current, hashes, 0))]
-        newest = hashes[batch.newest][batch.owner]
-        seen.append(batch.total(((hashes == newest) & (hashes != 0)).astype(np.int64)))
-    return [np.log1p(column) for column in (*columns, *seen)]
-
-
-def distinct(batch: Batch, hashes: NDArray[np.uint32]) -> Ints:
-    """[N] -> [B] how many different values other than 0 each window has."""
-    pairs = np.sort((batch.owner.astype(np.uint64) << np.uint64(32)) | hashes)
-    new = np.empty(len(pairs), np.bool_)
-    new[:1] = True
-    new[1:] = pairs[1:] != pairs[:-1]
-    new &= (pairs & np.uint64(0xFFFFFFFF)) != 0
-    return np.bincount((pairs[new] >> np.uint64(32)).astype(np.int64), minlength=len(batch))
-
-
-def _cart(batch: Batch, kind: Ints) -> list[NDArray[np.float64]]:
+@compiled
+def _cart(rows: Rows, oldest: int, newest: int, kinds: Kinds, log_counts: Floats, to: Floats) -> None:
     """`newest_price` to `events_since_purchase`."""
-    price = batch.price_cents / 100
-    place = np.arange(len(kind))
-    bought = np.where(kind == _KIND["purchase"], place, -1)
-    since = place > np.maximum.reduceat(bought, batch.first)[batch.owner]
-    added = since & (kind == _KIND["add_to_cart"])
-    checkout = (kind >= _KIND["begin_checkout"]) & (kind <= _KIND["review_order"])
-    return [
-        np.log1p(price[batch.newest]),
-        np.log1p(np.maximum.reduceat(price, batch.first)),
-        np.log1p(batch.total(np.where(added, price, 0.0))),
-        np.log1p(batch.total(added.astype(np.int64))),
-        np.log1p(batch.total((since & (kind == _KIND["remove_from_cart"])).astype(np.int64))),
-        np.log1p(batch.total((since & checkout).astype(np.int64))),
-        np.log1p(batch.total(since.astype(np.int64))),
-    ]
+    highest = price = np.int64(0)
+    added = removed = checkout = since = 0
+    bought = False
+    for n in range(newest, oldest - 1, -1):
+        cents, kind = np.int64(rows.price_cents[n]), rows.kind[n]
+        highest = max(highest, cents)
+        bought |= kind == kinds.purchase
+        if not bought:
+            since += 1
+            removed += kind == kinds.remove_from_cart
+            checkout += kinds.begin_checkout <= kind <= kinds.review_order
+            if kind == kinds.add_to_cart:
+                added += 1
+                price += cents
+    to[0], to[1], to[2] = _log_price(rows.price_cents[newest]), _log_price(highest), _log_price(price)
+    to[3], to[4], to[5], to[6] = log_counts[added], log_counts[removed], log_counts[checkout], log_counts[since]
 
 
-def _clock(batch: Batch) -> list[NDArray[np.float64]]:
-    """`gaps_below_1s` to `weekend`."""
-    inside = batch.current & ~batch.opens
-    fast = inside & (batch.gap_ms < 1_000)
-    slow = inside & (batch.gap_ms > 60_000)
-    time_ms = batch.header["newest_ms"]
-    angle = (time_ms % _DAY_MS) * (2 * np.pi / _DAY_MS)
-    weekday = (time_ms // _DAY_MS + 3) % 7  # 1970-01-01 was a Thursday
-    return [
-        np.log1p(batch.total(fast.astype(np.int64))),
-        np.log1p(batch.total(slow.astype(np.int64))),
-        np.sin(angle),
-        np.cos(angle),
-        (weekday >= 5).astype(np.float64),  # Saturday and Sunday
-    ]
+@compiled
+def _clock(time_ms: int, to: Floats) -> None:
+    """`hour_sine` to `weekend`."""
+    angle = (time_ms % _DAY_MS) * (2 * math.pi / _DAY_MS)
+    to[0], to[1] = math.sin(angle), math.cos(angle)
+    to[2] = (time_ms // _DAY_MS + 3) % 7 >= 5  # Saturday and Sunday; 1970-01-01 was a Thursday
+
+
+@compiled
+def _log_seconds(milliseconds: float) -> float:
+    return math.log1p(milliseconds / 1000) if milliseconds > 0 else 0.0
+
+
+@compiled
+def _log_price(cents: np.int64) -> float:
+    return math.log1p(cents / 100) if cents > 0 else 0.0

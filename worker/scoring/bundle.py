@@ -33,7 +33,7 @@ from worker.events import KINDS
 from worker.scores import HORIZONS, REASONS
 from worker.scores import Model as ModelName
 from worker.scoring import aggregates, encode
-from worker.scoring.batch import Floats
+from worker.scoring.batch import Floats, Hashes
 from worker.scoring.model import Head, IntentModel, Shape
 from worker.scoring.reasons import Surrogate
 
@@ -218,7 +218,7 @@ def _encoder() -> dict[str, list[str]]:
 
 
 def _vocabulary(parsed: Mapping[str, Any]) -> encode.Vocabulary:
-    def hashes(values: list[int]) -> encode.Hashes:
+    def hashes(values: list[int]) -> Hashes:
         array = np.array(values, np.uint32)
         if array.ndim != 1 or (np.diff(array.astype(np.int64)) <= 0).any():
             raise ValueError("hashes must ascend")

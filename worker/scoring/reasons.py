@@ -6,15 +6,14 @@ average, not this one forward pass.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.events import KINDS
 from worker.scores import NO_REASON, REASONS
-from worker.scoring.aggregates import distinct
-from worker.scoring.batch import Batch, Bools, Floats
+from worker.scoring.batch import KIND, Batch, Bools, Floats, Heads, Kinds, Rows
+from worker.scoring.compiled import compiled
 
 TOP: Final = 3
 """So many codes a score, the weightiest first."""
@@ -28,7 +27,25 @@ FRESH_EVENTS: Final = 3
 LONG_IDLE_S: Final = 600
 """`long_idle`: the newest event came after so long a silence."""
 
-_KIND = {name: number for number, name in enumerate(KINDS)}
+
+class _Places(NamedTuple):
+    """Where each code's fact stands."""
+
+    purchase_in_window: int
+    checkout_started: int
+    payment_info_added: int
+    cart_added: int
+    cart_removed: int
+    item_viewed_again: int
+    many_item_views: int
+    search_used: int
+    returning_visitor: int
+    fresh_session: int
+    long_idle: int
+    promotion_selected: int
+
+
+_PLACES = _Places(**{code: place for place, code in enumerate(REASONS)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,31 +59,9 @@ class Surrogate:
 
 def facts(batch: Batch) -> Bools:
     """[B, len(REASONS)] which codes hold, in the order of `REASONS`. "Now" means in the newest event's session."""
-    kind, now = batch.kind, batch.current
-
-    def has(*names: str, where: Bools | None = None) -> Bools:
-        hit = np.isin(kind, [_KIND[name] for name in names])
-        return batch.any(hit if where is None else hit & where)
-
-    viewed = np.where((kind == _KIND["view_item"]) & now, batch.row["item"], 0)
-    views = batch.total((viewed != 0).astype(np.int64))
-    different = distinct(batch, viewed)
-    newest_gap_ms = batch.gap_ms[batch.newest]
-    columns = {
-        "purchase_in_window": has("purchase"),
-        "checkout_started": has("begin_checkout", where=now),
-        "payment_info_added": has("add_payment_info", "review_order", where=now),
-        "cart_added": has("add_to_cart", where=now),
-        "cart_removed": has("remove_from_cart", where=now),
-        "item_viewed_again": views > different,
-        "many_item_views": different >= MANY_VIEWS,
-        "search_used": has("search", where=now),
-        "returning_visitor": (batch.header["visit_number"] > 1) | (batch.sessions > 1),
-        "fresh_session": batch.total(now.astype(np.int64)) <= FRESH_EVENTS,
-        "long_idle": newest_gap_ms > LONG_IDLE_S * 1000,
-        "promotion_selected": has("select_promotion", where=now),
-    }
-    return np.stack([columns[code] for code in REASONS], axis=1)
+    out = np.zeros((len(batch), len(REASONS)), np.bool_)
+    _facts(batch.heads, batch.rows, KIND, _PLACES, out)
+    return out
 
 
 def fit(held: Bools, logits: NDArray[np.float64]) -> Surrogate:
@@ -85,8 +80,67 @@ def fit(held: Bools, logits: NDArray[np.float64]) -> Surrogate:
 
 def top(batch: Batch, surrogate: Surrogate) -> tuple[NDArray[np.uint8], Floats]:
     """[B, TOP] codes (places in `REASONS`, `NO_REASON` where fewer hold) and their weights, weightiest first."""
-    weights = facts(batch) * surrogate.weights
-    order = np.argsort(-np.abs(weights), axis=1, kind="stable")[:, :TOP]
-    chosen = np.take_along_axis(weights, order, axis=1)
-    codes = np.where(chosen != 0, order, NO_REASON).astype(np.uint8)
-    return codes, chosen.astype(np.float32)
+    codes, weights = np.full((len(batch), TOP), NO_REASON, np.uint8), np.zeros((len(batch), TOP), np.float32)
+    _top(facts(batch), surrogate.weights, codes, weights)
+    return codes, weights
+
+
+@compiled
+def _facts(heads: Heads, rows: Rows, kinds: Kinds, places: _Places, out: Bools) -> None:
+    """`facts` into `out`, which is all False."""
+    for i in range(len(heads.lengths)):
+        held = out[i]
+        oldest, newest = heads.first[i], heads.first[i] + heads.lengths[i] - 1
+        now = views = different = 0
+        for n in range(newest, oldest - 1, -1):
+            kind = rows.kind[n]
+            if kind == kinds.purchase:
+                held[places.purchase_in_window] = True
+            if rows.sessions_back[n] > 0:
+                continue
+            now += 1
+            if kind == kinds.begin_checkout:
+                held[places.checkout_started] = True
+            elif kind in (kinds.add_payment_info, kinds.review_order):
+                held[places.payment_info_added] = True
+            elif kind == kinds.add_to_cart:
+                held[places.cart_added] = True
+            elif kind == kinds.remove_from_cart:
+                held[places.cart_removed] = True
+            elif kind == kinds.search:
+                held[places.search_used] = True
+            elif kind == kinds.select_promotion:
+                held[places.promotion_selected] = True
+            elif kind == kinds.view_item and rows.item[n] != 0:
+                views += 1
+                different += not _viewed(rows, n + 1, newest, kinds.view_item, rows.item[n])
+        held[places.item_viewed_again] = views > different
+        held[places.many_item_views] = different >= MANY_VIEWS
+        held[places.returning_visitor] = heads.visit_number[i] > 1 or heads.sessions[i] > 1
+        held[places.fresh_session] = now <= FRESH_EVENTS
+        held[places.long_idle] = rows.gap_ms[newest] > LONG_IDLE_S * 1000
+
+
+@compiled
+def _viewed(rows: Rows, start: int, end: int, view_item: int, item: int) -> bool:
+    """Whether one of the rows [start, end] is a view of the item."""
+    found = False
+    for n in range(start, end + 1):
+        found |= rows.item[n] == item and rows.kind[n] == view_item
+    return found
+
+
+@compiled
+def _top(held: Bools, weights: Floats, codes: NDArray[np.uint8], chosen: Floats) -> None:
+    """For each row of `held` the weightiest that hold, into rows that are as if none did; of equals the first."""
+    for i in range(len(held)):
+        for code in range(held.shape[1]):
+            if not held[i, code] or weights[code] == 0:
+                continue
+            place = TOP
+            while place > 0 and abs(weights[code]) > abs(chosen[i, place - 1]):
+                place -= 1
+                if place < TOP - 1:
+                    codes[i, place + 1], chosen[i, place + 1] = codes[i, place], chosen[i, place]
+            if place < TOP:
+                codes[i, place], chosen[i, place] = code, weights[code]

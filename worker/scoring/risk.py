@@ -14,14 +14,14 @@ no_dwell       share of pages left within 2 s, from 20 page views of the session
 =============  ============================================================================ ======== ========
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.events import KINDS
 from worker.scores import RISK_REASONS
-from worker.scoring.batch import Batch, Floats, Ints
+from worker.scoring.batch import KIND, Batch, Floats, Heads, Kinds, Rows
+from worker.scoring.compiled import compiled
 
 SHOWN: Final = 0.25
 """Strength from which a sign's code is given."""
@@ -32,61 +32,64 @@ DWELL_MS: Final = 2_000
 LEAST_GAPS: Final = 10
 LEAST_PAGES: Final = 20
 
-_PAGES = np.isin(
-    np.arange(256), [KINDS.index(name) for name in ("page_view", "view_item_list", "view_item", "view_cart")]
-)
+
+class _Places(NamedTuple):
+    """Where each sign stands."""
+
+    burst: int
+    machine_pace: int
+    repetition: int
+    no_dwell: int
+
+
+_PLACES = _Places(**{code: place for place, code in enumerate(RISK_REASONS)})
 
 
 def risk(batch: Batch) -> tuple[Floats, NDArray[np.uint8]]:
     """[B] score in [0, 1] and [B] mask of `RISK_REASONS`, bit i for code i."""
-    inside = batch.current & ~batch.opens
-    gap_ms = batch.gap_ms
-    gaps = batch.total(inside.astype(np.int64))
-    fast = batch.total((inside & (gap_ms < FAST_MS)).astype(np.int64))
-    left = _left(batch)
-    pages = batch.total((left >= 0).astype(np.int64))
-    hurried = batch.total(((left >= 0) & (left < DWELL_MS)).astype(np.int64))
-    strength = {
-        "burst": _ramp(_burst(batch), 12, 40),
-        "machine_pace": _ramp(fast / np.maximum(gaps, 1), 0.60, 0.95) * (gaps >= LEAST_GAPS),
-        "repetition": _ramp(_longest_run(batch), 6, 24),
-        "no_dwell": _ramp(hurried / np.maximum(pages, 1), 0.70, 1.0) * (pages >= LEAST_PAGES),
-    }
-    signs = np.stack([strength[code] for code in RISK_REASONS], axis=1)  # [B, 4]
-    mask = (signs >= SHOWN) @ (1 << np.arange(len(RISK_REASONS)))
-    return (1 - np.prod(1 - signs, axis=1)).astype(np.float32), mask.astype(np.uint8)
+    score, mask = np.empty(len(batch), np.float32), np.empty(len(batch), np.uint8)
+    _risk(batch.heads, batch.rows, KIND, _PLACES, score, mask)
+    return score, mask
 
 
-def _ramp(values: NDArray[np.floating] | Ints, low: float, high: float) -> NDArray[np.float64]:
-    return np.clip((values - low) / (high - low), 0.0, 1.0)
+@compiled
+def _risk(heads: Heads, rows: Rows, kinds: Kinds, places: _Places, score: Floats, mask: NDArray[np.uint8]) -> None:
+    strength = np.empty(len(places), np.float64)
+    for i in range(len(heads.lengths)):
+        oldest, newest = heads.first[i], heads.first[i] + heads.lengths[i] - 1
+        gaps = fast = pages = hurried = most = longest = run = 0
+        since = oldest
+        for n in range(oldest, newest + 1):
+            while rows.age_ms[since] - rows.age_ms[n] > BURST_MS:
+                since += 1
+            most = max(most, n - since + 1)
+            same = n > oldest and (
+                rows.kind[n] == rows.kind[n - 1]
+                and rows.item[n] == rows.item[n - 1]
+                and rows.page[n] == rows.page[n - 1]
+            )
+            run = run + 1 if same else 1
+            longest = max(longest, run)
+            if rows.sessions_back[n] > 0:
+                continue
+            if not rows.opens[n]:
+                gaps += 1
+                fast += rows.gap_ms[n] < FAST_MS
+            is_page = rows.kind[n] in (kinds.page_view, kinds.view_item_list, kinds.view_item, kinds.view_cart)
+            if is_page and n < newest:  # the page still open is not left yet
+                pages += 1
+                hurried += rows.gap_ms[n + 1] < DWELL_MS
+        strength[places.burst] = _ramp(most, 12, 40)
+        strength[places.machine_pace] = _ramp(fast / max(gaps, 1), 0.60, 0.95) if gaps >= LEAST_GAPS else 0.0
+        strength[places.repetition] = _ramp(longest, 6, 24)
+        strength[places.no_dwell] = _ramp(hurried / max(pages, 1), 0.70, 1.0) if pages >= LEAST_PAGES else 0.0
+        doubt, shown = 1.0, 0
+        for place in range(len(strength)):
+            doubt *= 1 - strength[place]
+            shown |= (strength[place] >= SHOWN) << place
+        score[i], mask[i] = 1 - doubt, shown
 
 
-def _burst(batch: Batch) -> Ints:
-    """[B] most events that any `BURST_MS` of the window hold."""
-    # one axis for all windows: windows lie further apart than any span, so that a search stays within its own
-    at = (batch.owner << 33) - batch.age_ms
-    since = np.searchsorted(at, at - BURST_MS, side="left")
-    return np.asarray(np.maximum.reduceat(np.arange(len(at)) - since + 1, batch.first))
-
-
-def _longest_run(batch: Batch) -> Ints:
-    """[B] the longest run of rows that say the same."""
-    row = batch.row
-    same = np.zeros(len(row), np.bool_)
-    same[1:] = (
-        (batch.kind[1:] == batch.kind[:-1])
-        & (row["item"][1:] == row["item"][:-1])
-        & (row["page"][1:] == row["page"][:-1])
-    )
-    same[batch.first] = False
-    place = np.arange(len(row))
-    start = np.maximum.accumulate(np.where(same, 0, place))
-    return np.asarray(np.maximum.reduceat(place - start + 1, batch.first))
-
-
-def _left(batch: Batch) -> Ints:
-    """[N] how long each page view of the session was left open, in ms; -1 for all else and for the page still open."""
-    left = np.full(len(batch.row), -1, np.int64)
-    left[:-1] = batch.gap_ms[1:]
-    left[batch.newest] = -1
-    return np.where(batch.current & _PAGES[batch.kind], left, -1)
+@compiled
+def _ramp(value: float, low: float, high: float) -> float:
+    return min(max((value - low) / (high - low), 0.0), 1.0)

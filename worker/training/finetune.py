@@ -197,7 +197,7 @@ def _step(
     """Gradients of one batch. Returns its mean loss."""
     batch = Batch.of(windows)
     device = torch.device(plan.device)
-    tokens = encode.tokens(batch, vocabulary, forgotten=rng.random(len(batch.row)) < plan.forget)
+    tokens = encode.tokens(batch, vocabulary, forgotten=rng.random(batch.events) < plan.forget)
     contexts = encode.contexts(batch, vocabulary)
     contexts[rng.random(contexts.shape) < plan.forget / 2] = 1
     sums = aggregates.aggregates(batch)

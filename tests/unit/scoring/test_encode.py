@@ -11,7 +11,7 @@ from tests.unit.scoring import making
 from worker import window
 from worker.errors import Fatal
 from worker.events import Item
-from worker.scoring import encode
+from worker.scoring import aggregates, encode, risk
 from worker.scoring.batch import Batch
 from worker.scoring.encode import FIELDS, NOTHING, Vocabulary
 
@@ -66,6 +66,60 @@ def test_tokens_are_those_of_a_plain_loop() -> None:
         assert grid.tolist() == by_hand(encoded, vocabulary)
 
 
+def test_packed_is_each_window_behind_its_first_position() -> None:
+    windows, vocabulary = making.random_windows(50, seed=16), making.vocabulary()
+    batch = Batch.of(windows)
+    order = np.random.default_rng(1).permutation(len(batch))
+    starts = np.empty(len(batch), np.int64)
+    starts[order] = np.cumsum(batch.lengths[order] + 1) - batch.lengths[order] - 1
+    first = vocabulary.rows
+    tokens = encode.packed(batch, vocabulary, starts=starts, first=first).tolist()
+    assert len(tokens) == batch.events + len(batch)
+    for start, encoded in zip(starts.tolist(), windows, strict=True):
+        newest_first = [[*row, first + 2 + back] for back, row in enumerate(by_hand(encoded, vocabulary))]
+        expected = [[first, *[NOTHING] * (len(FIELDS) - 1), first + 1], *newest_first[::-1]]
+        assert tokens[start : start + len(expected)] == expected
+
+
+@pytest.mark.parametrize("starts", [[0, 2], [0, 4], [1, 4], [-3, 0]])
+def test_packed_windows_neither_overlap_nor_leave_a_gap(starts: list[int]) -> None:
+    batch = Batch.of([making.window_of([making.event(1), making.event(2)])] * 2)
+    with pytest.raises(ValueError, match="overlap"):
+        encode.packed(batch, making.vocabulary(), starts=np.array(starts), first=0)
+
+
+def test_whoever_forgets_says_so_of_every_row() -> None:
+    batch = Batch.of(making.random_windows(3, seed=17))
+    with pytest.raises(ValueError, match="forgotten"):
+        encode.tokens(batch, making.vocabulary(), forgotten=np.ones(batch.events - 1, np.bool_))
+
+
+@pytest.mark.parametrize("known", [0, 1, 2, 3, 500], ids="{} hashes".format)
+def test_an_index_finds_what_is_known_and_nothing_else(known: int) -> None:
+    """Also at both ends of the range, and where all hashes share their leading bits."""
+    rng = np.random.default_rng(known)
+    ends = np.array([1, 2, 2**32 - 1], np.uint32)
+    crowded = rng.integers(1 << 20, (1 << 20) + 700, 2 * known)
+    for drawn in (rng.integers(1, 2**32, known), np.unique(crowded)[:known], ends[:known]):
+        hashes = np.unique(drawn).astype(np.uint32)
+        asked = np.unique(np.concatenate([hashes, hashes + np.uint32(1), ends, rng.integers(0, 2**32, 200)]))
+        table = encode.Index.of(hashes)
+        for value in asked.astype(np.int64):
+            expected = hashes.tolist().index(value) if value in hashes.tolist() else -1
+            assert encode._find(table, value) == expected
+
+
+def test_buckets_are_those_of_the_logarithm() -> None:
+    """For every price there is, and around every power of two for times."""
+    prices = np.arange(1, 1 << 24)
+    expected = np.clip((2 * (np.log2(prices) - 6)).astype(np.int64), 0, encode.PRICES - 1)
+    borders = np.flatnonzero(np.diff(expected)) + 1
+    for price in np.unique(np.concatenate([borders, borders + 1, prices[::4001], prices[-1:]])):
+        assert encode._bucket(price * price, 12, encode.PRICES) == expected[price - 1]
+    for time in {(1 << octave) + step for octave in range(33) for step in (-1, 0, 1)}:
+        assert encode._bucket(np.int64(time), 6, encode.TIMES) == bucket(time, start=6, octave=1, most=encode.TIMES)
+
+
 def test_padding_is_nothing_and_stands_behind() -> None:
     batch = Batch.of(making.random_windows(20, seed=12))
     tokens = encode.tokens(batch, making.vocabulary())
@@ -99,11 +153,11 @@ def test_an_unknown_item_gets_two_shared_rows_and_what_else_is_known() -> None:
 def test_a_forgotten_row_looks_like_one_never_seen() -> None:
     vocabulary = making.vocabulary()
     batch = Batch.of(making.random_windows(30, seed=14))
-    forgotten = encode.tokens(batch, vocabulary, forgotten=np.ones(len(batch.row), np.bool_))
+    forgotten = encode.tokens(batch, vocabulary, forgotten=np.ones(batch.events, np.bool_))
     blind = encode.tokens(batch, replace(vocabulary, items=np.array([], np.uint32)))
     own = range(vocabulary.bases["item"], vocabulary.bases["item_tail"])
     assert not np.isin(forgotten[:, 1], own).any()
-    has_item = batch.row["item"] != 0
+    has_item = batch.rows.item != 0
     assert ((forgotten[:, 2] != NOTHING) == has_item).all()
     assert ((blind[:, 2] != NOTHING) == has_item).all()
 
@@ -114,7 +168,7 @@ def test_contexts_are_nothing_other_or_their_own() -> None:
     rows = encode.contexts(batch, vocabulary)
     for at, name in enumerate(encode.CONTEXT):
         known = vocabulary.contexts[name].tolist()
-        for value, row in zip(batch.header["context"][:, at].tolist(), rows[:, at].tolist(), strict=True):
+        for value, row in zip(batch.heads.context[:, at].tolist(), rows[:, at].tolist(), strict=True):
             assert row == (0 if value == 0 else known.index(value) + 2 if value in known else 1)
 
 
@@ -126,15 +180,37 @@ def test_contexts_are_nothing_other_or_their_own() -> None:
         pytest.param(lambda encoded: encoded[: 42 + 22], id="rows missing"),
         pytest.param(lambda encoded: b"\x02" + encoded[1:], id="another version"),
         pytest.param(lambda encoded: encoded[:2] + b"\x00" + encoded[3:], id="no rows"),
+        pytest.param(lambda encoded: encoded[:2] + b"\x41" + encoded[3:] + bytes(2000), id="more than 64 rows"),
+        pytest.param(lambda encoded: encoded[:2] + b"\xff" + encoded[3:], id="rows of the next window"),
     ],
 )
 def test_bytes_that_are_no_window_are_refused(damage: Callable[[bytes], bytes]) -> None:
     good = making.window_of([making.event(1), making.event(2)])
-    with pytest.raises(Fatal, match="window"):
-        Batch.of([good, damage(good)])
+    for windows in ([good, damage(good)], [damage(good), good], [damage(good)]):
+        with pytest.raises(Fatal, match=r"^a window .* damaged$"):
+            Batch.of(windows)
+
+
+def test_rows_may_say_anything() -> None:
+    """Whatever stands in a sound window's rows and header, every result lies within its bounds."""
+    rng = np.random.default_rng(18)
+    vocabulary = making.vocabulary()
+    windows = []
+    for encoded in making.random_windows(200, seed=18):
+        noise = rng.integers(0, 256, len(encoded), np.uint8)
+        noise[[0, 2]] = encoded[0], encoded[2]
+        windows.append(noise.tobytes())
+    batch = Batch.of(windows)
+    tokens = encode.tokens(batch, vocabulary)
+    assert tokens.min() >= 0
+    assert tokens.max() < vocabulary.rows
+    assert (encode.contexts(batch, vocabulary) <= 1).all()
+    assert np.isfinite(aggregates.aggregates(batch)).all()
+    score, _ = risk.risk(batch)
+    assert ((score >= 0) & (score <= 1)).all()
 
 
 def test_without_session_ids_a_long_pause_opens_a_session() -> None:
     times = [0, 60_000, 60_000 + 31 * 60_000]
     events = [making.event(at, event_time=making.START_MS + time) for at, time in enumerate(times)]
-    assert Batch.of([making.window_of(events)]).sessions_back.tolist() == [1, 1, 0]
+    assert Batch.of([making.window_of(events)]).rows.sessions_back.tolist() == [1, 1, 0]
