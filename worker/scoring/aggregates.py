@@ -12,11 +12,11 @@ import numpy as np
 from worker.events import KINDS
 from worker.scoring.batch import KIND, Batch, Column, Floats, Heads, Kinds, Rows
 from worker.scoring.compiled import compiled
-from worker.window import EVENTS
 
 _NEVER_S = 40 * 86_400.0  # beyond what a window spans
 _DAY_MS = 86_400_000
-_SLOTS = 256  # of a hash table for at most 64 values
+_MOST_EVENTS = 512  # of a window: what the largest networks have positions for; 64 today
+_SLOTS = 1024  # of a hash table for so many values
 
 SCALARS: Final = (
     "events",
@@ -59,7 +59,7 @@ NAMES: Final = (
 """The columns of `aggregates`."""
 
 
-_COUNTS: Final = np.log1p(np.arange(EVENTS + 1)).astype(np.float32)
+_COUNTS: Final = np.log1p(np.arange(_MOST_EVENTS + 1)).astype(np.float32)
 """The logarithms of all that a window may count."""
 
 

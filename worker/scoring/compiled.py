@@ -9,7 +9,7 @@ a compiled function may read its arguments and its own module, never a name that
 """
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 
@@ -22,9 +22,10 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
     Safe to call from several threads.
     """
-    options = {"nogil": True, "error_model": "numpy"}  # numpy's: a division by zero is no exception
+    # numpy's error model: a division by zero is no exception
+    made: Any
     try:
-        made: Callable[P, R] = numba.njit(cache=True, **options)(function)
+        made = numba.njit(function, cache=True, nogil=True, error_model="numpy")
     except RuntimeError:  # no folder to keep it in
-        made = numba.njit(**options)(function)
-    return made
+        made = numba.njit(function, nogil=True, error_model="numpy")
+    return cast("Callable[P, R]", made)

@@ -215,17 +215,10 @@ def pack(batch: Batch, vocabulary: encode.Vocabulary, network: Network, *, longe
     order = np.argsort(-lengths, kind="stable") if longest_first else np.arange(len(batch))
     starts = np.empty(len(batch), np.int64)
     starts[order] = np.cumsum(lengths[order]) - lengths[order]  # [B] in the batch's order
-    place = (starts + 1 - batch.first)[batch.owner] + np.arange(len(batch.row))  # [N] each event's token
-    bags = np.empty((len(batch.row) + len(batch), WIDTH), np.int32)
-    bags[place, :-1] = encode.tokens(batch, vocabulary)
-    bags[place, -1] = network.first + 2 + batch.back
-    bags[starts, 0] = network.first
-    bags[starts, 1:-1] = encode.NOTHING
-    bags[starts, -1] = network.first + 1
     return Packed(
         order=order,
         lengths=lengths[order],
-        bags=bags,
+        bags=encode.packed(batch, vocabulary, starts=starts, first=network.first),
         contexts=encode.contexts(batch, vocabulary)[order],
         sums=aggregates.aggregates(batch)[order],
     )

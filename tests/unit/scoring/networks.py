@@ -5,7 +5,7 @@ import torch
 
 from tests.unit.scoring import making
 from worker.scoring import aggregates, encode, model
-from worker.scoring.batch import HEADER, ROW, Batch, Floats
+from worker.scoring.batch import Batch, Floats, Heads, Rows
 from worker.scoring.bundle import Bundle
 from worker.scoring.packed import Network
 
@@ -35,16 +35,50 @@ def network(made: Bundle, *, dtype: torch.dtype = torch.float32, device: torch.d
 def batch(lengths: list[int], *, seed: int = 0) -> Batch:
     """Of windows of these lengths, longer ones than the fold keeps included."""
     rng = np.random.default_rng(seed)
-    header, row = np.zeros(len(lengths), HEADER), np.zeros(sum(lengths), ROW)
-    header["newest_ms"] = making.START_MS
-    header["context"] = rng.integers(0, 3, (len(lengths), 7))
+    sizes = np.array(lengths, np.int64)
+    first, total = np.cumsum(sizes) - sizes, int(sizes.sum())
     ages = np.concatenate([np.sort(rng.integers(0, 3_000_000, length))[::-1] for length in lengths])
-    row["time"] = (making.START_MS - ages).astype(np.uint32)
-    for name in ("item", "category", "page"):
-        row[name] = rng.integers(0, 2**32, len(row), dtype=np.uint32)
-    row["kind_price"] = rng.integers(0, 12, len(row)) | (rng.integers(0, 20_000, len(row)) << 8)
-    row["session"] = 1 + np.concatenate([np.arange(length) // 9 for length in lengths])
-    return Batch(header, row, np.array(lengths, np.int64))
+    gaps = np.concatenate(([0], ages[:-1] - ages[1:]))
+    gaps[first] = -1
+    sessions = np.concatenate([np.arange(length) // 9 for length in lengths])
+    opens = np.concatenate(([True], sessions[1:] != sessions[:-1]))
+    opens[first] = True
+    in_all = np.array([1 + (length - 1) // 9 for length in lengths], np.int64)
+    heads = Heads(
+        lengths=sizes,
+        first=first,
+        sessions=in_all,
+        newest_ms=np.full(len(lengths), making.START_MS, np.int64),
+        context=rng.integers(0, 3, (len(lengths), 7), dtype=np.uint32),
+        visit_number=np.zeros(len(lengths), np.int64),
+    )
+    rows = Rows(
+        item=rng.integers(0, 2**32, total, dtype=np.uint32),
+        category=rng.integers(0, 2**32, total, dtype=np.uint32),
+        page=rng.integers(0, 2**32, total, dtype=np.uint32),
+        kind=rng.integers(0, 12, total, dtype=np.uint8),
+        price_cents=rng.integers(0, 20_000, total, dtype=np.int32),
+        age_ms=ages.astype(np.int64),
+        gap_ms=gaps.astype(np.int64),
+        sessions_back=(np.repeat(in_all - 1, sizes) - sessions).astype(np.uint8),
+        opens=opens,
+    )
+    return Batch(heads, rows)
+
+
+def part(given: Batch, start: int, end: int) -> Batch:
+    """The windows [start, end)."""
+    bounds = [*given.first.tolist(), given.events]
+    heads = Heads(*(column[start:end] for column in given.heads))
+    rows = Rows(*(column[bounds[start] : bounds[end]] for column in given.rows))
+    return Batch(heads._replace(first=heads.first - bounds[start]), rows)
+
+
+def joined(one: Batch, other: Batch) -> Batch:
+    """Both, one behind the other."""
+    heads = Heads(*map(np.concatenate, zip(one.heads, other.heads, strict=True)))
+    rows = Rows(*map(np.concatenate, zip(one.rows, other.rows, strict=True)))
+    return Batch(heads._replace(first=np.cumsum(heads.lengths) - heads.lengths), rows)
 
 
 def eager(made: Bundle, given: Batch) -> Floats:

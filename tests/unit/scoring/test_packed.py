@@ -104,9 +104,9 @@ def test_a_score_does_not_depend_on_the_neighbours(made: Bundle) -> None:
     rounding, stated in `forward.TOLERANCE`.
     """
     given = networks.batch(NEIGHBOURS)
-    alone = np.concatenate([scores(made, part(given, at, at + 1)) for at in range(len(given))])
+    alone = np.concatenate([scores(made, networks.part(given, at, at + 1)) for at in range(len(given))])
     for others in (networks.batch(NEIGHBOURS, seed=7), networks.batch([64] * 30, seed=8), networks.batch([1], seed=9)):
-        beside = scores(made, joined(given, others))[: len(given)]
+        beside = scores(made, networks.joined(given, others))[: len(given)]
         assert beside == pytest.approx(alone, abs=1e-5)
 
 
@@ -157,16 +157,3 @@ def test_what_is_no_number_stays_none(made: Bundle) -> None:
     found = network.probabilities(logits)
     assert found.isfinite().all(dim=1).tolist() == [False, False, True]
     assert found[2].numpy() == pytest.approx(made.calibration.probabilities(logits[2:].numpy())[0], abs=1e-7)
-
-
-def part(given: Batch, start: int, end: int) -> Batch:
-    bounds = np.concatenate(([0], np.cumsum(given.lengths)))
-    return Batch(given.header[start:end], given.row[bounds[start] : bounds[end]], given.lengths[start:end])
-
-
-def joined(one: Batch, other: Batch) -> Batch:
-    return Batch(
-        np.concatenate((one.header, other.header)),
-        np.concatenate((one.row, other.row)),
-        np.concatenate((one.lengths, other.lengths)),
-    )
