@@ -39,6 +39,14 @@ app = typer.Typer(
 )
 
 
+@app.callback(help=_HELP)
+def _group() -> None:
+    """Standard output is for results alone."""
+    from worker.ops import logs
+
+    logs.quiet()
+
+
 def _mount() -> None:
     """Every command. The modules named here import only what their options need."""
     from worker.demo.commands import demo

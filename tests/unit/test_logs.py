@@ -67,6 +67,17 @@ def test_the_level_holds_for_own_lines_and_libraries(capsys: pytest.CaptureFixtu
     assert [line["event"] for line in lines(capsys)] == ["seen"]
 
 
+def test_a_command_says_only_what_is_wrong_and_not_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.quiet()
+    structlog.get_logger("worker").info("unseen")
+    structlog.get_logger("worker").warning("smaller batches", tokens=65)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.strip().startswith("[warning")
+    assert "smaller batches" in captured.err
+    assert "unseen" not in captured.err
+
+
 def record(message: str, *args: object, name: str = "aiokafka.client") -> logging.LogRecord:
     return logging.LogRecord(name, logging.ERROR, __file__, 1, message, args, None)
 

@@ -45,6 +45,25 @@ def configure(*, level: str = "info", format: Format = "auto") -> None:  # noqa:
     logging.captureWarnings(capture=True)
 
 
+def quiet() -> None:
+    """For commands that are no service: warnings and worse, on stderr, one console line each. Idempotent."""
+    structlog.configure(
+        processors=[
+            _warnings_only,
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(colors=False),
+        ],
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _warnings_only(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    if method in {"debug", "info"}:
+        raise structlog.DropEvent
+    return event
+
+
 def stdlib_config(*, level: str = "info", format: Format = "auto") -> Mapping[str, Any]:  # noqa: A002 - as above
     """The part of `configure` for `logging.config.dictConfig`.
 

@@ -9,14 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.unit.training import samples
+from worker import cli
 from worker.errors import IntentError
-from worker.registry.commands import model_app
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
 from worker.scoring.engine import Engine
 from worker.scoring.model import Shape
 from worker.shop.ga360 import ORDER_COMPLETED, Sample
-from worker.training import commands, finetune, windows
+from worker.training import finetune, windows
 from worker.training.labels import START, labels
 from worker.training.score import SCHEMA, score
 from worker.training.train import train
@@ -183,14 +183,14 @@ def test_score_and_model_on_the_command_line(shop: Path, trained: Path, tmp_path
     run = CliRunner().invoke
     out = tmp_path / "scores.parquet"
     arguments = ["ga360", str(shop), "--out", str(out), "--bundle", str(trained), "--to", "2016-08-05", "--json"]
-    scored = run(commands.score_app, arguments)
+    scored = run(cli.app, ["score", *arguments])
     assert scored.exit_code == 0, scored.output
     assert json.loads(scored.stdout)["rows"] == len(pq.read_table(out))
     assert pq.read_table(out)["timestamp_ms"].to_numpy().max() < START + 4 * 86_400_000
-    listed = run(model_app, ["list", str(trained.parent), "--json"])
+    listed = run(cli.app, ["model", "list", str(trained.parent), "--json"])
     assert [entry["state"] for entry in json.loads(listed.stdout)] == ["intact"]
-    assert "Limits" in run(model_app, ["show", str(trained)]).stdout
-    assert run(model_app, ["verify", str(trained)]).exit_code == 0
-    refused = run(commands.score_app, ["ga360", str(shop), "--out", str(out), "--from", "yesterday"])
+    assert "Limits" in run(cli.app, ["model", "show", str(trained)]).stdout
+    assert run(cli.app, ["model", "verify", str(trained)]).exit_code == 0
+    refused = run(cli.app, ["score", "ga360", str(shop), "--out", str(out), "--from", "yesterday"])
     assert refused.exit_code == 2
     assert "yesterday" in refused.output
