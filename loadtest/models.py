@@ -112,6 +112,7 @@ def models(
                         found = latency.measure(settings, load, warmup_s=2)
                     histograms[phase].add(found.histogram)
                     wrong += found.missing + found.repeated
+            time.sleep(1)  # until the last shadow scores are acknowledged, and told
             counted = _metrics(settings)
     reloads = int(counted.get(("intent_model_reloads_total", "done"), 0))
     document = {
