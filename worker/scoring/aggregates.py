@@ -97,7 +97,7 @@ def _aggregates(heads: Heads, rows: Rows, kinds: Kinds, k: int, log_counts: Floa
         if newest > oldest:
             to[4 * k + min(rows.kind[newest - 1], k - 1)] = 1
         scalars = to[5 * k :]
-        _pace(heads, rows, i, opening, log_counts, scalars)
+        _pace(heads, rows, i, opening, log_counts, never, scalars)
         for at, hashes in enumerate((rows.item, rows.page)):  # `items` to `newest_page_seen`
             found = _breadth(hashes, oldest, newest, opening, slots, 2 * i + at + 1)
             scalars[9 + 2 * at], scalars[10 + 2 * at] = log_counts[found[0]], log_counts[found[1]]
@@ -107,7 +107,7 @@ def _aggregates(heads: Heads, rows: Rows, kinds: Kinds, k: int, log_counts: Floa
 
 
 @compiled
-def _pace(heads: Heads, rows: Rows, i: int, opening: int, log_counts: Floats, to: Floats) -> None:
+def _pace(heads: Heads, rows: Rows, i: int, opening: int, log_counts: Floats, never: float, to: Floats) -> None:
     """`events` to `visit_number`, and the counts of gaps within the session."""
     newest = heads.first[i] + heads.lengths[i] - 1
     total = longest = below_1s = over_60s = 0
@@ -123,9 +123,10 @@ def _pace(heads: Heads, rows: Rows, i: int, opening: int, log_counts: Floats, to
     to[3] = _log_seconds(rows.gap_ms[newest])
     to[4] = _log_seconds(total / max(newest - opening, 1))
     to[5] = _log_seconds(longest)
-    to[6] = _log_seconds(rows.gap_ms[opening]) if heads.sessions[i] > 1 else math.log1p(_NEVER_S)
+    to[6] = _log_seconds(rows.gap_ms[opening]) if heads.sessions[i] > 1 else never
     to[7] = log_counts[heads.sessions[i]]
-    to[8] = math.log1p(heads.visit_number[i])
+    visits = heads.visit_number[i]
+    to[8] = log_counts[visits] if visits < len(log_counts) else math.log1p(visits)
     to[22], to[23] = log_counts[below_1s], log_counts[over_60s]
 
 
