@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.unit.scoring import making
-from worker import window
+from worker import config, window
 from worker.errors import Fatal, IntentError, SettingError
 from worker.scores import Model
 from worker.scoring.answer import Scores
@@ -237,6 +237,29 @@ async def test_close_finishes_what_is_under_way_and_fails_what_waits(engine: Eng
 def test_a_device_that_is_not_there_is_named(bundle: Bundle, device: str) -> None:
     with pytest.raises(SettingError, match=f"`model.device` is '{device}'"):
         Engine(bundle, device=device)
+
+
+def test_it_tells_what_it_took_to_start_and_what_it_holds(free: Engine, bundle: Bundle) -> None:
+    assert free.report().first_score_s is None
+    free.score_now(WINDOWS[:3])
+    report = free.report()
+    assert report.first_score_s is not None
+    assert 0 < report.first_score_s < report.first_score_s + report.ready_s
+    assert report.model_bytes > sum(parameter.nbytes for parameter in bundle.model.bert.encoder.parameters())
+    assert report.device_bytes == 0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_a_type_that_is_not_there_is_named(bundle: Bundle, dtype: str) -> None:
+    with pytest.raises(SettingError, match=f"`model.dtype` is '{dtype}'"):
+        Engine(bundle, device="cpu", dtype=dtype)
+
+
+def test_an_engine_as_the_settings_have_it(bundle: Bundle) -> None:
+    settings = config.Model(dtype="bfloat16", deterministic=True, max_batch_tokens=256, threads=1, device="cpu")
+    with Engine.configured(bundle, settings) as made:
+        assert made.max_batch_tokens == 256
+        assert np.array_equal(made.score_now(WINDOWS[:20]).intent, made.score_now(WINDOWS[:20][::-1]).intent[::-1])
 
 
 # -- memory and loss ---------------------------------------------------------------------------------------------------
