@@ -8,7 +8,9 @@ its kernel by the shape, so that another number of rows may round otherwise. Wit
 tiles of `FIXED` tokens and of `ROWS` windows, filled up with empty rows; attention has the shape of one window. Then
 scores are equal to the bit, alone and in any batch, in any order (shown for one and for several threads by
 `tests/unit/scoring/test_tiles.py`). Without it the last tile has what rows there are (bfloat16: a multiple of `STEP`,
-since oneDNN compiles a kernel for each shape it meets, about 1 ms each) and scores differ by rounding: `TOLERANCE`.
+since oneDNN compiles a kernel for each shape it meets, about 1 ms each), and scores differ by rounding
+(`forward.TOLERANCE`). What fixed shapes cost is the filling up: little for full batches, most for a window that comes
+alone.
 """
 
 from collections.abc import Iterator

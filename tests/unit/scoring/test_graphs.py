@@ -54,8 +54,8 @@ def reference(q: Tensor, k: Tensor, v: Tensor, ends_q: Tensor, ends_k: Tensor, *
     for window in range(len(ends_q) - 1):
         queries, keys = slice(*ends_q[window : window + 2].tolist()), slice(*ends_k[window : window + 2].tolist())
         if keys.start < keys.stop:
-            one, two, three = (part.transpose(0, 1) for part in (q[queries], k[keys], v[keys]))
-            out[queries] = torch.nn.functional.scaled_dot_product_attention(one, two, three).transpose(0, 1)
+            mine, theirs, values = (part.transpose(0, 1) for part in (q[queries], k[keys], v[keys]))
+            out[queries] = torch.nn.functional.scaled_dot_product_attention(mine, theirs, values).transpose(0, 1)
     return out
 
 
