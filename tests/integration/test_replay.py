@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 import pytest
-import typer
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
@@ -16,9 +15,8 @@ from typer.testing import CliRunner
 from tests.integration.conftest import Deploy
 from tests.integration.deployment import Worker, publish, read_all, until, variables
 from tests.integration.test_worker import drained, simulated
-from worker import scores
+from worker import cli, scores
 from worker.config import Settings
-from worker.replay.commands import replay
 from worker.scores import HORIZONS, Score
 from worker.scoring.forward import TOLERANCE
 
@@ -30,9 +28,8 @@ CLOSE = TOLERANCE + 1e-6  # what the engine promises across micro-batches, and t
 
 def replayed(settings: Settings, out: Path, *options: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The report, and the rows by score id."""
-    app = typer.Typer()
-    app.command()(replay)
-    done = CliRunner(env=dict(variables(settings))).invoke(app, ["--out", str(out), "--json", *options])
+    arguments = ["replay", "--out", str(out), "--json", *options]
+    done = CliRunner(env=dict(variables(settings))).invoke(cli.app, arguments)
     assert done.exit_code == 0, done.output
     rows = pq.read_table(out).to_pylist()
     by_id = {row["score_id"]: row for row in rows}

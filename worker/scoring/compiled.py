@@ -20,9 +20,8 @@ R = TypeVar("R")
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """The function, without the interpreter's lock while it runs, and without checks: an index must be within bounds.
 
-    Safe to call from several threads.
+    A division by zero is no exception, as in numpy. Safe to call from several threads.
     """
-    # numpy's error model: a division by zero is no exception
     made: Any
     try:
         made = numba.njit(function, cache=True, nogil=True, error_model="numpy")
