@@ -16,6 +16,7 @@ from worker.fold import Batch, Mode, Record, fold, sweep
 from worker.ops.metrics import Metrics
 from worker.pipeline import Overlay, run
 from worker.scores import Model, Rating
+from worker.scoring.answer import Scores
 from worker.watermark import Watermark
 from worker.window import Rules
 
@@ -120,16 +121,6 @@ def test_a_sweep_removes_the_expired_and_nobody_whom_a_later_batch_has_seen() ->
     assert +batch.fates == {"scored": 1}
 
 
-@dataclass
-class Answer:
-    intent: np.ndarray
-    risk: np.ndarray
-    risk_reasons: np.ndarray
-    reason_codes: np.ndarray
-    reason_weights: np.ndarray
-    model: Model
-
-
 class Engine:
     """Scores a window by its length; fails on the n-th call."""
 
@@ -137,14 +128,14 @@ class Engine:
         self.calls = 0
         self._fail_at = fail_at
 
-    async def score(self, windows: Sequence[bytes]) -> Answer:
+    async def score(self, windows: Sequence[bytes]) -> Scores:
         self.calls += 1
         if self.calls == self._fail_at:
             raise RuntimeError("device lost")
         lengths = np.array([[window.length(one) / 100] * 3 for one in windows], np.float32)
         n = len(windows)
         none = np.full((n, 3), 255, np.uint8)
-        return Answer(
+        return Scores(
             lengths, np.zeros(n, np.float32), np.zeros(n, np.uint8), none, np.zeros((n, 3), np.float32), Model("m", "1")
         )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from worker import deadletter, scores, watermark
-from worker.fold import Batch
+from worker.fold import Batch, Updated
 from worker.scores import Headers, Rating
 
 
@@ -36,16 +36,29 @@ def render(
     scored_at: str,
 ) -> Rendered:
     """All records of a batch. `ratings` run in parallel to `batch.updated`."""
-    scored = []
-    for (record, event, window), rating in zip(batch.updated, ratings, strict=True):
-        offset = record.offset
-        value = scores.encode(
-            event, window, rating, topic=topic, partition=partition, offset=offset, scored_at=scored_at
-        )
-        headers = scores.headers(scores.score_id(topic, partition, offset), source=application, scored_at=scored_at)
-        scored.append(OutRecord(record.key, value, headers))
+    scored = [
+        score(update, rating, topic=topic, partition=partition, source=application, scored_at=scored_at)
+        for update, rating in zip(batch.updated, ratings, strict=True)
+    ]
     latest = [OutRecord(key, None, []) if place is None else scored[place] for key, place in batch.latest.items()]
     return Rendered(scored, latest, list(_dead(batch, topic, partition)), list(_changelog(batch)))
+
+
+def score(
+    update: Updated,
+    rating: Rating,
+    *,
+    topic: str,
+    partition: int,
+    source: str,
+    scored_at: str,
+    type_: str = scores.EVENT_TYPE,
+) -> OutRecord:
+    """One score, of an event of `topic`. `source` and `type_` are CloudEvents'."""
+    (record, event, window), offset = update, update.record.offset
+    value = scores.encode(event, window, rating, topic=topic, partition=partition, offset=offset, scored_at=scored_at)
+    score_id = scores.score_id(topic, partition, offset)
+    return OutRecord(record.key, value, scores.headers(score_id, source=source, scored_at=scored_at, type_=type_))
 
 
 def _dead(batch: Batch, topic: str, partition: int) -> Iterator[OutRecord]:

@@ -23,6 +23,7 @@ from worker.fold import Updated
 from worker.kafka import clients
 from worker.ops.metrics import Metrics
 from worker.scores import SHADOW_TYPE, Rating
+from worker.stream import output
 
 MAX_WAITING: Final = 4096
 """Windows that may wait for the device to be free; those that come then are dropped."""
@@ -176,15 +177,12 @@ class Shadow:
         # CloudEvents tells events apart by source and id, and the id is the champion's
         source = f"{settings.worker.application_id}/shadow"
         sender, told = self._sender(), self._delivered
-        for (partition, (record, event, window), _), rating in zip(some, ratings, strict=True):
-            offset = record.offset
-            value = scores.encode(
-                event, window, rating, topic=topic, partition=partition, offset=offset, scored_at=scored_at
+        for (partition, update, _), rating in zip(some, ratings, strict=True):
+            key, value, headers, _ = output.score(
+                update, rating, topic=topic, partition=partition, source=source, scored_at=scored_at, type_=SHADOW_TYPE
             )
-            score_id = scores.score_id(topic, partition, offset)
-            headers = scores.headers(score_id, source=source, scored_at=scored_at, type_=SHADOW_TYPE)
             try:
-                sender.produce(to, value, record.key, partition, headers=[*headers], on_delivery=told)
+                sender.produce(to, value, key, partition, headers=[*headers], on_delivery=told)
             except (BufferError, KafkaException) as error:
                 self._refuse(str(error))
 

@@ -19,6 +19,7 @@ from worker import config, events, facts, scores, window
 from worker.fold import Updated
 from worker.ops.metrics import Metrics
 from worker.scores import Model, Rating
+from worker.scoring.answer import Scores
 from worker.stream import shadow as shadows
 from worker.stream.shadow import Shadow, chosen
 
@@ -37,16 +38,6 @@ class Record:
 
 
 @dataclass
-class Answer:
-    intent: np.ndarray
-    risk: np.ndarray
-    risk_reasons: np.ndarray
-    reason_codes: np.ndarray
-    reason_weights: np.ndarray
-    model: Model = CHALLENGER
-
-
-@dataclass
 class Engine:
     """Has room for so many offers; `outcome` is an error, or no answer at all, in place of scores."""
 
@@ -55,12 +46,12 @@ class Engine:
     cancels: bool = False
     offers: list[int] = field(default_factory=list)
 
-    def offer(self, windows: Sequence[bytes]) -> "Future[Answer] | None":
+    def offer(self, windows: Sequence[bytes]) -> "Future[Scores] | None":
         if not self.room:
             return None
         self.room -= 1
         self.offers.append(len(windows))
-        answer: Future[Answer] = Future()
+        answer: Future[Scores] = Future()
         n = len(windows)
         if self.cancels:
             answer.cancel()
@@ -68,12 +59,13 @@ class Engine:
             answer.set_exception(self.outcome)
         else:
             answer.set_result(
-                Answer(
-                    np.full((n, 3), 0.5),
-                    np.zeros(n),
+                Scores(
+                    np.full((n, 3), 0.5, np.float32),
+                    np.zeros(n, np.float32),
                     np.zeros(n, np.uint8),
                     np.full((n, 3), 255, np.uint8),
-                    np.zeros((n, 3)),
+                    np.zeros((n, 3), np.float32),
+                    CHALLENGER,
                 )
             )
         return answer
@@ -235,7 +227,7 @@ def test_what_is_put_back_makes_no_room_for_more(setup: Setup, monkeypatch: pyte
     setup.engine.room = 0
     offer = setup.engine.offer
 
-    def meanwhile(windows: Sequence[bytes]) -> "Future[Answer] | None":
+    def meanwhile(windows: Sequence[bytes]) -> "Future[Scores] | None":
         setup.consider(range(100))
         return offer(windows)
 
@@ -310,7 +302,7 @@ def test_the_thread_outlives_an_error_and_ends_when_it_is_told(setup: Setup) -> 
     setup.engine.outcome = RuntimeError("once")
     offer, produce = setup.engine.offer, setup.producer.produce
 
-    def offer_once(windows: Sequence[bytes]) -> "Future[Answer] | None":
+    def offer_once(windows: Sequence[bytes]) -> "Future[Scores] | None":
         answer = offer(windows)
         setup.engine.outcome = None
         return answer
