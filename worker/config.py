@@ -26,6 +26,10 @@ from worker.errors import SettingError
 FILE: Final = "intent.toml"
 PREFIX: Final = "INTENT_"
 
+MODEL_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
+MODEL_ALIAS: Final = r"[a-z][a-z0-9-]{0,31}"
+"""What a store's names may be made of: none leads out of it."""
+
 _Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 _Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -124,10 +128,8 @@ class Model(_Part):
         max_length=1000,
         description="models and aliases: a folder, or a URL that fsspec reaches; in place of `model.bundle`",
     )
-    name: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$", description="which model of the store"
-    )
-    alias: str = Field("champion", pattern=r"^[a-z][a-z0-9-]{0,31}$", description="which of its versions scores")
+    name: str | None = Field(None, pattern=f"^{MODEL_NAME}$", description="which model of the store")
+    alias: str = Field("champion", pattern=f"^{MODEL_ALIAS}$", description="which of its versions scores")
     reload_interval_s: float = Field(10.0, ge=0.1, le=86_400, description="how often to look where the alias points")
     cache_dir: Path = Field(Path(".intent/models"), description="versions fetched from a store elsewhere")
     shadow_share: float = Field(

@@ -24,13 +24,14 @@ from typing import BinaryIO, Final
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from worker.config import MODEL_ALIAS, MODEL_NAME
 from worker.errors import IntentError, SettingError
 from worker.registry import alias as aliases
 from worker.registry.alias import Alias
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_NAME: Final = re.compile(MODEL_NAME)
 _VERSION: Final = re.compile(r"[0-9a-f]{12}")
-_ALIAS: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_ALIAS: Final = re.compile(MODEL_ALIAS)
 _ALIASES: Final = "aliases"
 _SUFFIX: Final = ".json"
 _CHUNK_BYTES: Final = 1 << 20
