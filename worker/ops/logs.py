@@ -51,7 +51,8 @@ def quiet() -> None:
         processors=[
             _warnings_only,
             structlog.processors.add_log_level,
-            structlog.dev.ConsoleRenderer(colors=False),
+            mask_personal,
+            *_renderers("console"),
         ],
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
