@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import orjson
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
+from loadtest.scrape import Samples, samples
 from worker import config
 from worker.config import Settings
 from worker.errors import IntentError
@@ -88,23 +88,18 @@ class Member:
 
     def metric(self, name: str) -> dict[str, float]:
         """Samples of one metric with at most one label, by that label's value."""
-        families = text_string_to_metric_families((self.page("metrics") or b"").decode())
-        return {
-            next(iter(sample.labels.values()), ""): sample.value
-            for family in families
-            for sample in family.samples
-            if sample.name == name
-        }
+        return {next(iter(labels), ""): value for (found, *labels), value in self._samples().items() if found == name}
 
     def metrics(self, *names: str) -> dict[str, float]:
         """The sums of these metrics over their labels, of one and the same scrape."""
-        families = text_string_to_metric_families((self.page("metrics") or b"").decode())
         sums = dict.fromkeys(names, 0.0)
-        for family in families:
-            for sample in family.samples:
-                if sample.name in sums:
-                    sums[sample.name] += sample.value
+        for (found, *_), value in self._samples().items():
+            if found in sums:
+                sums[found] += value
         return sums
+
+    def _samples(self) -> Samples:
+        return samples((self.page("metrics") or b"").decode())
 
     def said(self, event: str) -> list[dict[str, Any]]:
         """The log's lines of this event."""

@@ -25,6 +25,7 @@ from rich.console import Console
 from loadtest import generator, taken
 from loadtest.contenders.task import Job
 from loadtest.generator import APART, MAX_US, Load, Schedule, ScoredEvent, Sent
+from loadtest.scrape import scrape
 from loadtest.waits import Page
 from worker.config import Settings
 from worker.errors import CheckFailed, IntentError, SettingError
@@ -89,7 +90,7 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
         consumer.close()
         process.join(10)
         process.kill()
-    after = Page.of(settings)
+    after = Page(scrape(settings))
     generator.check(sent)
     histogram = _latencies(load, schedule, read_ns, skip=skip)
     elapsed_s = (time.monotonic_ns() - schedule.start_ns) / 1e9
@@ -109,7 +110,7 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
 def _page_at(settings: Settings, at_ns: int) -> Page:
     """The worker's metrics at that moment of the monotonic clock."""
     time.sleep(max(0, at_ns - time.monotonic_ns()) / 1e9)
-    return Page.of(settings)
+    return Page(scrape(settings))
 
 
 def _read(consumer: Consumer, load: Load, schedule: Schedule) -> tuple[NDArray[np.int64], int]:

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -18,12 +17,12 @@ from typing import Annotated, Any, Final, Literal
 import orjson
 import typer
 from hdrh.histogram import HdrHistogram
-from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
 from loadtest import latency, taken
 from loadtest.generator import APART, MAX_US, Load
+from loadtest.scrape import scrape
 from worker.config import Settings
 from worker.errors import CheckFailed
 from worker.registry.alias import CHALLENGER, CHAMPION, promoted
@@ -113,7 +112,7 @@ def models(
                     histograms[phase].add(found.histogram)
                     wrong += found.missing + found.repeated
             time.sleep(1)  # until the last shadow scores are acknowledged, and told
-            counted = _metrics(settings)
+            counted = scrape(settings)
     reloads = int(counted.get(("intent_model_reloads_total", "done"), 0))
     document = {
         "taken": taken.provenance(load_before=load_before),
@@ -169,25 +168,13 @@ def _phase(phase: Phase, registry: Registry, settings: Settings, *, every_s: flo
 
 
 def _challenged(settings: Settings) -> bool:
-    return any(key[0] == "intent_challenger_info" for key in _metrics(settings))
+    return any(key[0] == "intent_challenger_info" for key in scrape(settings))
 
 
 def _until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _SETTLE_S
     while not condition() and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
-
-
-def _metrics(settings: Settings) -> dict[tuple[str, ...], float]:
-    """The worker's samples by name and labels."""
-    url = f"http://{settings.worker.web_host}:{settings.worker.web_port}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        text = answer.read().decode()
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 def _document(histogram: HdrHistogram) -> dict[str, float]:

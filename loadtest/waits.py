@@ -7,17 +7,15 @@ of them tell what lies between. A batch counts once, however many events it has.
 """
 
 import sys
-import urllib.request
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn
 
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, EndTxnHandler, SendProduceReqHandler
 from prometheus_client import REGISTRY, CollectorRegistry, Summary
-from prometheus_client.parser import text_string_to_metric_families
 
+from loadtest.scrape import Samples
 from worker import pipeline
-from worker.config import Settings
 from worker.stream import partition
 
 _NAME: Final = "loadtest_wait_seconds"
@@ -77,23 +75,14 @@ def _awaited(step: Callable[..., Any], into: Summary) -> Callable[..., Any]:
 class Page:
     """Counts and sums of the parts, as the worker's metrics have them at one moment."""
 
-    def __init__(self, text: str) -> None:
-        samples = {
-            (sample.name, sample.labels.get("part")): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+    def __init__(self, samples: Samples) -> None:
         self.counts, self.sums = (
-            {part: samples.get((f"{name}_{what}", label), 0.0) for part, (name, label) in PARTS.items()}
+            {
+                part: samples.get((f"{name}_{what}", *([label] if label else [])), 0.0)
+                for part, (name, label) in PARTS.items()
+            }
             for what in ("count", "sum")
         )
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """The running worker's. Raises `OSError` where it does not answer."""
-        url = f"http://{settings.worker.web_host}:{settings.worker.web_port}/metrics"
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return cls(answer.read().decode())
 
     def means_ms(self, before: "Page") -> dict[str, float]:
         """Since then, milliseconds by part; those that did not happen are left out."""

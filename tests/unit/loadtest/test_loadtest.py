@@ -15,6 +15,7 @@ from loadtest.contenders.jobs import light_time
 from loadtest.contenders.task import Job
 from loadtest.generator import MAX_US, Load, Schedule, ScoredEvent, Sent, _records, check
 from loadtest.latency import Result
+from loadtest.scrape import samples
 from loadtest.waits import Page
 from worker import events, pipeline
 from worker.errors import IntentError
@@ -79,11 +80,11 @@ def test_waits_are_means_of_what_came_between_two_looks() -> None:
     seconds = Summary("intent_transaction_seconds", "t", registry=registry)
     parts = Summary("loadtest_wait_seconds", "t", ["part"], registry=registry)
     seconds.observe(9.0)
-    before = Page(generate_latest(registry).decode())
+    before = Page(samples(generate_latest(registry).decode()))
     for took_s in (0.002, 0.004):
         seconds.observe(took_s)
     parts.labels("produce").observe(0.001)
-    after = Page(generate_latest(registry).decode())
+    after = Page(samples(generate_latest(registry).decode()))
     assert after.batches(before) == 2
     assert after.means_ms(before) == {"transaction, all of it": pytest.approx(3), "- produce": pytest.approx(1)}
 
