@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Final, Literal, NoReturn
@@ -38,7 +39,7 @@ def prepare(scorer: Scorer) -> None:
 def spawn(settings: Settings, *, scorer: Scorer) -> tuple[ForkServerProcess, Connection, Connection]:
     """(the process, where it takes orders, what it says)."""
     context = multiprocessing.get_context("forkserver")
-    orders, giver = context.Pipe(duplex=False)
+    orders, giver = context.Pipe()
     said, says = context.Pipe(duplex=False)
     process = context.Process(target=_main, args=(settings, scorer, orders, says), daemon=True)
     process.start()
@@ -74,3 +75,5 @@ def _obey(orders: Connection, trouble: scorers.Trouble) -> None:
             os._exit(_ORPHANED)
         name, times = order
         trouble.obey(name, times)  # type: ignore[arg-type]  # sent by `workers.Place.order` only
+        with suppress(OSError):
+            orders.send(True)

@@ -27,6 +27,7 @@ from worker.config import Settings
 from worker.ports import free_port
 
 _POLL_S: Final = 0.02
+_HEARD_S: Final = 5.0
 _BACK_OFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 _KEPT_LINES: Final = 400
 _SHOWN_LINES: Final = 12
@@ -96,10 +97,13 @@ class Place:
         threading.Thread(target=self._listen, args=(said,), name=f"log of {self.name}", daemon=True).start()
 
     def order(self, order: Order, times: int = 1) -> None:
-        """Tell the scorer; a worker that is just ending hears nothing."""
-        with self._lock, suppress(OSError):
-            if self._orders is not None:
-                self._orders.send((order, times))
+        """Tell the scorer; returns when it obeys. A worker that is ending or stopped may not hear."""
+        if (orders := self._orders) is None:
+            return
+        with suppress(OSError, EOFError):
+            orders.send((order, times))
+            if orders.poll(_HEARD_S):
+                orders.recv()
 
     def send(self, signal_: signal.Signals) -> None:
         """A signal to the process, when there is one."""
