@@ -21,9 +21,9 @@ from aiokafka.structs import TopicPartition
 import worker.stream.consumer  # noqa: F401 - it sets aiokafka up for the worker
 from loadtest.constant import Constant
 from worker import events, facts, pipeline, scores, window
+from worker.cache import Cache
 from worker.errors import Invalid
 from worker.fold import Batch, Record, fold, sweep
-from worker.pipeline import Overlay
 from worker.stream import output, rocksdb, transaction
 from worker.stream.output import OutRecord
 from worker.watermark import Watermark
@@ -104,15 +104,15 @@ def _batch(
 ) -> Watermark:
     fetched = _fetched(pairs, base_offset)
     got: list[Record] = seconds.of("parse the fetch", lambda: list(_parsed(fetched, base_offset)))
-    overlay = Overlay(database.get)
+    cache = Cache(database.get)
     rules = window.Rules()
     batch: Batch = seconds.of(
         "the loop around these",
-        lambda: fold(got, windows=overlay.window, start=start, rules=rules, mode="every"),
+        lambda: fold(got, windows=cache.window, start=start, rules=rules, mode="every"),
     )
     _inside_the_loop(seconds, got, database, rules=rules)
     browsed = list(_browsed(database, 1 + len(got) // pipeline.SWEEP_SHARE))
-    seconds.of("sweep", lambda: sweep(batch, browsed, windows=overlay.window, rules=rules))
+    seconds.of("sweep", lambda: sweep(batch, browsed, windows=cache.window, rules=rules))
     rated = seconds.of("score and rate", lambda: pipeline.ratings(Constant.of(len(batch.updated))))
     scored_at = scores.rfc3339(got[0].timestamp)
     rendered: output.Rendered = seconds.of(

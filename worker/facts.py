@@ -4,23 +4,24 @@ Facts outlive any model: a bundle maps them to its own vocabulary when it scores
 reads the same windows. All hashes are XXH3-64 (xxHash specification 0.1.1), cut to the stored width.
 """
 
+import struct
 from functools import lru_cache
-from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
+from msgspec import Struct
 from xxhash import xxh3_64_intdigest
 
 from worker.events import KINDS, Context, Event
 
 MAX_PRICE_CENTS: Final = (1 << 24) - 1
-CONTEXT: Final = Struct("<7IH")
+CONTEXT: Final = struct.Struct("<7IH")
 """channel, source, medium, browser, os, device, country (hashes), visit number."""
 NO_CONTEXT: Final = bytes(CONTEXT.size)
 
 _KIND = {name: number for number, name in enumerate(KINDS)}
 
 
-class Facts(NamedTuple):
+class Facts(Struct, frozen=True, gc=False):
     """One event. Hashes are 32 bits wide, 0 for "none"; `session` is 16 bits wide; `context` is `CONTEXT`, packed."""
 
     id: int

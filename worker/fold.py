@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol
 
+from msgspec import Struct
+
 from worker import events, facts, window
 from worker.errors import Fatal, Invalid
 from worker.scores import Headers
@@ -42,7 +44,7 @@ class Record(Protocol):
         """Raw."""
 
 
-class Updated(NamedTuple):
+class Updated(Struct, frozen=True, gc=False):
     """An event that folded, and the window right after it."""
 
     record: Record

@@ -1,4 +1,4 @@
-"""The order of the steps, written once: take, decode, fold, score, publish, store, done.
+"""The order of the steps, written once: take, decode, fold, score, publish, store when due, done.
 
 Live and replay share it; they differ in the `Port` they pass in. Owns the order in which effects become durable. Knows
 neither Kafka, Faust, RocksDB nor torch.
@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from worker import window
+from worker.cache import Cache, Changes
 from worker.fold import Batch, Mode, Record, fold, sweep
 from worker.ops.metrics import Metrics
 from worker.scores import Model, Rating
@@ -76,37 +77,11 @@ class Port(Protocol):
     async def publish(self, batch: Batch, ratings: Sequence[Rating]) -> int:
         """All of the batch, visible together or not at all; its changelog's end offset. Bounded in time."""
 
-    def store(self, batch: Batch, changelog_offset: int) -> None:
-        """Windows, watermark and changelog offset, as one write. Only ever after `publish`."""
+    def store(self, windows: Changes, watermark: Watermark, changelog_offset: int) -> None:
+        """Windows, watermark and changelog offset, as one write. Only ever what was published."""
 
     def done(self, batch: Batch, ratings: Sequence[Rating]) -> None:
         """The batch is durable: time for what may be lost."""
-
-
-class Overlay:
-    """Windows of batches that are published but not yet stored, over those that are."""
-
-    def __init__(self, stored: Callable[[bytes], bytes | None]) -> None:
-        self._stored = stored
-        self._changed: dict[bytes, bytes | None] = {}
-
-    def window(self, key: bytes) -> bytes | None:
-        """The user's window as of the last batch."""
-        try:
-            return self._changed[key]
-        except KeyError:
-            return self._stored(key)
-
-    def add(self, changed: dict[bytes, bytes | None]) -> None:
-        """Show a batch's windows to the batches behind it."""
-        self._changed.update(changed)
-
-    def settle(self, changed: dict[bytes, bytes | None]) -> None:
-        """The batch is stored: forget what no later batch has replaced."""
-        mine = self._changed
-        for key, value in changed.items():
-            if mine.get(key, mine) is value:
-                del mine[key]
 
 
 def ratings(scores: EngineScores) -> list[Rating]:
@@ -135,7 +110,7 @@ async def run(
     loop with nothing of its batch committed; `failed` hears at once of one in the background, since the loop itself may
     be waiting for input. When the loop is cancelled, a commit under way goes on to its end.
     """
-    overlay = Overlay(port.window)
+    cache = Cache(port.window)
     committing: asyncio.Task[float] | None = None
     pace = _Pace()
     watermark = start
@@ -146,9 +121,9 @@ async def run(
         if not records:
             break
         taken = time.perf_counter()
-        batch = fold(records, windows=overlay.window, start=watermark, rules=rules, mode=mode)
-        sweep(batch, port.browse(1 + len(records) // SWEEP_SHARE), windows=overlay.window, rules=rules)
-        overlay.add(batch.changed)
+        batch = fold(records, windows=cache.window, start=watermark, rules=rules, mode=mode)
+        sweep(batch, port.browse(1 + len(records) // SWEEP_SHARE), windows=cache.window, rules=rules)
+        cache.add(batch.changed)
         watermark = batch.watermark
         rated: list[Rating] = []
         if batch.updated:
@@ -158,10 +133,11 @@ async def run(
         pace.prepared(time.perf_counter() - taken)
         if committing is not None:
             pace.committed(await _finished(committing))
-        committing = asyncio.create_task(_commit(port, batch, rated, overlay=overlay, metrics=metrics, now_ms=now_ms))
+        committing = asyncio.create_task(_commit(port, batch, rated, cache=cache, metrics=metrics, now_ms=now_ms))
         committing.add_done_callback(lambda task: _tell(task, failed))
     if committing is not None:
         await _finished(committing)
+    cache.write(port.store)
 
 
 class _Pace:
@@ -181,22 +157,23 @@ class _Pace:
         self._prepare_s += (took_s - self._prepare_s) / _SMOOTHING
 
     def committed(self, took_s: float) -> None:
-        """A batch was published and stored."""
+        """A batch was published."""
         self._commit_s += (took_s - self._commit_s) / _SMOOTHING
 
 
 async def _commit(
-    port: Port, batch: Batch, rated: Sequence[Rating], *, overlay: Overlay, metrics: Metrics, now_ms: Callable[[], int]
+    port: Port, batch: Batch, rated: Sequence[Rating], *, cache: Cache, metrics: Metrics, now_ms: Callable[[], int]
 ) -> float:
-    """Publish, then store, then tell: local state is never ahead of what readers and the next owner can see.
+    """Publish, then store if due, then tell: local state is never ahead of what readers and the next owner can see.
 
     Answers how many seconds that took.
     """
     begin = time.perf_counter()
     changelog_offset = await port.publish(batch, rated)
     metrics.transaction_seconds.observe(time.perf_counter() - begin)
-    port.store(batch, changelog_offset)
-    overlay.settle(batch.changed)
+    cache.published(batch, changelog_offset)
+    if cache.due:
+        cache.write(port.store)
     port.done(batch, rated)
     metrics.count_fates(batch.fates)
     metrics.scores_total.inc(len(batch.updated))

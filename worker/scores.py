@@ -6,7 +6,7 @@ The JSON Schema of the same contract is `schemas/intent.scores.v1.json`; a contr
 import datetime as dt
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
 import msgspec
 import orjson
@@ -118,7 +118,7 @@ class Score(Struct, frozen=True):
     schema_version: int = 1
 
 
-class Rating(NamedTuple):
+class Rating(Struct, frozen=True, gc=False):
     """The engine's answer for one window. Codes and weights run in parallel; `NO_REASON` marks an empty place."""
 
     intent: Sequence[float]

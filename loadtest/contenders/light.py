@@ -47,11 +47,11 @@ def render(
     """`worker.stream.output.render`, of *light*."""
     name = topic.encode()
     scored = []
-    for (record, time_ms, window), _ in zip(batch.updated, ratings, strict=True):
-        key, offset = record.key, record.offset
+    for update, _ in zip(batch.updated, ratings, strict=True):
+        key, offset = update.record.key, update.record.offset
         assert key is not None
-        time: Any = time_ms
-        value = light_score(name, key=key, partition=partition, offset=offset, window=window, time_ms=time)
+        time_ms: Any = update.event
+        value = light_score(name, key=key, partition=partition, offset=offset, window=update.window, time_ms=time_ms)
         scored.append(OutRecord(key, value, []))
     changelog = [OutRecord(key, window, []) for key, window in batch.changed.items()]
     changelog.append(OutRecord(watermark.KEY, batch.watermark.encode(), []))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from worker import facts, window
@@ -85,7 +86,7 @@ def _one(run: Sequence[Facts], *, rules: window.Rules) -> bytes:
     """One window of these events, as if one visitor had made them a second apart."""
     made: bytes | None = None
     for number, fact in enumerate(run):
-        alone = fact._replace(id=number + 1, time_ms=run[0].time_ms + 1000 * number)
+        alone = structs.replace(fact, id=number + 1, time_ms=run[0].time_ms + 1000 * number)
         made = window.fold(made, alone, rules=rules).window
     assert made is not None
     return made

@@ -64,7 +64,7 @@ _ALL = (
             Edit(
                 "worker.stream.partition",
                 "            ends = await transaction.commit(",
-                "            self.store(batch, int(self._read(Store.offset_key) or -1))\n"
+                "            self.store(batch.changed, batch.watermark, int(self._read(Store.offset_key) or -1))\n"
                 "            ends = await transaction.commit(",
             ),
         ),
@@ -134,17 +134,28 @@ _ALL = (
         ),
     ),
     Mutant(
-        "stale-overlay",
+        "stale-cache",
         scenario="there_and_back",
         shows="a partition that comes back is folded onto windows from before it went: other digests",
         edits=(
             Edit("worker.pipeline", "_SMOOTHING: Final = 8\n", "_SMOOTHING: Final = 8\n_KEPT = {}\n"),
             Edit(
                 "worker.pipeline",
-                "    overlay = Overlay(port.window)\n",
-                "    overlay = _KEPT.setdefault(port.tp, Overlay(port.window))\n    overlay._stored = port.window\n",
+                "    cache = Cache(port.window)\n",
+                "    cache = _KEPT.setdefault(port.tp, Cache(port.window))\n    cache._stored = port.window\n",
             ),
-            Edit("worker.pipeline", "    overlay.settle(batch.changed)\n", ""),
+        ),
+    ),
+    Mutant(
+        "half-written",
+        scenario="there_and_back",
+        shows="of several batches that are stored together only the last one's windows are: other digests",
+        edits=(
+            Edit(
+                "worker.cache",
+                "        self._published.update(batch.changed)\n",
+                "        self._published = dict(batch.changed)\n",
+            ),
         ),
     ),
     Mutant(

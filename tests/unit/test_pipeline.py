@@ -1,4 +1,4 @@
-"""The order of the steps: fates, the overlay, publish before store, one commit at a time, nothing after a failure."""
+"""The order of the steps: fates, publish before store, one commit at a time, nothing after a failure."""
 
 import asyncio
 import json
@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from worker import facts, window
+from worker import cache, facts, window
+from worker.cache import Cache, Changes
 from worker.errors import Fatal
 from worker.fold import Batch, Mode, Record, fold, sweep
 from worker.ops.metrics import Metrics
-from worker.pipeline import Overlay, run
+from worker.pipeline import run
 from worker.scores import Model, Rating
 from worker.scoring.answer import Scores
 from worker.watermark import Watermark
@@ -94,27 +95,13 @@ def test_offsets_that_are_done_are_refused() -> None:
         folded([rec(3)], start=Watermark(3, T))
 
 
-def test_an_overlay_shows_what_is_not_stored_yet_and_forgets_only_what_is_unchanged() -> None:
-    stored = {b"a": b"0", b"b": b"0"}
-    overlay = Overlay(stored.get)
-    first: dict[bytes, bytes | None] = {b"a": b"1", b"b": None}
-    second: dict[bytes, bytes | None] = {b"a": b"2"}
-    overlay.add(first)
-    overlay.add(second)
-    assert (overlay.window(b"a"), overlay.window(b"b")) == (b"2", None)
-    overlay.settle(first)
-    assert (overlay.window(b"a"), overlay.window(b"b")) == (b"2", b"0")
-    overlay.settle(second)
-    assert overlay.window(b"a") == b"0"
-
-
 def test_a_sweep_removes_the_expired_and_nobody_whom_a_later_batch_has_seen() -> None:
     old = folded([rec(0, "gone"), rec(1, "back"), rec(2, "here")])
     stored = {key: after for key, after in old.changed.items() if after is not None}
-    overlay = Overlay(stored.get)
-    overlay.add(folded([rec(3, "back", time_ms=T + 36 * DAY)]).changed)
+    recent = Cache(stored.get)
+    recent.add(folded([rec(3, "back", time_ms=T + 36 * DAY)]).changed)
     batch = folded([rec(4, "here", time_ms=T + 36 * DAY)])
-    sweep(batch, stored.items(), windows=overlay.window, rules=Rules())
+    sweep(batch, stored.items(), windows=recent.window, rules=Rules())
     assert batch.changed[b"gone"] is None
     assert batch.latest[b"gone"] is None
     assert batch.changed.keys() == {b"gone", b"here"}
@@ -177,9 +164,10 @@ class Port:
         self.said.append(f"publish {batch.watermark.offset}")
         return 100 + batch.watermark.offset
 
-    def store(self, batch: Batch, changelog_offset: int) -> None:
+    def store(self, windows: Changes, watermark: Watermark, changelog_offset: int) -> None:
+        assert changelog_offset == 100 + watermark.offset
         self.said.append(f"store {changelog_offset}")
-        self.table.update({key: after for key, after in batch.changed.items() if after is not None})
+        self.table.update({key: after for key, after in windows.items() if after is not None})
 
     def done(self, batch: Batch, ratings: Sequence[Rating]) -> None:
         assert len(ratings) == len(batch.updated)
@@ -203,7 +191,8 @@ async def play(port: Port, engine: Engine, failures: list[BaseException] | None 
     return metrics
 
 
-async def test_publish_store_done_in_order_and_windows_carry_over() -> None:
+async def test_publish_store_done_in_order_and_windows_carry_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "WRITE_S", 0)
     port = Port([rec(0), rec(1)], [rec(2)], [rec(3), Rec(4, b"u", b"")])
     metrics = await play(port, Engine())
     assert port.said == [
@@ -214,6 +203,13 @@ async def test_publish_store_done_in_order_and_windows_carry_over() -> None:
     assert [rating.intent[0] for rating in port.ratings] == [0.01, 0.02, 0.03, 0.04]
     assert metrics.registry.get_sample_value("intent_events_total", {"fate": "scored"}) == 4
     assert metrics.registry.get_sample_value("intent_dead_letters_total", {"reason": "json"}) == 1
+
+
+async def test_what_is_not_due_is_stored_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "WRITE_S", 3600)
+    port = Port([rec(0)], [rec(1)], [rec(2)])
+    await play(port, Engine())
+    assert port.said == ["publish 0", "store 100", "done 0", "publish 1", "done 1", "publish 2", "done 2", "store 102"]
 
 
 async def test_a_batch_without_windows_asks_the_engine_nothing() -> None:

@@ -1,6 +1,7 @@
 """The window rule, case by case; the codec's bounds. Any sequence at all is in `tests/property`."""
 
 import pytest
+from msgspec import structs
 
 from worker import facts, window
 from worker.errors import Fatal
@@ -91,8 +92,8 @@ def test_ids_are_compared_whole() -> None:
     base = facts.of(Event(event_id="a", user_id="u", event_time=T, type="x"))
     state = None
     for number in (0x0000000100000002, 0x0000000300000004):
-        state = window.fold(state, base._replace(id=number), rules=RULES).window
-    assert window.fold(state, base._replace(id=0x0000000200000003), rules=RULES).outcome is FOLDED
+        state = window.fold(state, structs.replace(base, id=number), rules=RULES).window
+    assert window.fold(state, structs.replace(base, id=0x0000000200000003), rules=RULES).outcome is FOLDED
 
 
 def test_sizes() -> None:

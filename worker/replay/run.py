@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from rocksdict import Options, Rdict
 
 from worker import pipeline
+from worker.cache import Changes
 from worker.fold import Batch, Mode, Record, fold
 from worker.ops.metrics import Metrics
 from worker.pipeline import Engine
@@ -89,9 +90,9 @@ class ReplayPort:
         self._tally.add(batch, ratings)
         return 0
 
-    def store(self, batch: Batch, changelog_offset: int) -> None:  # noqa: ARG002 - the protocol's
-        """Keep the batch's windows."""
-        for key, after in batch.changed.items():
+    def store(self, windows: Changes, watermark: Watermark, changelog_offset: int) -> None:  # noqa: ARG002 - the protocol's
+        """Keep the windows."""
+        for key, after in windows.items():
             if after is not None:
                 self._windows[key] = after
             elif key in self._windows:
@@ -105,7 +106,7 @@ class ReplayPort:
         watermark = Watermark(self._stretch.warm_from - 1)
         while records := await self.take():
             batch = fold(records, windows=self.window, start=watermark, rules=rules, mode=mode)
-            self.store(batch, 0)
+            self.store(batch.changed, batch.watermark, 0)
             self._tally.warmed += len(records)
             watermark = batch.watermark
         self._before = self._stretch.end

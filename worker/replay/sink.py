@@ -74,7 +74,7 @@ class ParquetSink:
 
     def _row(self, partition: int, update: Updated, rating: Rating) -> tuple[object, ...]:
         """In the order of `SCHEMA`. The way over the wire format makes these the very values that readers get live."""
-        record, event, after = update
+        record, event, after = update.record, update.event, update.window
         score = scores.decode(
             scores.encode(
                 event,

@@ -18,6 +18,7 @@ from typing import Final, Literal, Self
 import numpy as np
 import structlog
 import torch
+from msgspec import structs
 
 from worker import config, facts, window
 from worker.errors import Fatal, IntentError
@@ -454,7 +455,7 @@ def _warm_up() -> list[bytes]:
     short = window.fold(None, event, rules=rules).window
     full = short
     for number in range(2, window.EVENTS + 1):
-        full = window.fold(full, event._replace(id=number, time_ms=number * 1000), rules=rules).window
+        full = window.fold(full, structs.replace(event, id=number, time_ms=number * 1000), rules=rules).window
     return [short, full]
 
 

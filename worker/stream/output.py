@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from worker import deadletter, scores, watermark
 from worker.fold import Batch, Updated
 from worker.scores import Headers, Rating
 
 
-class OutRecord(NamedTuple):
+class OutRecord(Struct, frozen=True, gc=False):
     """One record to be sent. `timestamp_ms` of `None` is the time of sending."""
 
     key: bytes | None
@@ -55,8 +57,10 @@ def score(
     type_: str = scores.EVENT_TYPE,
 ) -> OutRecord:
     """One score, of an event of `topic`. `source` and `type_` are CloudEvents'."""
-    (record, event, window), offset = update, update.record.offset
-    value = scores.encode(event, window, rating, topic=topic, partition=partition, offset=offset, scored_at=scored_at)
+    record, offset = update.record, update.record.offset
+    value = scores.encode(
+        update.event, update.window, rating, topic=topic, partition=partition, offset=offset, scored_at=scored_at
+    )
     score_id = scores.score_id(topic, partition, offset)
     return OutRecord(record.key, value, scores.headers(score_id, source=source, scored_at=scored_at, type_=type_))
 

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
 from worker import scores, watermark
+from worker.cache import Changes
 from worker.config import Settings
 from worker.errors import Fatal
 from worker.fold import Batch, Record
@@ -193,10 +194,10 @@ class Partition:
             ends = await transaction.commit(self._producer, records, partition=self.tp.partition)
         return ends[settings.changelog]
 
-    def store(self, batch: Batch, changelog_offset: int) -> None:
+    def store(self, windows: Changes, mark: Watermark, changelog_offset: int) -> None:
         """Windows, watermark and changelog offset, as one write."""
         assert self._store is not None
-        items = [*batch.changed.items(), (watermark.KEY, batch.watermark.encode())]
+        items = [*windows.items(), (watermark.KEY, mark.encode())]
         self._store.write(self.tp.partition, items, changelog_offset)
 
     def done(self, batch: Batch, ratings: Sequence[Rating]) -> None:

@@ -178,11 +178,11 @@ class Shadow:
         source = f"{settings.worker.application_id}/shadow"
         sender, told = self._sender(), self._delivered
         for (partition, update, _), rating in zip(some, ratings, strict=True):
-            key, value, headers, _ = output.score(
+            record = output.score(
                 update, rating, topic=topic, partition=partition, source=source, scored_at=scored_at, type_=SHADOW_TYPE
             )
             try:
-                sender.produce(to, value, key, partition, headers=[*headers], on_delivery=told)
+                sender.produce(to, record.value, record.key, partition, headers=[*record.headers], on_delivery=told)
             except (BufferError, KafkaException) as error:
                 self._refuse(str(error))
 
