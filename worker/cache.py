@@ -39,9 +39,10 @@ class Cache:
 
     def window(self, key: bytes) -> bytes | None:
         """The user's window as of the last batch."""
-        for newer in (self._changed, self._written):
-            if key in newer:
-                return newer[key]
+        if key in self._changed:
+            return self._changed[key]
+        if key in self._written:
+            return self._written[key]
         return self._stored(key)
 
     def add(self, changed: Changes) -> None:

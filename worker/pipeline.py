@@ -21,8 +21,8 @@ from worker.scores import Model, Rating
 from worker.watermark import Watermark
 
 _SMOOTHING: Final = 8
-SWEEP_SHARE: Final = 8
-"""For so many events one stored user is looked at: of a million, at 1,000 events/s, each every two hours."""
+SWEEP_SHARE: Final = 32
+"""For so many events one stored user is looked at: of a million, at 1,000 events/s, each every nine hours."""
 
 
 class EngineScores(Protocol):

@@ -51,6 +51,9 @@ SHADOW_TYPE: Final = "intent.score.shadow.v1"
 Headers = list[tuple[str, bytes]]
 
 _Probability = Annotated[float, Meta(ge=0, le=1)]
+_EPOCH = dt.date(1970, 1, 1).toordinal()
+_MINUTES = tuple(f"T{minute // 60:02d}:{minute % 60:02d}:" for minute in range(24 * 60))
+_SECONDS = tuple(f"{second:02d}" for second in range(60))
 _MILLISECONDS = tuple(f".{ms:03d}Z" for ms in range(1000))
 
 
@@ -141,13 +144,14 @@ def score_id(topic: str, partition: int, offset: int) -> str:
 
 def rfc3339(time_ms: int) -> str:
     """UTC with milliseconds, e.g. ``2016-08-01T07:00:00.000Z``."""
-    seconds, ms = divmod(time_ms, 1000)
-    return _second(seconds) + _MILLISECONDS[ms]
+    day, ms = divmod(time_ms, 86_400_000)
+    minute, ms = divmod(ms, 60_000)
+    return _day(day) + _MINUTES[minute] + _SECONDS[ms // 1000] + _MILLISECONDS[ms % 1000]
 
 
-@lru_cache(1 << 16)  # a stream's times lie close together: 2.8 -> 0.4 µs a time
-def _second(seconds: int) -> str:
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+@lru_cache(1 << 10)  # with the tables 0.4 µs a time; `strftime` takes 2.8
+def _day(day: int) -> str:
+    return dt.date.fromordinal(_EPOCH + day).isoformat()
 
 
 def encode(

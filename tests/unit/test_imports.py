@@ -23,6 +23,7 @@ FORBIDDEN = {
     "watermark": STREAM | KAFKA | MODEL,
     "deadletter": STREAM | KAFKA | MODEL,
     "fold": STREAM | KAFKA | MODEL,
+    "cache": STREAM | KAFKA | MODEL,
     "pipeline": STREAM | KAFKA | MODEL,
     "scoring": STREAM | KAFKA,
     "registry": STREAM | KAFKA,

@@ -16,7 +16,7 @@ cache of 64 MiB       89 MB; 15 µs an event, 3 s background: for a small contai
 cache of 1 GiB        nothing: the state fits already
 memtables of 16 MiB   3.8 s background
 universal compaction  nothing
-no write-ahead log    nothing that repeats: a batch is one write; with it a killed worker replays nothing
+no write-ahead log    nothing that repeats, since windows are written together; with it all that was written stays
 ===================== =================================================================================
 """
 
