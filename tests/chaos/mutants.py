@@ -67,6 +67,7 @@ _ALL = (
                 "            self.store(batch.changed, batch.watermark, int(self._read(Store.offset_key) or -1))\n"
                 "            ends = await transaction.commit(",
             ),
+            Edit("worker.cache", "WRITE_S: Final = 1.0\n", "WRITE_S: Final = 0.0\n"),
         ),
     ),
     Mutant(
@@ -147,14 +148,14 @@ _ALL = (
         ),
     ),
     Mutant(
-        "half-written",
-        scenario="there_and_back",
-        shows="of several batches that are stored together only the last one's windows are: other digests",
+        "progress-alone",
+        scenario="stopped_well",
+        shows="the last batches are stored as done without their windows: other digests after a start",
         edits=(
             Edit(
                 "worker.cache",
-                "        self._published.update(batch.changed)\n",
-                "        self._published = dict(batch.changed)\n",
+                "        store(written, *self._reached)\n",
+                "        store({}, *self._reached)\n",
             ),
         ),
     ),

@@ -150,6 +150,18 @@ def quiet(stage: Stage) -> None:
     stage.await_drained(worker)
 
 
+def stopped_well(stage: Stage) -> None:
+    """SIGTERM once all is done, and a start."""
+    stage.publish(200)
+    worker, successor = stage.worker("a"), stage.worker("a")
+    worker.start(wait=False)
+    stage.await_drained(worker)
+    worker.stop()
+    stage.publish(100)
+    successor.start(wait=False)
+    stage.await_drained(successor)
+
+
 def killed(stage: Stage, moment: str, *, lose_folder: bool = False) -> None:
     stage.publish(300)
     worker, successor = stage.worker("a", f"{moment}=kill"), stage.worker("a")
@@ -249,6 +261,7 @@ SCENARIOS: Mapping[str, Callable[[Stage], None]] = {
     play.__name__: play
     for play in (
         quiet,
+        stopped_well,
         killed_before_commit,
         killed_before_store,
         lost_folder,

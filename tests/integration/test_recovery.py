@@ -23,6 +23,7 @@ from tests.integration.verdict import value
 from worker import facts, window
 from worker.events import decode
 from worker.kafka import topics
+from worker.pipeline import SWEEP_SHARE
 from worker.ports import free_port
 from worker.stream.rocksdb import options
 from worker.watermark import KEY, Watermark
@@ -211,7 +212,8 @@ def test_erased_and_expired_users_stay_so_through_crash_and_rebuild(deploy: Depl
 
     # The erased are even. The odd ones expire when later ones come, and the sweep finds them.
     story = [*firsts(START_MS), *(event(user, 1, START_MS + 1, type="user.erase") for user in users[::2])]
-    newcomers = [event(f"new-{number}", 0, later_ms, type="page_view") for number in range(400)]
+    enough = 2 * len(users) * SWEEP_SHARE
+    newcomers = [event(f"~{number}", 0, later_ms, type="page_view") for number in range(enough)]  # keys behind theirs
     publish(servers, settings.topics.events, story)
     worker.start()
     done = len(story)
