@@ -20,7 +20,7 @@ from hdrh.histogram import HdrHistogram
 from rich.console import Console
 from rich.table import Table
 
-from loadtest import latency, taken
+from loadtest import openloop, taken
 from loadtest.generator import APART, MAX_US, Load
 from loadtest.scrape import scrape
 from worker.config import Settings
@@ -108,7 +108,7 @@ def models(
                     status.update(f"round {number + 1} of {rounds}: {phase}")
                     with _phase(phase, registry, settings, every_s=every):
                         load = Load(rate=rate, seconds=2 + seconds, users=2_000, seed=number, first=next(firsts))
-                        found = latency.measure(settings, load, warmup_s=2)
+                        found = openloop.measure(settings, load, warmup_s=2)
                     histograms[phase].add(found.histogram)
                     wrong += found.missing + found.repeated
             time.sleep(1)  # until the last shadow scores are acknowledged, and told

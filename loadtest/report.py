@@ -7,7 +7,7 @@ from typing import Any, Final
 from rich.table import Table
 
 from loadtest import taken
-from loadtest.latency import PERCENTILES, Result
+from loadtest.openloop import PERCENTILES, Result
 from loadtest.waits import PARTS
 
 _PLOT_PERCENTILES: Final = tuple(100 * (1 - 10 ** (-step / 20)) for step in range(81))  # 0 to 99.99, even on the axis

@@ -14,7 +14,7 @@ from loadtest.constant import Constant, ConstantEngine
 from loadtest.contenders.jobs import light_time
 from loadtest.contenders.task import Job
 from loadtest.generator import MAX_US, Load, Schedule, ScoredEvent, Sent, _records, check
-from loadtest.latency import Result
+from loadtest.openloop import Result
 from loadtest.scrape import samples
 from loadtest.waits import Page
 from worker import events, pipeline
