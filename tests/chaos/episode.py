@@ -4,6 +4,7 @@ Owns the order of these steps. Knows neither how a fault is injected nor what is
 """
 
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -228,15 +229,22 @@ def _seen(world: World) -> Seen:
 def unexplained(
     exits: Sequence[Exit], struck: Sequence[Struck], *, since_s: float, beats: Sequence[float]
 ) -> list[str]:
-    """Ends that nobody asked for, of which no fault can be the reason.
+    """Ends that nobody asked for, and others than were asked for, of which no fault can be the reason.
 
-    From the first score on: before, a node of several may not have heard of the new topics, which ends a start.
+    A worker that is told to stop while brokers are down may have to leave its batch uncommitted, and says so. From the
+    first score on: before, a node of several may not have heard of the new topics, which ends a start.
     """
-    reasons = [(fault.began_s, well_again(beats, fault.ended_s) + _AFTERMATH_S) for fault in struck]
+    reasons = [
+        (fault.began_s, well_again(beats, fault.ended_s) + _AFTERMATH_S)
+        for fault in struck
+        if fault.planned.kind != "worker_stopped"
+    ]
     return [
         f"{one.worker} ended with {one.code}, though nothing was broken; it said:\n{one.said}"
         for one in exits
-        if not one.due and one.at_s >= since_s and not any(begin <= one.at_s <= end for begin, end in reasons)
+        if not (one.due and one.code in {0, -signal.SIGKILL})
+        and one.at_s >= since_s
+        and not any(begin <= one.at_s <= end for begin, end in reasons)
     ]
 
 

@@ -9,12 +9,16 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
+import structlog
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
 from worker.fold import Record
+from worker.stream import transaction
 from worker.stream.partition import Partition, Shared
 from worker.stream.table import Store
+
+log = structlog.get_logger(__name__)
 
 
 class Partitions:
@@ -25,6 +29,8 @@ class Partitions:
         self._parts: dict[TP, Partition] = {}
         self._room = asyncio.Event()
         self.progressed_at = time.monotonic()
+        self.taken_back: dict[int, int] = {}
+        """By partition, the changelog offset from which on all was left open and is aborted now: see `transaction`."""
         self.committed: dict[TP, int] = {}
         """The next source offset that is not done, for the group's offsets; the watermark is the truth."""
 
@@ -69,6 +75,7 @@ class Partitions:
         for the changelog's end.
         """
         await self.close()
+        self.taken_back.clear()
         within_s = self._shared.settings.worker.request_timeout_s
         wanted = sorted(tps)
         async with asyncio.timeout(within_s):
@@ -80,7 +87,17 @@ class Partitions:
 
     async def _initialised(self, partition: int) -> AIOKafkaProducer:
         producer = self._shared.new_producer(partition)
-        await producer.start()
+        settings = self._shared.settings
+        topics = settings.topics
+        stray = await transaction.open_(
+            producer,
+            changelog=settings.changelog,
+            outputs=(topics.scores, topics.latest, topics.dead_letters),
+            partition=partition,
+        )
+        if stray is not None:
+            log.error("hanging transaction aborted", partition=partition, changelog_offset=stray)
+            self.taken_back[partition] = stray
         return producer
 
     def start(self, tps: Iterable[TP], store: Store, generation: int) -> None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import structlog
 from faust.types import TP
 
+from worker.errors import Fatal
+from worker.stream import folder
 from worker.stream.table import now_ms
 
 if TYPE_CHECKING:
@@ -95,10 +97,15 @@ class CatchUp:
         self._app.metrics.recovery_remaining_records.set(0)
 
     def _refuse_ahead(self, tp: TP, held: int, end: int | None) -> None:
+        path = self._app.table.store.partition_path(tp.partition)
+        stray = self._app.partitions.taken_back.pop(tp.partition, None)
+        if stray is not None and held >= stray:
+            why = f"it holds changelog offset {held}, and what stands there from {stray} on was never committed"
+            folder.condemn(path, Fatal(why))
+            self._fatal(f"the state folder {path} is ahead: {why}; the next start rebuilds it")
         if end is not None and held > end:
-            folder = self._app.table.store.partition_path(tp.partition)
             self._fatal(
-                f"the state folder {folder} holds changelog offset {held}, but {tp.topic} ends at {end} in partition "
+                f"the state folder {path} holds changelog offset {held}, but {tp.topic} ends at {end} in partition "
                 f"{tp.partition}: the topic has lost records; restore it, or move the folder away to go on from what "
                 "the topic holds (events since then are scored again)"
             )

@@ -2,17 +2,21 @@
 producer. Knows nothing of what the records mean.
 
 Private parts of aiokafka 0.14.0 in use: `BatchBuilder._builder`, `BatchBuilder._relative_offset`,
-`AIOKafkaProducer._txn_manager`, `record._crecords.default_records.lz4_encode`, `TransactionManager.error_transaction`.
+`AIOKafkaProducer._txn_manager`, `record._crecords.default_records.lz4_encode`, `TransactionManager.error_transaction`,
+`protocol.offset.OffsetRequest`.
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.codec import lz4_encode
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
 from aiokafka.producer.transaction_manager import TransactionManager
+from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record._crecords import default_records
 from aiokafka.structs import TopicPartition
 
@@ -35,6 +39,12 @@ def _end_sender(_: TransactionManager, error: BaseException) -> NoReturn:
 TransactionManager.error_transaction = _end_sender
 
 MAX_RECORD_BATCH_BYTES: Final = 512 << 10
+_COMMITTED, _UNCOMMITTED, _LATEST = 1, 0, -1
+"""Isolation levels and a timestamp, as ListOffsets has them."""
+_SETTLED_S: Final = 2.0
+"""So long after a former owner's end is marked in every log, the readers' end may take to show it."""
+_ASK_AGAIN_S: Final = 0.05
+
 MAX_REQUEST_BYTES: Final = 16 << 20
 """Above any record of the source topic, so that a bad one of any size fits into a dead letter."""
 
@@ -60,6 +70,64 @@ def producer(settings: Settings, partition: int) -> AIOKafkaProducer:
     )
 
 
+async def open_(sender: AIOKafkaProducer, *, changelog: str, outputs: Sequence[str], partition: int) -> int | None:
+    """Start the producer: from now on a former owner is fenced off, and nothing that it began is left open.
+
+    Starting ends a former owner's transaction; Kafka answers when the end is marked in every log. Not always: Kafka 4.3
+    leaves out the marks, and says the transaction is complete, where it knows no leader of a partition at that moment
+    (the only node of a cluster was stopped during a commit: KIP-664 calls what remains a hanging transaction). Readers
+    of committed records wait there for ever, and our next commit would make the stray records visible as its own. So
+    what the changelog shows to be left open is taken back by a transaction of ours that is aborted; its events will be
+    done again. Answers the changelog offset from which on that is; usually `None`. Bounded by the caller.
+    """
+    await sender.start()
+    stray = await _left_open(sender, TopicPartition(changelog, partition))
+    if stray is not None:
+        await sender.begin_transaction()
+        _add(sender, [changelog, *outputs], partition)
+        await sender.abort_transaction()
+    return stray
+
+
+async def _left_open(sender: AIOKafkaProducer, tp: TopicPartition) -> int | None:
+    """The first offset that is neither committed nor aborted, though nobody is left who could end it."""
+    await sender.partitions_for(tp.topic)  # else no leader is known
+    since = None
+    while True:
+        try:
+            stable, end = [await _end(sender, tp, isolation) for isolation in (_COMMITTED, _UNCOMMITTED)]
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+            await sender.client.force_metadata_update()
+        else:
+            if stable >= end:
+                return None
+            since = since or time.monotonic()
+            if time.monotonic() - since > _SETTLED_S:
+                return stable
+        await asyncio.sleep(_ASK_AGAIN_S)
+
+
+async def _end(sender: AIOKafkaProducer, tp: TopicPartition, isolation: int) -> int:
+    """Behind the last record that such a reader gets."""
+    leader = sender.client.cluster.leader_for_partition(tp)
+    if leader in {None, -1}:
+        raise LeaderNotAvailableError(tp)
+    request = OffsetRequest(-1, isolation, [(tp.topic, [(tp.partition, _LATEST)])])
+    ((_, ((_, error, _, offset),)),) = (await sender.client.send(leader, request)).topics
+    if error:
+        raise for_code(error)(tp)
+    end: int = offset
+    return end
+
+
+def _add(sender: AIOKafkaProducer, topics: Iterable[str], partition: int) -> None:
+    """To the transaction, all in one request: as their records come, it would be one after the other."""
+    for topic in topics:
+        sender._txn_manager.maybe_add_partition_to_txn(TopicPartition(topic, partition))  # noqa: SLF001
+
+
 async def commit(
     sender: AIOKafkaProducer, records: Mapping[str, Sequence[OutRecord]], *, partition: int
 ) -> dict[str, int]:
@@ -69,8 +137,7 @@ async def commit(
     further use.
     """
     await sender.begin_transaction()
-    for topic in filter(records.get, records):  # all in one request: as they come, it would be two, one after the other
-        sender._txn_manager.maybe_add_partition_to_txn(TopicPartition(topic, partition))  # noqa: SLF001
+    _add(sender, filter(records.get, records), partition)
     sent = {topic: await _send(sender, topic, partition, some) for topic, some in records.items()}
     ends: dict[str, int] = {}
     for topic, batches in sent.items():
