@@ -90,13 +90,13 @@ _ALL = (
         scenario="zombie",
         shows="the former owner is not fenced while its successor recovers, and commits behind its back: twice",
         edits=(
-            Edit("worker.stream.assignment", "        await producer.start()\n", ""),
+            Edit("worker.stream.transaction", "    await sender.start()\n", "    return None\n"),
             Edit(
                 "worker.stream.transaction",
-                "    await sender.begin_transaction()\n",
+                "    await sender.begin_transaction()\n    _add(sender, filter",
                 "    if sender._sender.sender_task is None:\n"
                 "        await sender.start()\n"
-                "    await sender.begin_transaction()\n",
+                "    await sender.begin_transaction()\n    _add(sender, filter",
             ),
         ),
     ),
