@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -103,9 +103,37 @@ def pipeline(
     runs, scale = (2, scale / _QUICK) if quick else (runs, scale)
     load_before = taken.load_before(err)
     programs = _programs(chosen)
-    results: dict[Job, list[Place]] = {}
+    measured: dict[Job, dict[Contender, list[Taken]]] = {each: {name: [] for name in programs} for each in jobs}
     sources: dict[Job, str] = {}
-    with err.status("starting Kafka") as status, _brokers(bootstrap_servers) as kafka:
+
+    def tell() -> None:
+        """What there is, also of a run that ends early."""
+        results = {
+            each: [Place(name.value, tuple(took)) for name, took in found.items() if took]
+            for each, found in measured.items()
+            if any(found.values())
+        }
+        if not results:
+            return
+        document = {
+            "taken": taken.provenance(load_before=load_before),
+            "partitions": PARTITIONS,
+            "jobs": standings.document(results, sources=sources),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "pipeline.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        standings.plot(results, folder / "pipeline.png")
+        if as_json:
+            typer.echo(orjson.dumps(document).decode())
+            return
+        for each, places in results.items():
+            out.print(standings.table(each, places, source=sources[each]))
+        out.print(f"written: {folder / 'pipeline.json'}, {folder / 'pipeline.png'}", highlight=False)
+
+    with ExitStack() as end:
+        end.callback(tell)
+        status = end.enter_context(err.status("starting Kafka"))
+        kafka = end.enter_context(_brokers(bootstrap_servers))
         for each in jobs:
             status.update(f"{each}: making events")
             counts = {name: max(PARTITIONS, round(ENTRIES[name].events[each] * scale)) for name in programs}
@@ -114,12 +142,11 @@ def pipeline(
             for count in sorted(set(counts.values())):
                 _make_topics(kafka, _events_topic(each, count))
                 workload.publish(kafka, _events_topic(each, count), load.records[:count])
-            measured: dict[Contender, list[Taken]] = {name: [] for name in programs}
             for number in range(runs):
                 for name in programs:
                     status.update(f"{each}: run {number + 1} of {runs}, {standings.NAMES[name]}")
                     took = _run(name, programs[name], kafka, load, job=each, count=counts[name], number=number)
-                    measured[name].append(took)
+                    measured[each][name].append(took)
                     rate, spent = took.events / took.seconds, took.cpu_s / took.events * 1e6
                     err.print(
                         f"{each}, run {number + 1} of {runs}: {standings.NAMES[name]}, {rate:,.0f} events/s, "
@@ -128,21 +155,6 @@ def pipeline(
                         soft_wrap=True,
                     )
             _drop_topics(kafka, [_events_topic(each, count) for count in set(counts.values())])
-            results[each] = [Place(name.value, tuple(took)) for name, took in measured.items()]
-    document = {
-        "taken": taken.provenance(load_before=load_before),
-        "partitions": PARTITIONS,
-        "jobs": standings.document(results, sources=sources),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pipeline.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    standings.plot(results, folder / "pipeline.png")
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-        return
-    for each, places in results.items():
-        out.print(standings.table(each, places, source=sources[each]))
-    out.print(f"written: {folder / 'pipeline.json'}, {folder / 'pipeline.png'}", highlight=False)
 
 
 def profiled(load: Workload, *, count: int, samples: Path) -> Taken:
