@@ -4,12 +4,12 @@ Whatever is wrong with a setting, a topic or the bundle is said here, in one sen
 """
 
 import atexit
-import time
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
 from prometheus_client import REGISTRY
 
+from worker.clock import now_ms
 from worker.config import Settings
 from worker.errors import SettingError
 from worker.ops import logs
@@ -58,7 +58,7 @@ def _follow(source: "Source", settings: Settings, *, engine: "Engine", metrics: 
 
     model, shadow = settings.model, None
     if model.shadow_share:
-        shadow = Shadow(settings, engine=engine, metrics=metrics, now=lambda: rfc3339(time.time_ns() // 1_000_000))
+        shadow = Shadow(settings, engine=engine, metrics=metrics, now=lambda: rfc3339(now_ms()))
         shadow.start()
         atexit.register(shadow.close)
     Reloader(

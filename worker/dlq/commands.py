@@ -158,12 +158,13 @@ def dlq_redrive(
     late one. The letters themselves stay where they are until their retention ends. A repeated redrive does little
     harm: the worker counts an event once while its id is among the user's last 128.
     """
+    from worker import clock
     from worker.config import load
-    from worker.dlq.redrive import Outcome, Redriver, obstacle, wall_clock_ms
+    from worker.dlq.redrive import Outcome, Redriver, obstacle
 
     settings = load()
     outcome = Outcome()
-    now_ms = wall_clock_ms()
+    now_ms = clock.now_ms()
 
     def chosen() -> "Iterator[Letter]":
         letters = (_one(settings, one) for one in ids) if ids else _letters(settings, begin, end, reason)

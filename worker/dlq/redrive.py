@@ -1,6 +1,5 @@
 """Dead letters sent again to where they came from, unless they would only come back. Decides first, then sends."""
 
-import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -95,8 +94,3 @@ class Redriver:
     def _delivered(self, error: KafkaError | None, _message: Message) -> None:
         if error is not None:
             self._failed[error.str()] += 1
-
-
-def wall_clock_ms() -> int:
-    """Now, UTC ms."""
-    return time.time_ns() // 1_000_000

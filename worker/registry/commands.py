@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from worker.clock import now_ms
 from worker.errors import CheckFailed, IntentError, SettingError
 
 if TYPE_CHECKING:
@@ -328,11 +329,10 @@ def _name(argument: str | None) -> str:
 
 
 def _now() -> str:
-    import time
 
     from worker.scores import rfc3339
 
-    return rfc3339(time.time_ns() // 1_000_000)
+    return rfc3339(now_ms())
 
 
 def _size(bundle: "Bundle") -> int:

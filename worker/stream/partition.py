@@ -5,7 +5,6 @@ feeds records in, nor the other partitions.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from faust.types import TP
 
 from worker import scores, watermark
 from worker.cache import Changes
+from worker.clock import now_ms
 from worker.config import Settings
 from worker.errors import Fatal
 from worker.fold import Batch, Record
@@ -46,11 +46,6 @@ class Shared:
         """The window rule's limits."""
         limits = self.settings.window
         return Rules.of_seconds(max_lateness_s=limits.max_lateness_s, expire_after_s=limits.expire_after_s)
-
-
-def now_ms() -> int:
-    """Wall clock, for `scored_at` and latency only: no outcome depends on it."""
-    return time.time_ns() // 1_000_000
 
 
 class Owner(Protocol):

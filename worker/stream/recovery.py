@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import structlog
 from faust.types import TP
 
+from worker.clock import now_ms
 from worker.errors import Fatal
 from worker.stream import folder
-from worker.stream.table import now_ms
 
 if TYPE_CHECKING:
     from worker.stream.app import IntentApp

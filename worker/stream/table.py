@@ -5,7 +5,6 @@ Knows neither what a window is nor when it may be written.
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -14,15 +13,11 @@ import rocksdict
 from faust.stores.rocksdb import Store as RocksDBStore
 from faust.types import TP
 
+from worker.clock import now_ms
 from worker.errors import Fatal
 from worker.stream import folder, rocksdb
 
 Item = tuple[bytes, bytes | None]
-
-
-def now_ms() -> int:
-    """Wall clock: how old a folder is. No outcome depends on it."""
-    return time.time_ns() // 1_000_000
 
 
 class Store(RocksDBStore):
