@@ -7,6 +7,7 @@ with many events costs one write instead of many, and most reads none. Knows nei
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -27,10 +28,10 @@ class Cache:
 
     def __init__(self, stored: Callable[[bytes], bytes | None]) -> None:
         self._stored = stored
-        self._changed: dict[bytes, bytes | None] = {}
-        """All that is not written."""
+        self._folded: deque[Changes] = deque()
+        """Of each batch that is not published, the newest first."""
         self._published: dict[bytes, bytes | None] = {}
-        """What may be written."""
+        """What may be written, and is not."""
         self._written: Changes = {}
         """The last that was."""
         self._reached: tuple[Watermark, int] | None = None
@@ -39,18 +40,23 @@ class Cache:
 
     def window(self, key: bytes) -> bytes | None:
         """The user's window as of the last batch."""
-        if key in self._changed:
-            return self._changed[key]
+        for changed in self._folded:
+            if key in changed:
+                return changed[key]
+        if key in self._published:
+            return self._published[key]
         if key in self._written:
             return self._written[key]
         return self._stored(key)
 
     def add(self, changed: Changes) -> None:
-        """Show a batch's windows to the batches behind it."""
-        self._changed.update(changed)
+        """Show a batch's windows to the batches behind it. They are published in the order in which they come here."""
+        self._folded.appendleft(changed)
 
     def published(self, batch: Batch, changelog_offset: int) -> None:
-        """The batch is durable; its last record in the changelog is at that offset."""
+        """The oldest batch is durable; its last record in the changelog is at that offset."""
+        oldest = self._folded.pop()
+        assert oldest is batch.changed
         self._published.update(batch.changed)
         self._bytes += sum(len(key) + len(window or b"") for key, window in batch.changed.items())
         self._reached = batch.watermark, changelog_offset
@@ -66,9 +72,5 @@ class Cache:
             return
         written = self._published
         store(written, *self._reached)
-        changed = self._changed
-        for key, window in written.items():
-            if changed.get(key, changed) is window:
-                del changed[key]
         self._written, self._published, self._reached = written, {}, None
         self._bytes, self._due_s = 0, time.monotonic() + WRITE_S

@@ -40,13 +40,20 @@ def batch(changed: dict[bytes, bytes | None], offset: int = 0) -> Batch:
     return Batch(changed=changed, watermark=Watermark(offset))
 
 
+def publish(cache_: Cache, changed: dict[bytes, bytes | None], offset: int, changelog_offset: int) -> None:
+    """A batch that is folded and published."""
+    cache_.add(changed)
+    cache_.published(batch(changed, offset), changelog_offset)
+
+
 def test_a_batch_is_seen_at_once_and_written_once_it_is_published() -> None:
     table = Table({b"a": b"0", b"b": b"0"})
     mine = Cache(table.get)
-    mine.add({b"a": b"1", b"b": None})
+    changed: dict[bytes, bytes | None] = {b"a": b"1", b"b": None}
+    mine.add(changed)
     mine.write(table.store)
     assert (mine.window(b"a"), mine.window(b"b"), table.writes) == (b"1", None, [])
-    mine.published(batch({b"a": b"1", b"b": None}, 7), 70)
+    mine.published(batch(changed, 7), 70)
     mine.write(table.store)
     assert (table.windows, table.writes) == ({b"a": b"1"}, [(7, 70)])
     mine.write(table.store)
@@ -58,8 +65,7 @@ def test_batches_are_written_together_each_user_once() -> None:
     mine = Cache(table.get)
     for number in range(3):
         changed: dict[bytes, bytes | None] = {b"a": b"%d" % number, b"only %d" % number: b"x"}
-        mine.add(changed)
-        mine.published(batch(changed, number), 10 * number)
+        publish(mine, changed, number, 10 * number)
     mine.write(table.store)
     assert table.writes == [(2, 20)]
     assert table.windows == {b"a": b"2", b"only 0": b"x", b"only 1": b"x", b"only 2": b"x"}
@@ -68,8 +74,7 @@ def test_batches_are_written_together_each_user_once() -> None:
 def test_what_was_written_last_is_not_read_again() -> None:
     table = Table()
     mine = Cache(table.get)
-    mine.add({b"a": b"1"})
-    mine.published(batch({b"a": b"1"}), 1)
+    publish(mine, {b"a": b"1"}, 0, 1)
     mine.write(table.store)
     assert mine.window(b"a") == b"1"
     assert table.reads == 0
@@ -82,12 +87,24 @@ def test_it_is_due_by_size_and_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = Cache(table.get)
     due = []
     for value in (b"1", bytes(cache.WRITE_BYTES)):
-        mine.published(batch({b"a": value}), 1)
+        publish(mine, {b"a": value}, 0, 1)
         due.append(mine.due)
         mine.write(table.store)
         due.append(mine.due)
     now[0] += cache.WRITE_S
     assert [*due, mine.due] == [True, False, True, False, True]
+
+
+def test_an_older_batch_that_is_published_does_not_hide_a_newer_one_that_says_the_same() -> None:
+    """Erased, back, erased again: in three batches, of which the first two are published and written in turn."""
+    mine = Cache(Table().get)
+    batches: list[Batch] = [batch({b"a": window}, number) for number, window in enumerate((None, b"1", None))]
+    for each in batches:
+        mine.add(each.changed)
+    for each in batches[:2]:
+        mine.published(each, each.watermark.offset)
+        mine.write(Table().store)
+    assert mine.window(b"a") is None
 
 
 @given(
