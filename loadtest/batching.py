@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest import taken
+from loadtest.options import Sample
 from loadtest.queueing import POLICIES, Costs, Seconds, poisson, simulate
 
 
@@ -54,9 +55,7 @@ def batching(
     seconds: Annotated[float, typer.Option(min=0.5, help="Of arrivals, for each policy, load and run.")] = 3.0,
     runs: Annotated[int, typer.Option(min=1, help="Of each policy and load, in turn; they are put together.")] = 2,
     quick: Annotated[bool, typer.Option("--quick", help="Two loads, one run of a second.")] = False,
-    sample: Annotated[
-        Path | None, typer.Option(help="Folder of the GA360 sample; default: INTENT_GA360, or else simulated.")
-    ] = None,
+    sample: Sample = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for batching.json and batching.png.")] = Path(
         "runs/batching"
     ),

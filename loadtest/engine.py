@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from loadtest import taken
+from loadtest.options import Sample
 from worker.errors import IntentError, SettingError
 
 
@@ -56,9 +57,7 @@ def engine(
     quick: Annotated[
         bool, typer.Option("--quick", help="The shipped model, batches of 32, two runs of 0.3 s.")
     ] = False,
-    sample: Annotated[
-        Path | None, typer.Option(help="Folder of the GA360 sample; default: INTENT_GA360, or else simulated.")
-    ] = None,
+    sample: Sample = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for engine.json and engine.png.")] = Path("runs/engine"),
     as_json: Annotated[
         bool, typer.Option("--json", help="The JSON on standard output too, in place of the tables.")

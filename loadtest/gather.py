@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest import taken, workload
+from loadtest.options import Sample
 from worker.errors import Invalid
 
 DEVICE: Final = ("decode", "tokens", "contexts", "aggregates")
@@ -39,9 +40,7 @@ def gather(
     *,
     count: Annotated[int, typer.Option("--batch", min=1, max=65_536, help="Windows a batch.")] = 1024,
     rounds: Annotated[int, typer.Option(min=1, help="Times that each of the 16 batches is gathered.")] = 40,
-    sample: Annotated[
-        Path | None, typer.Option(help="Folder of the GA360 sample; default: INTENT_GA360, or else simulated.")
-    ] = None,
+    sample: Sample = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for gather.json.")] = Path("runs/gather"),
     as_json: Annotated[
         bool, typer.Option("--json", help="The JSON on standard output too, in place of the table.")

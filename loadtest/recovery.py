@@ -24,6 +24,7 @@ from rich.table import Table
 
 from loadtest import fleet, population, taken, workload
 from loadtest.fleet import Member
+from loadtest.options import Sample
 from worker.config import Kafka, Settings
 from worker.errors import CheckFailed, IntentError
 from worker.kafka import clients
@@ -78,9 +79,7 @@ def recovery(
     stock_records: Annotated[int, typer.Option(min=1000, help="The same for Faust as it comes.")] = 50_000,
     runs: Annotated[int, typer.Option(min=1, help="Rebuilds of each, in turn.")] = 3,
     partitions: Annotated[int, typer.Option(min=1, max=1024)] = 4,
-    sample: Annotated[
-        Path | None, typer.Option(help="Folder of the GA360 sample; default: INTENT_GA360, or else simulated shoppers.")
-    ] = None,
+    sample: Sample = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for recovery.json.")] = Path("runs/recovery"),
     as_json: Annotated[
         bool, typer.Option("--json", help="The JSON on standard output, in place of the table.")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest import taken
+from loadtest.options import Sample
 
 STAGES: Final = (
     ("worker/events.py", None, "decode"),
@@ -55,9 +56,7 @@ err = Console(stderr=True)
 def stages(
     *,
     count: Annotated[int, typer.Option("--events", min=20_000, help="Of the full job.")] = 200_000,
-    sample: Annotated[
-        Path | None, typer.Option(help="Folder of the GA360 sample; default: INTENT_GA360, or else simulated.")
-    ] = None,
+    sample: Sample = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for stages.json and stages.png.")] = Path("runs/stages"),
     as_json: Annotated[
         bool, typer.Option("--json", help="The JSON on standard output too, in place of the table.")

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest import population, taken, workload
+from loadtest.options import Sample
 from loadtest.population import Population
 from worker.errors import IntentError
 from worker.stream.rocksdb import CHOSEN, Choice, options
@@ -79,9 +80,7 @@ def state(
     users: Annotated[int, typer.Option(min=1000, help="With a window each.")] = 1_000_000,
     events: Annotated[int, typer.Option(min=1000, help="Of users drawn at random, once all are there.")] = 200_000,
     case: Annotated[list[str] | None, typer.Option(help="Only these choices; repeat for several.")] = None,
-    sample: Annotated[
-        Path | None, typer.Option(help="Folder of the GA360 sample; default: INTENT_GA360, or else simulated shoppers.")
-    ] = None,
+    sample: Sample = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for state.json.")] = Path("runs/state"),
     as_json: Annotated[
         bool, typer.Option("--json", help="The JSON on standard output, in place of the table.")

@@ -16,14 +16,13 @@ from confluent_kafka.admin import AdminClient
 
 from tests.chaos.audit import Findings
 from tests.chaos.outcome import examine
-from tests.integration.deployment import Worker, publish, until
+from tests.integration.deployment import ROOT, Worker, publish, until
 from tests.integration.stories import Record, bad, event
 from worker import config
 from worker.config import Settings
 from worker.kafka import clients, topics
 from worker.ports import free_port
 
-ROOT = Path(__file__).parents[2]
 START_MS = 1_760_000_000_000
 BATCH_EVENTS = 50
 SESSION_S = 2

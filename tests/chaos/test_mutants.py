@@ -6,7 +6,8 @@ import pytest
 
 from tests.chaos.audit import Findings
 from tests.chaos.mutants import MUTANTS, Edit, Mutant
-from tests.chaos.scenarios import ROOT, SCENARIOS, Stage, play
+from tests.chaos.scenarios import SCENARIOS, Stage, play
+from tests.integration.deployment import ROOT
 
 pytestmark = [pytest.mark.broker, pytest.mark.chaos, pytest.mark.timeout(180)]
 

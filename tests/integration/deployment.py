@@ -21,6 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from worker.config import Settings
 
+ROOT = Path(__file__).parents[2]
+DIGEST = (sys.executable, "-m", "tests.chaos.digest")
+"""The worker with a scorer that needs no torch; `PYTHONPATH` has to name `ROOT`."""
 WAIT_S = 90.0
 _POLL_S = 0.05
 _SECRETS = ("sasl_password",)

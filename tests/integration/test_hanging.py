@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.audit import Findings
 from tests.chaos.outcome import examine
 from tests.conftest import MakeSettings
-from tests.integration.deployment import Worker, publish, read_all, until
+from tests.integration.deployment import DIGEST, ROOT, Worker, publish, read_all, until
 from tests.integration.stories import event
 from worker.kafka.broker import EmbeddedBroker
 from worker.ports import free_port
@@ -20,8 +20,6 @@ from worker.ports import free_port
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
 
 START_MS = 1_760_000_000_000
-ROOT = Path(__file__).parents[2]
-DIGEST = (sys.executable, "-m", "tests.chaos.digest")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from tests.chaos.audit import Findings
 from tests.chaos.outcome import examine
 from tests.conftest import MakeSettings
-from tests.integration.deployment import Worker, publish, read_all, until
+from tests.integration.deployment import ROOT, Worker, publish, read_all, until
 from tests.integration.secured import Guarded, rights
 from tests.integration.stories import event
 from worker.config import Kafka, Settings
@@ -22,7 +22,6 @@ from worker.ports import free_port
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(180)]
 
-ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse"
 START_MS = 1_760_000_000_000
 EVENTS = 400

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from tests.chaos.audit import Findings
 from tests.chaos.outcome import examine
 from tests.conftest import MakeSettings
-from tests.integration.deployment import Topic, Worker, publish, read_all, until
+from tests.integration.deployment import DIGEST, ROOT, Topic, Worker, publish, read_all, until
 from tests.integration.secured import Certificates, Guarded, inside, mutual_tls, rights
 from tests.integration.stories import Record, event, trouble
 from worker.config import Kafka, Settings
@@ -29,8 +29,6 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 
 SESSION_S = 8
 START_MS = 1_760_000_000_000
-ROOT = Path(__file__).parents[2]
-DIGEST = (sys.executable, "-m", "tests.chaos.digest")
 PROGRAM = (sys.executable, "-m", "worker.cli", "worker")
 
 Join = Callable[..., Worker]

@@ -57,7 +57,7 @@ def list_models(
 
     In a folder, a damaged one is said to be so; a store's are looked at by `intent model verify`.
     """
-    url = store or (None if folder else _settings_store())
+    url = store or (None if folder else _settings().store)
     if url is None:
         _list_folder(folder, as_json=as_json)
         return
@@ -197,11 +197,10 @@ def promote_model(
     """
     from worker.registry.alias import CHALLENGER
     from worker.registry.compare import compare
-    from worker.registry.source import Source
     from worker.scoring import bundle as bundles
 
     settings = _settings()
-    source = Source(_store(store), _name(name), cache=settings.cache_dir)
+    source = _source(name, store, settings)
     moved = alias or settings.alias
     before = source.version(moved)
     if version is None:
@@ -235,10 +234,9 @@ def promote_model(
 def rollback_model(name: _Name = None, *, alias: _Alias = None, store: _Store = None, as_json: _Json = False) -> None:
     """Let the alias name again what it named before its last promotion. Several in a row go back further."""
     from worker.registry.alias import rolled_back
-    from worker.registry.source import Source
 
     settings = _settings()
-    source = Source(_store(store), _name(name), cache=settings.cache_dir)
+    source = _source(name, store, settings)
     moved = alias or settings.alias
     now = source.store.alias(source.name, moved)
     if now is None:
@@ -285,15 +283,12 @@ def _loaded(which: str | None, store: str | None) -> "tuple[Bundle, str, Source 
         folder = settings.bundle or SHIPPED
         return load(folder), str(folder), None
 
-    from worker.registry.source import Source
-
-    opened = _store(store)
     name, _, wanted = (which or "").partition(":")
-    source = Source(opened, _name(name or None), cache=settings.cache_dir)
+    source = _source(name or None, store, settings)
     version = source.version(wanted or settings.alias) if _is_alias(wanted) else wanted
     if version is None:
-        raise SettingError(f"the model {source.name} in {opened.url} has no alias {wanted or settings.alias}")
-    return source.load(version), opened.url, source
+        raise SettingError(f"the model {source.name} in {source.store.url} has no alias {wanted or settings.alias}")
+    return source.load(version), source.store.url, source
 
 
 def _is_alias(wanted: str) -> bool:
@@ -306,30 +301,32 @@ def _settings() -> "ModelSettings":
     return load().model
 
 
-def _settings_store() -> str | None:
-    return _settings().store
+def _source(name: str | None, store: str | None, settings: "ModelSettings") -> "Source":
+    from worker.registry.source import Source
+
+    return Source(_store(store, settings), _name(name, settings), cache=settings.cache_dir)
 
 
-def _store(option: str | None) -> "Store":
+def _store(option: str | None, settings: "ModelSettings | None" = None) -> "Store":
+    """The settings are read where the option does not say it and nobody has read them yet."""
     from worker.registry.store import Store
 
-    url = option or _settings_store()
+    url = option or (settings or _settings()).store
     if url is None:
         raise SettingError("there is no model store: set `model.store`, or name one with --store")
     return Store(url)
 
 
-def _name(argument: str | None) -> str:
+def _name(argument: str | None, settings: "ModelSettings | None" = None) -> str:
     from worker.registry.store import named
 
-    name = argument or _settings().name
+    name = argument or (settings or _settings()).name
     if name is None:
         raise SettingError("which model? Name it, or set `model.name`")
     return named(name)
 
 
 def _now() -> str:
-
     from worker.scores import rfc3339
 
     return rfc3339(now_ms())

@@ -39,14 +39,14 @@ def _end_sender(_: TransactionManager, error: BaseException) -> NoReturn:
 TransactionManager.error_transaction = _end_sender
 
 MAX_RECORD_BATCH_BYTES: Final = 512 << 10
+MAX_REQUEST_BYTES: Final = 16 << 20
+"""Above any record of the source topic, so that a bad one of any size fits into a dead letter."""
+
 _COMMITTED, _UNCOMMITTED, _LATEST = 1, 0, -1
 """Isolation levels and a timestamp, as ListOffsets has them."""
 _SETTLED_S: Final = 2.0
 """So long after a former owner's end is marked in every log, the readers' end may take to show it."""
 _ASK_AGAIN_S: Final = 0.05
-
-MAX_REQUEST_BYTES: Final = 16 << 20
-"""Above any record of the source topic, so that a bad one of any size fits into a dead letter."""
 
 
 def producer(settings: Settings, partition: int) -> AIOKafkaProducer:

@@ -1,0 +1,10 @@
+"""Options that several measurements take in the same words."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Sample = Annotated[
+    Path | None, typer.Option(help="Folder of the GA360 sample; default: INTENT_GA360, or else simulated shoppers.")
+]
