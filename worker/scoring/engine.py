@@ -1,8 +1,8 @@
 """The scoring engine: one thread owns the models and the device; whoever has windows to score shares its batches.
 
 Whatever waits when the device is free is scored together, up to a budget of tokens: no timer. Owns the thread, what a
-failure and a cancellation mean, the change of models, and that the challenger never delays the champion. Knows neither
-Kafka nor the pipeline; what waits is `lanes`' business, how scores come about is `device`'s.
+failure and a cancellation mean, and that the challenger never delays the champion. Knows neither Kafka nor the
+pipeline; what waits is `lanes`' business, which model is to come `changes`', how scores come about `device`'s.
 """
 
 import asyncio
@@ -10,10 +10,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 import numpy as np
 import structlog
@@ -27,6 +27,7 @@ from worker.scoring import reasons, risk
 from worker.scoring.answer import Scores
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
+from worker.scoring.changes import Change, Changes
 from worker.scoring.device import Device, Finish, Runner
 from worker.scoring.lanes import Job, Lane, Part, halves, settle
 from worker.scoring.pace import Pace
@@ -53,15 +54,6 @@ class Report:
     first_score_s: float | None  # of the first batch that was asked for
     model_bytes: int  # of the champion, with what it needs to run
     device_bytes: int  # reserved on a CUDA device by this process
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A model that is to take a place."""
-
-    place: Literal["champion", "challenger"]
-    bundle: Bundle | None
-    done: "Future[None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +105,7 @@ class Engine:
         self._pace = Pace(time.perf_counter)
         self._free_s = 0.0
         self._first_score_s: float | None = None
-        self._changes: deque[_Change] = deque()
-        self._making: tuple[_Change, Generator[None, None, Runner]] | None = None
-        self._incoming: tuple[_Change, Runner] | None = None
+        self._changes = Changes(lambda made: self._device.prepare(made, WARM_UP, max_tokens=self.max_batch_tokens))
         self._champion: Runner
         self._challenger: Runner | None = None
         self._closed = False
@@ -202,11 +192,11 @@ class Engine:
         It takes its place between two batches, once each job that the old one has begun is done; a job's rows are all
         of one model. On any error it is raised here, and the old one stays.
         """
-        self._change("champion", bundle).result()
+        self._ask(Change("champion", bundle))
 
     def set_challenger(self, bundle: Bundle | None) -> None:
         """Sets whom offers go to; `None` for nobody. Blocks as `swap`; what waits for the former one is cancelled."""
-        self._change("challenger", bundle).result()
+        self._ask(Change("challenger", bundle))
 
     def offer(self, windows: Sequence[bytes]) -> "Future[Scores] | None":
         """The challenger's scores of the windows, some time; `None` when there is no challenger or no capacity.
@@ -250,23 +240,21 @@ class Engine:
             self._room.append(waiter)
             return waiter
 
-    def _change(self, place: Literal["champion", "challenger"], bundle: Bundle | None) -> "Future[None]":
-        change = _Change(place, bundle, Future())
+    def _ask(self, change: Change) -> None:
         with self._lock:
             if self._closed:
                 raise IntentError("the scoring engine is closed; it takes no other model")
-            self._changes.append(change)
+            self._changes.ask(change)
             self._lock.notify_all()
-        return change.done
+        change.done.result()
 
     def _end(self, error: IntentError) -> None:
         """No more work; whoever waits for anything hears why."""
         with self._lock:
             self._closed = True
             jobs, room = self._champions.drop(), self._room
-            offers, changes = self._shadows.drop(), list(self._changes)
+            offers, changes = self._shadows.drop(), self._changes.drop()
             self._room = []
-            self._changes.clear()
             self._lock.notify_all()
         for waiter in room:
             settle(waiter, None)
@@ -284,7 +272,7 @@ class Engine:
         under_way: deque[_Flight] = deque()
         try:
             while self._work() or under_way:
-                self._step()
+                self._change()
                 while len(under_way) < self._device.in_flight and (parts := self._take(under_way)):
                     self._begin(parts, under_way)
                 if under_way:
@@ -298,16 +286,12 @@ class Engine:
                 for part in flight.parts:
                     part.job.fail(fatal)
             self._end(fatal)
-        for unfinished in (self._making, self._incoming):
-            if unfinished is not None:
-                unfinished[0].done.set_exception(
-                    IntentError("the scoring engine was closed before the change of models")
-                )
+        self._changes.fail(IntentError("the scoring engine was closed before the change of models"))
 
     def _work(self) -> bool:
         """Blocks until there is something to do; false once closed."""
         with self._lock:
-            while not (self._closed or self._champions or self._shadows or self._changes or self._making):
+            while not (self._closed or self._champions or self._shadows or self._changes):
                 self._lock.wait()
             return not self._closed
 
@@ -317,7 +301,7 @@ class Engine:
             tokens = max(under_way[-1].tokens, self._champions.tokens)
             time.sleep(self._pace.spare_s(min(tokens, self.max_batch_tokens)))
         with self._lock:
-            parts = self._champions.take(self.max_batch_tokens, only_begun=self._incoming is not None)
+            parts = self._champions.take(self.max_batch_tokens, only_begun=self._changes.ready is not None)
             room, self._room = self._room, []
         for waiter in room:
             settle(waiter, None)
@@ -406,39 +390,21 @@ class Engine:
         if parts:
             self._again(parts, runner)
 
-    def _step(self) -> None:
+    def _change(self) -> None:
         """One step of the change of models that is asked for, if any."""
-        if self._making is None and self._incoming is None:
-            with self._lock:
-                change = self._changes.popleft() if self._changes else None
-            if change is None:
-                return
-            if change.bundle is None:
-                self._install(change, None)
-                return
-            self._making = change, self._device.prepare(change.bundle, WARM_UP, max_tokens=self.max_batch_tokens)
-        if self._making is not None:
-            change, steps = self._making
-            try:
-                next(steps)
-            except StopIteration as ready:
-                self._making, self._incoming = None, (change, ready.value)
-            except Exception as error:  # belongs to who asked for the change
-                self._making = None
-                change.done.set_exception(error)
-                if self._device.lost(error):
-                    raise Fatal(f"the device {self._device.place} is lost: {error}") from error
-        if self._incoming is not None:
-            change, runner = self._incoming
-            with self._lock:
-                waits = change.place == "champion" and self._champions.begun()
-            if not waits:
-                self._incoming = None
-                self._install(change, runner)
-
-    def _install(self, change: _Change, runner: Runner | None) -> None:
         with self._lock:
-            offers: list[Job] = []
+            self._changes.begin()
+        error = self._changes.step()
+        if error is not None and self._device.lost(error):
+            raise Fatal(f"the device {self._device.place} is lost: {error}") from error
+        change = self._changes.ready
+        if change is None:
+            return
+        offers: list[Job] = []
+        with self._lock:
+            if change.place == "champion" and self._champions.begun():
+                return
+            runner = self._changes.take()
             if change.place == "challenger":
                 self._challenger, offers = runner, self._shadows.drop()
             elif runner is not None:
