@@ -13,12 +13,12 @@ import numpy as np
 import orjson
 import psutil
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from loadtest import taken
 from loadtest.options import Sample
 from loadtest.queueing import POLICIES, Costs, Seconds, poisson, simulate
+from worker.terminal import err, out
 
 
 class Size(StrEnum):
@@ -40,9 +40,6 @@ _WARM_SHARE: Final = 0.1
 _SEED: Final = 1
 
 Latencies = dict[tuple[str, float], Seconds]
-
-out = Console()
-err = Console(stderr=True)
 
 
 def batching(

@@ -12,11 +12,11 @@ from typing import Annotated, Final, Literal
 import orjson
 import psutil
 import typer
-from rich.console import Console
 
 from loadtest import taken
 from loadtest.options import Sample
 from worker.errors import IntentError, SettingError
+from worker.terminal import err, out
 
 
 class Size(StrEnum):
@@ -30,9 +30,6 @@ class Size(StrEnum):
 
 BATCHES: Final = ("32", "512", "4096t", "16384t")
 _QUICK_EVENTS: Final = 40_000
-
-out = Console()
-err = Console(stderr=True)
 
 
 def engine(

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Final
 import numpy as np
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from loadtest import taken, workload
 from loadtest.options import Sample
 from worker.errors import Invalid
+from worker.terminal import err, out
 
 DEVICE: Final = ("decode", "tokens", "contexts", "aggregates")
 """What the model waits for."""
@@ -31,9 +31,6 @@ TARGET_US: Final = 1.5
 _BATCHES: Final = 16
 """Different ones, in turn: the bytes of the one at hand are not in a core's cache, as they would not be live."""
 _PACKAGES: Final = ("numba", "numpy")
-
-out = Console()
-err = Console(stderr=True)
 
 
 def gather(

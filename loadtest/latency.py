@@ -6,16 +6,13 @@ from typing import Annotated, Literal
 
 import orjson
 import typer
-from rich.console import Console
 
 from loadtest import report, taken
 from loadtest.contenders.task import Job
 from loadtest.generator import APART, Load
 from loadtest.openloop import Result, measure
 from worker.errors import CheckFailed, SettingError
-
-out = Console()
-err = Console(stderr=True)
+from worker.terminal import err, out
 
 
 def latency(

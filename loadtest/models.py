@@ -17,7 +17,6 @@ from typing import Annotated, Any, Final, Literal
 import orjson
 import typer
 from hdrh.histogram import HdrHistogram
-from rich.console import Console
 from rich.table import Table
 
 from loadtest import openloop, taken
@@ -30,15 +29,13 @@ from worker.registry.source import push
 from worker.registry.store import Store
 from worker.scores import rfc3339
 from worker.scoring import bundle as bundles
+from worker.terminal import err, out
 
 Phase = Literal["plain", "reload", "shadow"]
 PHASES: Final[tuple[Phase, ...]] = ("plain", "reload", "shadow")
 PERCENTILES: Final = (50.0, 99.0, 99.9)
 _LOOK_S: Final = 0.1  # the worker looks so often where the alias points
 _SETTLE_S: Final = 30.0
-
-out = Console()
-err = Console(stderr=True)
 
 
 class Registry:

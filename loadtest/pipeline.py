@@ -17,7 +17,6 @@ from typing import Annotated, Final, Literal
 import orjson
 import typer
 from confluent_kafka.admin import AdminClient, NewTopic
-from rich.console import Console
 
 from loadtest import environment, outputs, standings, taken, workload
 from loadtest.contenders.task import Job, Taken, Task
@@ -27,6 +26,7 @@ from worker.config import Kafka
 from worker.errors import CheckFailed, IntentError
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
+from worker.terminal import err, out
 
 
 class Contender(StrEnum):
@@ -64,9 +64,6 @@ ENTRIES: Final[Mapping[Contender, Entry]] = {
     Contender.QUIX_AT_LEAST_ONCE: Entry("quix", {"light": 250_000, "full": 120_000}, "at-least-once"),
     Contender.STOCK_FAUST: Entry("stock_faust", {"light": 20_000, "full": 15_000}),
 }
-
-out = Console()
-err = Console(stderr=True)
 
 
 def pipeline(

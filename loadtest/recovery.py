@@ -19,7 +19,6 @@ import orjson
 import typer
 from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
-from rich.console import Console
 from rich.table import Table
 
 from loadtest import fleet, population, taken, workload
@@ -29,15 +28,13 @@ from worker.config import Kafka, Settings
 from worker.errors import CheckFailed, IntentError
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
+from worker.terminal import err, out
 from worker.watermark import KEY, Watermark
 
 TARGET: Final = 15.0
 """Times stock Faust's rate."""
 _TIMEOUT_S: Final = 180.0
 _SESSION_S: Final = 6.0
-
-out = Console()
-err = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ import numpy as np
 import orjson
 import typer
 from confluent_kafka import Consumer, TopicPartition
-from rich.console import Console
 from rich.table import Table
 
 from loadtest import fleet, population, recovery, taken, workload
@@ -31,15 +30,13 @@ from worker.config import Settings
 from worker.errors import CheckFailed
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
+from worker.terminal import err, out
 
 _PARTITIONS: Final = 8
 _READY_S: Final = 180.0
 _SESSION_S: Final = 6.0
 _SETTLE_S: Final = 5.0
 _EVENT: Final = b'{"event_id":"e%d","user_id":"%s","event_time":%d,"type":"view_item"}'
-
-out = Console()
-err = Console(stderr=True)
 
 
 class Part(StrEnum):

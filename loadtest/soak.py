@@ -14,7 +14,6 @@ from typing import Annotated, Final
 import numpy as np
 import orjson
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -23,14 +22,12 @@ from loadtest.fleet import Member
 from loadtest.steady import Stream, sending
 from worker.errors import CheckFailed, IntentError
 from worker.kafka.broker import EmbeddedBroker
+from worker.terminal import err, out
 
 _READY_S: Final = 120.0
 _DRAIN_S: Final = 60.0
 _BURST: Final = 200_000
 _POLL_S: Final = 0.05
-
-out = Console()
-err = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

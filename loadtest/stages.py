@@ -6,11 +6,11 @@ from typing import Annotated, Final
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from loadtest import taken
 from loadtest.options import Sample
+from worker.terminal import err, out
 
 STAGES: Final = (
     ("worker/events.py", None, "decode"),
@@ -48,9 +48,6 @@ STAGES: Final = (
     ("asyncio/", None, "event loop"),
 )
 """For the sampler: what a frame of the worker's process is at."""
-
-out = Console()
-err = Console(stderr=True)
 
 
 def stages(

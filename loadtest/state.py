@@ -22,7 +22,6 @@ import orjson
 import psutil
 import rocksdict
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from loadtest import population, taken, workload
@@ -30,6 +29,7 @@ from loadtest.options import Sample
 from loadtest.population import Population
 from worker.errors import IntentError
 from worker.stream.rocksdb import CHOSEN, Choice, options
+from worker.terminal import err, out
 
 _PARTITIONS: Final = 4
 _FILL: Final = 10_000
@@ -52,9 +52,6 @@ CASES: Final[Mapping[str, Choice]] = {
     "no log": CHOSEN,
 }
 _WITHOUT_LOG: Final = "no log"
-
-out = Console()
-err = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

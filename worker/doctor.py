@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from worker.errors import CheckFailed, IntentError
+from worker.terminal import err, out
 
 if TYPE_CHECKING:
     from worker.config import Settings
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 SCHEMAS: Final = ("clickstream.events.v1.json", "intent.scores.v1.json")
 _TIMEOUT_S: Final = 5.0
 _LOW_DISK_BYTES: Final = 1 << 30
-
-out = Console()
-err = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from worker.errors import IntentError, SettingError
+from worker.terminal import err, out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,9 +29,6 @@ _To = Annotated[
 ]
 _Reason = Annotated[list[str] | None, typer.Option("--reason", help="Only letters with this reason; may be repeated.")]
 _Json = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]
-
-out = Console()
-err = Console(stderr=True)
 
 
 @dlq_app.command("list")

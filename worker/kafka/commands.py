@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from worker.errors import CheckFailed
+from worker.terminal import err, out
 
 if TYPE_CHECKING:
     from worker.kafka.daemon import Status
@@ -21,9 +21,6 @@ topics_app = typer.Typer(no_args_is_help=True, help="The topics that the worker 
 _Folder = Annotated[Path, typer.Option("--folder", help="Where the broker keeps its data, logs and state.")]
 _Json = Annotated[bool, typer.Option("--json", help="For programs: one JSON object on standard output.")]
 _FOLDER = Path(".intent/broker")
-
-out = Console()
-err = Console(stderr=True)
 
 
 @broker_app.command("start")

@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worker.errors import SettingError
+from worker.terminal import err, out
 
 if TYPE_CHECKING:
     from worker.config import Settings
     from worker.replay.plan import Bound, Plan
     from worker.replay.report import Report
-
-out = Console()
-err = Console(stderr=True)
 
 
 def replay(
