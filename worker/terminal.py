@@ -1,0 +1,13 @@
+"""Where commands write: results to `out`, progress and what goes wrong to `err`."""
+
+import os
+import sys
+from typing import Final
+
+from rich.console import Console
+
+_PAGE: Final = 132
+"""Columns of a file or a pipe, which has no width of its own: tables stay whole."""
+
+out: Final = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PAGE)
+err: Final = Console(stderr=True)
