@@ -46,6 +46,17 @@ def train(
     ] = 160_000,
     layers: Annotated[int, typer.Option(min=1, max=24, help="Transformer layers.")] = 2,
     hidden: Annotated[int, typer.Option(min=32, max=1024, help="Width; a multiple of 32.")] = 128,
+    head_windows: Annotated[
+        int, typer.Option(min=0, help="Windows that the head sees first, alone: aggregates and context, no events.")
+    ] = 400_000,
+    bins: Annotated[int, typer.Option(min=0, max=64, help="Quantile ramps of each aggregate; 0: none.")] = 8,
+    members: Annotated[
+        int, typer.Option(min=0, max=64, help="Of the ensemble that shares the head's weights; 0: plain layers.")
+    ] = 8,
+    refit: Annotated[
+        bool,
+        typer.Option(help="Repeat the chosen run on all that ends before the test slice: fresher, twice the time."),
+    ] = True,
     learning_rate: Annotated[float, typer.Option(min=1e-6, max=1e-1)] = 1e-3,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     precision: Annotated[
@@ -73,16 +84,19 @@ def train(
     plan = Plan(
         seed=seed,
         windows=windows,
+        head_windows=head_windows,
+        refit=refit,
         learning_rate=learning_rate,
         bf16=precision == "bf16" or (precision == "auto" and _has_bf16(where)),
         device=where,
-        shape=Shape(layers=layers, hidden=hidden, heads=hidden // 32),
+        shape=Shape(layers=layers, hidden=hidden, heads=hidden // 32, bins=bins, members=members),
     )
     with _progress() as progress:
         task = progress.add_task("training", total=windows)
 
         def report(step: "TrainingProgress") -> None:
-            progress.update(task, completed=step.windows, total=step.of_windows, description=f"loss {step.loss:.3f}")
+            described = f"{step.stage}, loss {step.loss:.3f}"
+            progress.update(task, completed=step.windows, total=step.of_windows, description=described)
             if step.validation is not None:
                 found = step.validation
                 progress.console.print(

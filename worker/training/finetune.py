@@ -3,12 +3,15 @@
 A horizon's loss counts only where the instant is in its training slice (`labels.member`). Each step draws windows at
 random and runs them in groups of like length, as serving does; their gradients add up to one step. Items and pages
 are forgotten and context left out at random, so that the model learns to do without.
+
+The head may start alone, on aggregates and context: that costs a small part of a pass through the BERT, which is left
+to add what they lack. A refit repeats a run on later data and chooses nothing.
 """
 
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +22,7 @@ from torch import nn
 
 from worker.scoring import aggregates, encode, forward, model
 from worker.scoring.batch import Batch, Floats
+from worker.scoring.fusion import Ensemble
 from worker.training.labels import Events, labels, member
 from worker.training.metrics import measure
 from worker.training.windows import Windows
@@ -26,6 +30,9 @@ from worker.training.windows import Windows
 Places = NDArray[np.int64]
 
 CPU: Final = torch.device("cpu")
+HEAD: Final = "the head alone"
+ALL: Final = "all"
+"""Stages of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +40,7 @@ class Plan:
     """What is chosen of a run. The same plan, data and number of threads give the same model."""
 
     seed: int = 1
+    head_windows: int = 0
     windows: int = 160_000
     batch_windows: int = 512
     learning_rate: float = 1e-3
@@ -42,6 +50,7 @@ class Plan:
     evaluations: int = 10
     patience: int = 6
     validation_windows: int = 16_000
+    refit: bool = False
     bf16: bool = True
     device: str = "cpu"
     shape: model.Shape = field(default_factory=model.Shape)
@@ -49,8 +58,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a run is, after each step; `validation` after an evaluation."""
+    """Where a stage of a run is, after each step; `validation` after an evaluation."""
 
+    stage: str
     windows: int
     of_windows: int
     loss: float
@@ -60,7 +70,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """The best checkpoint on validation, and how it went."""
+    """The best checkpoint on validation, and how it went; of a refit, the last one and no history."""
 
     model: model.IntentModel
     vocabulary: encode.Vocabulary
@@ -74,62 +84,74 @@ def finetune(
     *,
     report: Callable[[Progress], None],
     targets: NDArray[np.bool_] | None = None,
+    refit: int | None = None,
 ) -> Trained:
     """Trains from scratch; about 1,000 windows/s on two CPU cores with the default shape.
 
-    `targets` [n, horizons] stand in for the true labels: shuffled, they must leave nothing to learn.
+    `targets` [n, horizons] stand in for the true labels: shuffled, they must leave nothing to learn. `refit`, windows
+    at which a run of this plan was best: the same again on the refit slice, as far as there.
     """
     torch.manual_seed(plan.seed)
     rng = np.random.default_rng(plan.seed)
     y = labels(events) if targets is None else targets
-    in_train = member(events, "train")
-    pool = np.flatnonzero(in_train.any(axis=1))
+    counted = member(events, "train" if refit is None else "refit")
+    pool = np.flatnonzero(counted.any(axis=1))
     vocabulary = learn_vocabulary(windows, rng.permutation(pool)[:200_000])
     network = model.build(plan.shape, vocabulary)
     standardise(network, windows, rng.permutation(pool)[:50_000])
-    device = torch.device(plan.device)
-    network.to(device)
-    optimiser = torch.optim.AdamW(_decayed(network, plan.weight_decay), lr=plan.learning_rate)
-    steps = max(1, plan.windows // plan.batch_windows)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps, plan.warm_up))
-    check = Validation(events, windows, plan, y=y)
-    every = max(1, steps // plan.evaluations)
-    best, best_score, since_best = copy.deepcopy(network.state_dict()), -math.inf, 0
-    history: list[dict[str, float]] = []
+    network.to(torch.device(plan.device))
     started = time.monotonic()
-    order, at = rng.permutation(pool), 0
-    for step in range(1, steps + 1):
-        if at + plan.batch_windows > len(order):
-            order, at = rng.permutation(pool), 0
-        places = order[at : at + plan.batch_windows]
-        at += plan.batch_windows
-        network.train()
-        loss = _step(network, vocabulary, windows.take(places), y[places], in_train[places], plan, rng)
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        schedule.step()
-        scores = None
-        if step % every == 0 or step == steps:
-            scores = check(network, vocabulary)
-            history.append({"windows": step * plan.batch_windows, "loss": loss, **scores})
-            if scores["score"] > best_score:
-                best, best_score, since_best = copy.deepcopy(network.state_dict()), scores["score"], 0
-            else:
-                since_best += 1
-        report(
-            Progress(
+    draw = _draw(pool, plan.batch_windows, rng)
+
+    def run(stage: str, of_windows: int, *, trained: nn.Module, check: Validation | None) -> Iterator[Progress]:
+        """One stage, step by step, to its end."""
+        steps = max(1, of_windows // plan.batch_windows)
+        every = max(1, steps // plan.evaluations)
+        optimiser = _Optimiser(trained, plan, steps=steps)
+        for step in range(1, steps + 1):
+            places = next(draw)
+            network.train()
+            batch = (windows.take(places), y[places], counted[places])
+            loss = _gradients(network, vocabulary, *batch, plan=plan, rng=rng, head_alone=stage == HEAD)
+            optimiser.step()
+            checked = check is not None and (step % every == 0 or step == steps)
+            yield Progress(
+                stage=stage,
                 windows=step * plan.batch_windows,
                 of_windows=steps * plan.batch_windows,
                 loss=loss,
                 seconds=time.monotonic() - started,
-                validation=scores,
+                validation=check(network, vocabulary) if check is not None and checked else None,
             )
-        )
-        if since_best >= plan.patience:
+
+    if plan.head_windows:
+        for progress in run(HEAD, plan.head_windows, trained=network.head, check=None):
+            report(progress)
+    check = Validation(events, windows, plan, y=y) if refit is None else None
+    best, best_score, since_best = copy.deepcopy(network.state_dict()), -math.inf, 0
+    history: list[dict[str, float]] = []
+    for progress in run(ALL, plan.windows, trained=network, check=check):
+        report(progress)
+        if refit is not None and progress.windows >= refit:
             break
-    network.load_state_dict(best)
+        if (found := progress.validation) is not None:
+            history.append({"windows": progress.windows, "loss": progress.loss, **found})
+            if found["score"] > best_score:
+                best, best_score, since_best = copy.deepcopy(network.state_dict()), found["score"], 0
+            else:
+                since_best += 1
+            if since_best >= plan.patience:
+                break
+    if check is not None:
+        network.load_state_dict(best)
     return Trained(model=network.to(CPU).eval(), vocabulary=vocabulary, history=history)
+
+
+def _draw(pool: Places, size: int, rng: np.random.Generator) -> Iterator[Places]:
+    """Batches of places without end: all of the pool in random order, then again in another."""
+    while True:
+        order = rng.permutation(pool)
+        yield from (order[at : at + size] for at in range(0, max(1, len(order) - size + 1), size))
 
 
 def learn_vocabulary(windows: Windows, places: Places, *, least: int = 20) -> encode.Vocabulary:
@@ -138,11 +160,13 @@ def learn_vocabulary(windows: Windows, places: Places, *, least: int = 20) -> en
 
 
 def standardise(network: model.IntentModel, windows: Windows, places: Places) -> None:
-    """Sets the head's means and deviations of the aggregates; one that does not vary is left as it is."""
+    """Sets the head's means, deviations and ramps of the aggregates; one that does not vary is left as it is."""
     sums = np.concatenate([aggregates.aggregates(Batch.of(windows.take(part))) for part in _parts(places)])
     deviation = sums.std(axis=0)
     network.head.means.copy_(torch.from_numpy(sums.mean(axis=0)))
     network.head.deviations.copy_(torch.from_numpy(np.where(deviation > 1e-4, deviation, 1.0).astype(np.float32)))
+    if network.head.ramps is not None:
+        network.head.ramps.fit(network.head.standard(torch.from_numpy(sums)))
 
 
 def predict(
@@ -185,30 +209,60 @@ class Validation:
         return result
 
 
-def _step(
+class _Optimiser:
+    """AdamW over so many steps: warm-up, decay, clipped gradients."""
+
+    def __init__(self, trained: nn.Module, plan: Plan, *, steps: int) -> None:
+        self.trained = trained
+        self.adamw = torch.optim.AdamW(_decayed(trained, plan.weight_decay), lr=plan.learning_rate)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: _rate(step, steps, plan.warm_up))
+
+    def step(self) -> None:
+        """Applies the gradients and clears them."""
+        nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        self.schedule.step()
+
+
+def _gradients(
     network: model.IntentModel,
     vocabulary: encode.Vocabulary,
     windows: list[bytes],
     y: NDArray[np.bool_],
     counted: NDArray[np.bool_],
+    *,
     plan: Plan,
     rng: np.random.Generator,
+    head_alone: bool,
 ) -> float:
-    """Gradients of one batch. Returns its mean loss."""
+    """Of one batch, added to the parameters'; its mean loss. Each member of the head has a loss of its own."""
     batch = Batch.of(windows)
     device = torch.device(plan.device)
-    tokens = encode.tokens(batch, vocabulary, forgotten=rng.random(batch.events) < plan.forget)
     contexts = encode.contexts(batch, vocabulary)
     contexts[rng.random(contexts.shape) < plan.forget / 2] = 1
     sums = aggregates.aggregates(batch)
     total = 0.0
     share = 1.0 / max(1, int(counted.sum()))
-    for chosen in forward.groups(batch.lengths, max_windows=plan.batch_windows):
-        arrays = (encode.padded(batch, tokens, chosen), contexts[chosen], sums[chosen], y[chosen], counted[chosen])
-        grid, context, side, target, counts = (torch.from_numpy(array).to(device) for array in arrays)
+    if head_alone:
+        tokens = np.empty((0, len(encode.FIELDS)), np.int32)
+        parts: Iterable[Places] = [np.arange(len(batch))]
+    else:
+        tokens = encode.tokens(batch, vocabulary, forgotten=rng.random(batch.events) < plan.forget)
+        parts = forward.groups(batch.lengths, max_windows=plan.batch_windows)
+    for chosen in parts:
+        arrays = (contexts[chosen], sums[chosen], y[chosen], counted[chosen])
+        context, side, target, counts = (torch.from_numpy(array).to(device) for array in arrays)
         with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
-            out = network(grid, context, side)
-        losses = nn.functional.binary_cross_entropy_with_logits(out.float(), target.float(), reduction="none")
+            if head_alone:
+                nothing = torch.zeros(len(chosen), plan.shape.hidden, device=device)
+                out = network.head.each(nothing, context, side)
+            else:
+                grid = torch.from_numpy(encode.padded(batch, tokens, chosen)).to(device)
+                out = network.each(grid, context, side)
+        out = out.float()  # [b, members, horizons]
+        wanted = target.float()[:, None].expand_as(out)
+        losses = nn.functional.binary_cross_entropy_with_logits(out, wanted, reduction="none").mean(dim=1)
         loss = (losses * counts).sum() * share
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         total += float(loss.detach())
@@ -224,9 +278,10 @@ def _rate(step: int, steps: int, warm_up: float) -> float:
 
 
 def _decayed(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight matrices decay; biases, norms and embeddings do not."""
-    tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
-    matrices = [p for p in network.parameters() if p.ndim == 2 and id(p) not in tables]
+    """Weight matrices decay; biases, norms, embeddings and the members' scales do not."""
+    modules = list(network.modules())
+    matrices = [module.weight for module in modules if isinstance(module, nn.Linear)]
+    matrices += [module.last for module in modules if isinstance(module, Ensemble)]
     chosen = {id(p) for p in matrices}
     rest = [p for p in network.parameters() if id(p) not in chosen]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
