@@ -53,6 +53,10 @@ def train(
     members: Annotated[
         int, typer.Option(min=0, max=64, help="Of the ensemble that shares the head's weights; 0: plain layers.")
     ] = 8,
+    even: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Draw every instant as often (0), every session as often (1), or between."),
+    ] = 0.0,
     refit: Annotated[
         bool,
         typer.Option(help="Repeat the chosen run on all that ends before the test slice: fresher, twice the time."),
@@ -70,7 +74,7 @@ def train(
     """Train a bundle from the real sample: windows, fine-tuning, calibration, reason codes, evaluation, model card.
 
     Split by time as the model card says; the checkpoint and the calibration are chosen on validation, and the test
-    slice is scored once at the end. About ten minutes on two CPU cores, evaluation included.
+    slice is scored once at the end. The refit repeats what was chosen on later data, and doubles the time.
 
     Example: `intent train --data ../shared/data/ga360 --out my-bundle`
     """
@@ -85,6 +89,7 @@ def train(
         seed=seed,
         windows=windows,
         head_windows=head_windows,
+        even=even,
         refit=refit,
         learning_rate=learning_rate,
         bf16=precision == "bf16" or (precision == "auto" and _has_bf16(where)),

@@ -47,6 +47,8 @@ class Plan:
     weight_decay: float = 0.05
     warm_up: float = 0.05
     forget: float = 0.2
+    even: float = 0.0
+    """0: every instant is as likely to be drawn; 1: every session, however many events it has."""
     evaluations: int = 10
     patience: int = 6
     validation_windows: int = 16_000
@@ -101,7 +103,7 @@ def finetune(
     standardise(network, windows, rng.permutation(pool)[:50_000])
     network.to(torch.device(plan.device))
     started = time.monotonic()
-    draw = _draw(pool, plan.batch_windows, rng)
+    draw = _draw(pool, events.session[pool], plan, rng)
 
     def run(stage: str, of_windows: int, *, trained: nn.Module, check: Validation | None) -> Iterator[Progress]:
         """One stage, step by step, to its end."""
@@ -147,11 +149,20 @@ def finetune(
     return Trained(model=network.to(CPU).eval(), vocabulary=vocabulary, history=history)
 
 
-def _draw(pool: Places, size: int, rng: np.random.Generator) -> Iterator[Places]:
-    """Batches of places without end: all of the pool in random order, then again in another."""
+def _draw(pool: Places, session: NDArray[np.int64], plan: Plan, rng: np.random.Generator) -> Iterator[Places]:
+    """Batches of places without end: all of the pool in random order, then again; or weighted, with replacement.
+
+    The windows of one session are near copies of one another: a session of 300 events has not 300 times as much to say.
+    """
+    size = plan.batch_windows
+    _, which, count = np.unique(session, return_inverse=True, return_counts=True)
+    bounds = np.cumsum(count[which] ** -plan.even)
     while True:
-        order = rng.permutation(pool)
-        yield from (order[at : at + size] for at in range(0, max(1, len(order) - size + 1), size))
+        if plan.even:
+            yield pool[np.searchsorted(bounds, rng.random(size) * bounds[-1])]
+        else:
+            order = rng.permutation(pool)
+            yield from (order[at : at + size] for at in range(0, max(1, len(order) - size + 1), size))
 
 
 def learn_vocabulary(windows: Windows, places: Places, *, least: int = 20) -> encode.Vocabulary:

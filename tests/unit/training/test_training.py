@@ -33,7 +33,9 @@ PLAN = finetune.Plan(
 )
 
 
-FULL = replace(PLAN, head_windows=2_048, windows=2_048, refit=True, shape=replace(PLAN.shape, bins=4, members=2))
+FULL = replace(
+    PLAN, head_windows=2_048, windows=2_048, even=0.5, refit=True, shape=replace(PLAN.shape, bins=4, members=2)
+)
 """With all that a plain run is spared."""
 
 
@@ -179,7 +181,7 @@ def test_the_head_learns_before_the_bert_does(shop: Path, tmp_path: Path) -> Non
 
 
 def test_a_sample_that_lacks_a_slice_is_refused_before_training(tmp_path: Path) -> None:
-    samples.write(tmp_path, [samples.hit()], [samples.session()])
+    samples.write(tmp_path, [samples.hit(timestamp_ms=START + 10 * 86_400_000)], [samples.session()])
     with pytest.raises(IntentError, match="has no validation instants"):
         train(
             tmp_path,
