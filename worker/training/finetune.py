@@ -22,9 +22,9 @@ from torch import nn
 
 from worker.scoring import aggregates, encode, forward, model
 from worker.scoring.batch import Batch, Floats
-from worker.scoring.fusion import Ensemble
 from worker.training.labels import Events, labels, member
 from worker.training.metrics import measure
+from worker.training.optimiser import Optimiser
 from worker.training.windows import Windows
 
 Places = NDArray[np.int64]
@@ -109,7 +109,9 @@ def finetune(
         """One stage, step by step, to its end."""
         steps = max(1, of_windows // plan.batch_windows)
         every = max(1, steps // plan.evaluations)
-        optimiser = _Optimiser(trained, plan, steps=steps)
+        optimiser = Optimiser(
+            trained, steps=steps, learning_rate=plan.learning_rate, weight_decay=plan.weight_decay, warm_up=plan.warm_up
+        )
         for step in range(1, steps + 1):
             places = next(draw)
             network.train()
@@ -220,22 +222,6 @@ class Validation:
         return result
 
 
-class _Optimiser:
-    """AdamW over so many steps: warm-up, decay, clipped gradients."""
-
-    def __init__(self, trained: nn.Module, plan: Plan, *, steps: int) -> None:
-        self.trained = trained
-        self.adamw = torch.optim.AdamW(_decayed(trained, plan.weight_decay), lr=plan.learning_rate)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: _rate(step, steps, plan.warm_up))
-
-    def step(self) -> None:
-        """Applies the gradients and clears them."""
-        nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
-        self.adamw.step()
-        self.adamw.zero_grad(set_to_none=True)
-        self.schedule.step()
-
-
 def _gradients(
     network: model.IntentModel,
     vocabulary: encode.Vocabulary,
@@ -278,24 +264,6 @@ def _gradients(
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         total += float(loss.detach())
     return total
-
-
-def _rate(step: int, steps: int, warm_up: float) -> float:
-    """Linear warm-up, cosine decay to nothing."""
-    rising = max(1, round(steps * warm_up))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-def _decayed(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight matrices decay; biases, norms, embeddings and the members' scales do not."""
-    modules = list(network.modules())
-    matrices = [module.weight for module in modules if isinstance(module, nn.Linear)]
-    matrices += [module.last for module in modules if isinstance(module, Ensemble)]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in network.parameters() if id(p) not in chosen]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def _parts(places: Places, *, size: int = 20_000) -> list[Places]:
