@@ -139,6 +139,18 @@ class Head(nn.Module):
             out = self.ensemble(torch.cat([window, *parts], dim=1))
         return out
 
+    @torch.no_grad()
+    def rescale(self, means: Tensor, deviations: Tensor) -> None:
+        """Turns logits of these means and deviations, [HORIZONS] each, into ones of mean 0 and deviation 1."""
+        if self.ensemble is None:
+            last = self.out[-1]
+            assert isinstance(last, nn.Linear)
+            last.weight.div_(deviations[:, None])
+            last.bias.sub_(means).div_(deviations)
+        else:
+            self.ensemble.last.div_(deviations)
+            self.ensemble.bias.sub_(means).div_(deviations)
+
 
 class IntentModel(nn.Module):
     """Windows to logits."""
