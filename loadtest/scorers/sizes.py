@@ -15,7 +15,7 @@ _SEED: Final = 1
 
 
 def load(size: str) -> Bundle:
-    """A bundle of this size, on the CPU, ready to score. Larger ones have the shipped one's vocabulary, and such a head."""
+    """A bundle of this size, ready to score on the CPU. Larger ones have the shipped vocabulary and kind of head."""
     shipped = bundle.load()
     if size == SHIPPED:
         return shipped
