@@ -140,6 +140,14 @@ class Head(nn.Module):
         return out
 
     @torch.no_grad()
+    def mute(self) -> None:
+        """Makes the BERT's vector say nothing yet: a head that was trained without it is left as it is."""
+        hidden = len(self.first)
+        taking = self.out[1] if self.ensemble is None else self.ensemble.first
+        assert isinstance(taking, nn.Linear)
+        taking.weight[:, :hidden].zero_()
+
+    @torch.no_grad()
     def rescale(self, means: Tensor, deviations: Tensor) -> None:
         """Turns logits of these means and deviations, [HORIZONS] each, into ones of mean 0 and deviation 1."""
         if self.ensemble is None:

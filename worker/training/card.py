@@ -7,7 +7,7 @@ from worker.scores import REASONS
 from worker.scoring.reasons import Surrogate
 from worker.training.evaluate import Line, markdown
 from worker.training.finetune import Plan
-from worker.training.labels import REFIT_HELD_OUT
+from worker.training.labels import CALIBRATING, REFIT_HELD_OUT
 
 _TEXT = """\
 # {name}
@@ -34,7 +34,8 @@ no purchase was recorded on that day, though checkouts went on.
 
 Split by time, each instant's horizon inside its slice. 30 min and 24 h: trained on Aug 1 - Sep 23, validated on Sep
 24 - 30, tested on Oct 1 - 15. 7 d: trained on Aug 1 - Sep 9, validated on Sep 17 - 23 (visitors held out of that
-week's training), tested on Oct 1 - 8. {refit}A purchase is the first report of a transaction; events on the
+week's training), tested on Oct 1 - 8. Of validation's visitors, one in {calibrating} calibrates, and the others choose
+the checkpoint. {refit}A purchase is the first report of a transaction; events on the
 order-completed page are never scored.
 
 ## How good
@@ -112,7 +113,8 @@ def write(
         best=best,
         refit=_REFIT.format(one_in=REFIT_HELD_OUT) if plan.refit else "",
         optimistic=f"of the model before its refit; {_CHOSEN}" if plan.refit else _CHOSEN,
-        test=markdown(test),
+        test=markdown(test) if test else "Not scored in this run.",
+        calibrating=CALIBRATING,
         validation=markdown(validation),
         r2=surrogate.r2,
         reasons="\n".join(

@@ -8,8 +8,9 @@ label of training looks into validation. The 7-day horizon therefore ends its tr
 begins, and its validation lies in the last week of the shorter horizons' training; visitors chosen by hash are held
 out of that week's training, whatever the horizon, and alone validate the 7 days.
 
-Two more slices serve the refit: what was chosen on validation is trained again on all that ends before the test slice
-begins (`refit`), but for some visitors' last two weeks, on which it is calibrated (`calibration`).
+Validation has two parts, by visitor: the checkpoint is chosen on one (`choice`) and calibrated on the other
+(`calibration`). Two more slices serve the refit: what was chosen is trained again on all that ends before the test
+slice begins (`refit`), but for some visitors' last two weeks, on which it is calibrated (`refit calibration`).
 """
 
 from dataclasses import dataclass
@@ -39,13 +40,16 @@ WEEK_TRAIN: Final = parse_time("2016-09-10")
 HELD_OUT: Final = 3
 """One visitor in so many is held out in the week that validates 7 days."""
 
+CALIBRATING: Final = 4
+"""One of validation's visitors in so many calibrates (`calibration`); the others choose the checkpoint (`choice`)."""
+
 REFIT_HELD_OUT: Final = 6
 """One visitor in so many is held out of the refit from `WEEK_VALIDATION` on: enough for a slope and an intercept."""
 
 OUTAGE: Final = (parse_time("2016-08-03"), parse_time("2016-08-04"))
 """The shop's day on which checkouts went on and no purchase was recorded: labels that look into it are false."""
 
-SLICES: Final = ("train", "validation", "test", "refit", "calibration")
+SLICES: Final = ("train", "validation", "choice", "calibration", "test", "refit", "refit calibration")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +95,13 @@ def _inside(events: Events, which: str, horizon: int) -> Bools:
     ends = time + horizon
     if which == "train":
         return sound & ((time < WEEK_TRAIN) if week else (ends <= VALIDATION) & ~held)
-    if which == "validation":
-        return (ends <= TEST) & ((time >= WEEK_VALIDATION) & held if week else time >= VALIDATION)
+    if which in {"validation", "choice", "calibration"}:
+        inside = (ends <= TEST) & ((time >= WEEK_VALIDATION) & held if week else time >= VALIDATION)
+        calibrating = held_out(events.visitor, one_in=CALIBRATING)
+        return inside if which == "validation" else inside & (calibrating == (which == "calibration"))
     if which == "refit":
         return sound & (ends <= TEST) & ~kept
-    if which == "calibration":
+    if which == "refit calibration":
         return (ends <= TEST) & kept
     return (time >= TEST) & (ends <= END)
 

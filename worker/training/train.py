@@ -1,10 +1,10 @@
 """One run, from the sample to a bundle: windows, fine-tuning, calibration, reason codes, evaluation, card.
 
-Owns the order and the run's folder. The test slice is scored once, after everything has been chosen on validation. A
-refit then repeats the chosen run on all that ends before the test slice, but for visitors held out to calibrate it.
+Owns the order. The checkpoint is chosen on one part of the validation slice, the calibration fitted on the other. A
+refit then repeats the chosen run on all that ends before the test slice, but for visitors held out to calibrate it. The
+test slice is scored once, at the very end, or not at all.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -20,15 +20,17 @@ from worker.scoring import bundle, reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.shop.ga360 import Sample
-from worker.training import calibrate, card, evaluate, finetune, windows
+from worker.training import calibrate, card, curves, evaluate, finetune, windows
 from worker.training.labels import Events, labels, member
+from worker.training.loop import Progress
+from worker.training.runs import Run
 
 SURROGATE_WINDOWS = 40_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What came of it."""
+class Outcome:
+    """What came of it; `test` is empty where the slice was left alone."""
 
     folder: Path
     bundle: Path
@@ -47,42 +49,53 @@ def train(
     draws: int,
     command: str,
     say: Callable[[str], None],
-    report: Callable[[finetune.Progress], None],
-) -> Run:
+    report: Callable[[Progress], None],
+    resume: Path | None = None,
+    test: bool = True,
+) -> Outcome:
     """Trains and writes a bundle to `out`. `say` hears of each stage, `report` of each step.
 
-    `runs` receives a folder with the plan, the history and the evaluation, and keeps the windows for the next run.
-    Raises `IntentError` when the data cannot be used.
+    `runs` receives the run's folder, and keeps the windows for the next run. `resume` is the folder of a run of the
+    same plan that was interrupted. Without `test`, the test slice is not read. Raises `IntentError` when the data
+    cannot be used.
     """
     started = time.monotonic()
-    folder = runs / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "plan.json", {"command": command, **asdict(plan)})
+    if resume is None:
+        run = Run.begin(runs, name, plan=asdict(plan), data=data, command=command)
+    else:
+        run = Run.resume(resume, plan=asdict(plan), data=data)
+
+    def step(progress: Progress) -> None:
+        run.add(progress)
+        report(progress)
+
     say(f"folding the events of {data} into windows")
     events, kept = windows.build(Sample(data), runs / "cache")
     inside = {
         which: member(events, which)
-        for which in ("train", "validation", *(("refit", "calibration") if plan.refit else ()))
+        for which in ("train", "validation", *(("refit", "refit calibration") if plan.refit else ()))
     }
     for which, rows in inside.items():
         if not rows.any(axis=0).all():
             raise IntentError(f"{data} has no {which} instants; `intent train` needs the whole sample, Aug 1 to Oct 15")
     say(f"fine-tuning on {plan.windows:,} windows")
-    trained = finetune.finetune(events, kept, plan, report=report)
-    (folder / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in trained.history))
+    trained = finetune.finetune(events, kept, plan, report=step, keep=run.checkpoints)
+    curves.plot(run.history()).savefig(run.folder / "curves.png", dpi=120)
     seen = int(trained.history[-1]["windows"])
     best = max(trained.history, key=lambda entry: entry["score"])
     say("calibrating")
-    made = _bundle(name, plan, trained, events, kept, calibrated_on="validation")
+    made = _bundle(name, plan, trained, events, kept, calibrated_on="calibration")
     say("measuring on the validation slice")
     lines = {"validation": evaluate.evaluate(made, events, kept, which="validation", draws=draws, device=plan.device)}
     if plan.refit:
         say(f"the same again, {int(best['windows']):,} windows, on all that ends before the test slice")
-        trained = finetune.finetune(events, kept, plan, report=report, refit=int(best["windows"]))
-        made = _bundle(name, plan, trained, events, kept, calibrated_on="calibration")
+        trained = finetune.finetune(events, kept, plan, report=step, refit=int(best["windows"]), keep=run.checkpoints)
+        made = _bundle(name, plan, trained, events, kept, calibrated_on="refit calibration")
     spent = time.monotonic() - started
-    say("measuring on the test slice")
-    lines["test"] = evaluate.evaluate(made, events, kept, which="test", draws=draws, device=plan.device)
+    lines["test"] = []
+    if test:
+        say("measuring on the test slice")
+        lines["test"] = evaluate.evaluate(made, events, kept, which="test", draws=draws, device=plan.device)
     text = card.write(
         name=name,
         command=command,
@@ -99,8 +112,8 @@ def train(
         validation=lines["validation"],
     )
     label = bundle.save(out, replace(made, card=text))
-    _write(folder / "report.json", {which: evaluate.document(found) for which, found in lines.items()})
-    return Run(folder=folder, bundle=out, version=label, validation=lines["validation"], test=lines["test"])
+    run.write("report.json", {which: evaluate.document(found) for which, found in lines.items()})
+    return Outcome(folder=run.folder, bundle=out, version=label, validation=lines["validation"], test=lines["test"])
 
 
 def _bundle(
@@ -131,7 +144,3 @@ def _bundle(
         surrogate=reasons.fit(reasons.facts(Batch.of(kept.take(drawn))), day),
         card="",
     )
-
-
-def _write(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")

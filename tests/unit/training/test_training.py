@@ -19,6 +19,7 @@ from worker.scoring.model import Shape
 from worker.shop.ga360 import ORDER_COMPLETED, Sample
 from worker.training import finetune, windows
 from worker.training.labels import START, labels
+from worker.training.loop import Progress
 from worker.training.score import SCHEMA, score
 from worker.training.train import train
 
@@ -54,7 +55,13 @@ def trained(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         say=lambda _: None,
         report=lambda _: None,
     )
-    assert {path.name for path in run.folder.iterdir()} == {"plan.json", "history.jsonl", "report.json"}
+    assert {path.name for path in run.folder.iterdir()} == {
+        "run.json",
+        "history.jsonl",
+        "curves.png",
+        "report.json",
+        "checkpoints",
+    }
     day = next(line for line in run.test if line.horizon == "24 h" and line.population == "every instant")
     assert day.metrics["auc"].value > 0.65
     return run.bundle
@@ -160,9 +167,9 @@ def test_the_same_plan_gives_the_same_model(shop: Path, tmp_path: Path) -> None:
 
 def test_a_refit_is_the_same_run_on_more_and_stops_where_it_is_told(shop: Path, tmp_path: Path) -> None:
     events, kept = windows.build(Sample(shop), tmp_path)
-    seen: list[finetune.Progress] = []
+    seen: list[Progress] = []
     done = finetune.finetune(events, kept, FULL, report=seen.append, refit=256)
-    assert {progress.stage for progress in seen} == {finetune.HEAD, finetune.ALL}
+    assert {progress.stage for progress in seen} == {finetune.REFIT + finetune.HEAD, finetune.REFIT + finetune.ALL}
     assert seen[-1].windows == 256
     assert seen[-1].of_windows == 2_048  # the schedule of the whole run
     assert done.history == []
