@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 
@@ -28,7 +28,7 @@ def losses(out: Tensor, target: Tensor, *, focal: float = 0.0, positive: float =
     return each.mean(dim=1)
 
 
-def adversarial(backward: Callable[[], float], tables: list[nn.Parameter], *, radius: float) -> float:
+def adversarial(backward: Callable[[], float], tables: list[Tensor], *, radius: float) -> float:
     """`backward`, then again with the embedding tables moved against it; gradients add up. The first one's loss.
 
     The tables move along their gradient, by `radius` in all (the norm over a table): the direction in which the loss
@@ -41,7 +41,7 @@ def adversarial(backward: Callable[[], float], tables: list[nn.Parameter], *, ra
 
 
 @contextmanager
-def moved(tables: list[nn.Parameter], *, radius: float) -> Iterator[None]:
+def moved(tables: list[Tensor], *, radius: float) -> Iterator[None]:
     """The tables so far along their gradients; afterwards back, to the bit."""
     before = [table.detach().clone() for table in tables]
     try:
