@@ -5,11 +5,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from loadtest.scorers import sizes, work
+from loadtest.scorers import work
 from loadtest.scorers.child import Child
 from loadtest.scorers.task import Ready, Task, Turn
 from loadtest.scorers.work import Mix, Pool
 from worker.errors import IntentError
+from worker.scoring.model import SIZES
 
 REFERENCE: Final = "eager-fp32"
 """What ratios and score differences are against."""
@@ -139,6 +140,6 @@ def _rate(peaks: Mapping[str, Child], standings: Standings) -> None:
 
 
 def _batch_flops(task: Task, cell: Cell, pool: Pool) -> float:
-    shape = sizes.SIZES[task.size]
+    shape = SIZES[task.size]
     (windows,) = work.batches(pool.windows[cell.mix], cell.batch, most=1)
     return work.flops(work.positions(windows), layers=shape.layers, hidden=shape.hidden)

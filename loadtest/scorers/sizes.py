@@ -8,26 +8,21 @@ import torch
 from loadtest.scorers.work import Columns
 from worker.scoring import bundle, forward
 from worker.scoring.bundle import Bundle
-from worker.scoring.model import IntentModel, Shape, build
+from worker.scoring.model import SIZES, IntentModel, build
 
 SHIPPED: Final = "tiny"
-SIZES: Final = {
-    SHIPPED: Shape(layers=2, hidden=128, heads=4),
-    "mini": Shape(layers=4, hidden=256, heads=4),
-    "small": Shape(layers=4, hidden=512, heads=8),
-    "base": Shape(layers=12, hidden=768, heads=12),
-}
 _SEED: Final = 1
 
 
 def load(size: str) -> Bundle:
-    """A bundle of this size, on the CPU, ready to score. Larger ones share the shipped one's vocabulary."""
+    """A bundle of this size, ready to score on the CPU. Larger ones have the shipped vocabulary and kind of head."""
     shipped = bundle.load()
     if size == SHIPPED:
         return shipped
     torch.manual_seed(_SEED)
-    model = build(SIZES[size], shipped.vocabulary).eval()
-    return replace(shipped, name=size, version="random", shape=SIZES[size], model=model)
+    shape = replace(SIZES[size], bins=shipped.shape.bins, members=shipped.shape.members)
+    model = build(shape, shipped.vocabulary).eval()
+    return replace(shipped, name=size, version="random", shape=shape, model=model)
 
 
 @torch.no_grad()
@@ -41,9 +36,5 @@ def spread(random: Bundle, columns: Columns) -> None:
     for weights in model.bert.parameters():
         if weights.dim() == 2:
             weights.mul_(2.0)
-    last = model.head.out[-1]
-    assert isinstance(last, torch.nn.Linear)
     logits = torch.from_numpy(forward.logits(model, random.vocabulary, columns.batch, device=torch.device("cpu")))
-    scale = logits.std(dim=0).clamp_min(1e-6)
-    last.bias.sub_(logits.mean(dim=0)).div_(scale)
-    last.weight.div_(scale[:, None])
+    model.head.rescale(logits.mean(dim=0), logits.std(dim=0).clamp_min(1e-6))

@@ -37,7 +37,8 @@ from worker.scoring.batch import Floats, Hashes
 from worker.scoring.model import Head, IntentModel, Shape
 from worker.scoring.reasons import Surrogate
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""Of what `save` writes. 2: a head of ramps and members; `load` reads 1 as well, whose heads are plain."""
 CHECKSUMS: Final = "checksums.sha256"
 CARD: Final = "card.md"
 SHIPPED: Final = Path(__file__).parent.parent / "bundles" / "shop-tiny"
@@ -163,9 +164,9 @@ def load(folder: Path | None = None) -> Bundle:
     folder = folder or SHIPPED
     version, contents = verify(folder)
     config = _parse(folder, "config.json", contents)
-    if config.get("format") != FORMAT:
+    if config.get("format") not in range(1, FORMAT + 1):
         raise SettingError(
-            f"bundle {folder}: config.json has format {config.get('format')!r}; this version reads {FORMAT}"
+            f"bundle {folder}: config.json has format {config.get('format')!r}; this version reads 1 to {FORMAT}"
         )
     for field, ours in _encoder().items():
         if config.get(field) != ours:

@@ -7,6 +7,7 @@ from worker.scores import REASONS
 from worker.scoring.reasons import Surrogate
 from worker.training.evaluate import Line, markdown
 from worker.training.finetune import Plan
+from worker.training.labels import CALIBRATING, REFIT_HELD_OUT
 
 _TEXT = """\
 # {name}
@@ -28,11 +29,13 @@ Software: {software}. {threads} CPU threads, {minutes:.0f} minutes. Seed {seed};
 Google Merchandise Store, the public obfuscated Google Analytics 360 sample, 2016-08-01 to 2016-10-15: one shop,
 most buyers in the United States. No licence text came with it; the data is not part of this bundle, only weights
 and hashes. Training instants: {train:,} in the slice, {seen:,} drawn. Best checkpoint by mean AUC + AP over the
-horizons on a sample of the validation slice, after {best:,}.
+horizons on a sample of the validation slice, after {best:,}. Instants whose label looks into 2016-08-03 are left out:
+no purchase was recorded on that day, though checkouts went on.
 
 Split by time, each instant's horizon inside its slice. 30 min and 24 h: trained on Aug 1 - Sep 23, validated on Sep
 24 - 30, tested on Oct 1 - 15. 7 d: trained on Aug 1 - Sep 9, validated on Sep 17 - 23 (visitors held out of that
-week's training), tested on Oct 1 - 8. A purchase is the first report of a transaction; events on the
+week's training), tested on Oct 1 - 8. Of validation's visitors, one in {calibrating} calibrates, and the others choose
+the checkpoint. {refit}A purchase is the first report of a transaction; events on the
 order-completed page are never scored.
 
 ## How good
@@ -42,7 +45,7 @@ visitors; AP differences below 0.01 are within seed noise. An AP is to be compar
 
 {test}
 
-Validation slice (calibration and the choice of the checkpoint were made on it: optimistic):
+Validation slice ({optimistic}):
 
 {validation}
 
@@ -62,11 +65,17 @@ what moves scores like this one on average, not what happened inside this forwar
 - Purchases are rare at the start of a visit, and the model knows little then: see the 3rd event's row.
 - Context (country, channel, visit number) carries much of the early signal. It reflects who bought in the past; do
   not use these scores to set prices, to grant credit or to refuse service.
-- No purchase was recorded on 2016-08-03, though checkouts went on: some of the training's negatives are false.
 - Bots are in the data, unlabelled. The risk score beside the intent is a rule (`worker/scoring/risk.py`), not
   learnt.
 - Items and pages never seen in training share hashed rows, and are scored by their category, price and the rest.
 """
+
+_REFIT = """\
+Refitted: what was chosen on
+validation was trained again, from scratch, on every instant whose horizon ends before Oct 1, but for the last two
+weeks of one visitor in {one_in}, on whom alone it is calibrated. """
+
+_CHOSEN = "calibration and the choice of the checkpoint were made on it: optimistic"
 
 
 def write(
@@ -102,7 +111,10 @@ def write(
         train=train,
         seen=seen,
         best=best,
-        test=markdown(test),
+        refit=_REFIT.format(one_in=REFIT_HELD_OUT) if plan.refit else "",
+        optimistic=f"of the model before its refit; {_CHOSEN}" if plan.refit else _CHOSEN,
+        test=markdown(test) if test else "Not scored in this run.",
+        calibrating=CALIBRATING,
         validation=markdown(validation),
         r2=surrogate.r2,
         reasons="\n".join(

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from worker.errors import IntentError
 
 if TYPE_CHECKING:
-    from worker.training.finetune import Progress as TrainingProgress
+    from worker.training.loop import Progress as TrainingProgress
 
 out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
 err = Console(stderr=True)
@@ -33,6 +33,7 @@ _Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
 ]
 _Bundle = Annotated[Path | None, typer.Option(help="Bundle folder; default: the one shipped with the package.")]
+_UNPROVEN = "What has shown no gain on the sample, and is off"
 _Runs = Annotated[Path, typer.Option(help="Keeps a folder for each run, and the folded windows for the next.")]
 
 
@@ -44,9 +45,57 @@ def train(
     windows: Annotated[
         int, typer.Option(min=1_000, help="Windows to draw, repeats included; early stopping may use fewer.")
     ] = 160_000,
-    layers: Annotated[int, typer.Option(min=1, max=24, help="Transformer layers.")] = 2,
-    hidden: Annotated[int, typer.Option(min=32, max=1024, help="Width; a multiple of 32.")] = 128,
-    learning_rate: Annotated[float, typer.Option(min=1e-6, max=1e-1)] = 1e-3,
+    size: Annotated[
+        Literal["tiny", "mini", "small", "base"],
+        typer.Option(help="Of the BERT: 2 x 128, 4 x 256, 4 x 512 or 12 x 768 layers x width."),
+    ] = "tiny",
+    pretrain_windows: Annotated[
+        int, typer.Option(min=0, help="Windows to guess hidden events of, before any label is seen; 0: none.")
+    ] = 0,
+    head_windows: Annotated[
+        int, typer.Option(min=0, help="Windows that the head sees first, alone: aggregates and context, no events.")
+    ] = 400_000,
+    bins: Annotated[int, typer.Option(min=0, max=64, help="Quantile ramps of each aggregate; 0: none.")] = 8,
+    members: Annotated[
+        int, typer.Option(min=0, max=64, help="Of the ensemble that shares the head's weights; 0: plain layers.")
+    ] = 8,
+    even: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Draw every instant as often (0), every session as often (1), or between."),
+    ] = 0.0,
+    crop: Annotated[
+        float, typer.Option(min=0, max=1, rich_help_panel=_UNPROVEN, help="Share of windows cut to newer events.")
+    ] = 0.0,
+    hide: Annotated[
+        float, typer.Option(min=0, max=0.9, rich_help_panel=_UNPROVEN, help="Share of events the BERT does not see.")
+    ] = 0.0,
+    stretch: Annotated[
+        float, typer.Option(min=0, max=2, rich_help_panel=_UNPROVEN, help="Deviation of a window's factor of time.")
+    ] = 0.0,
+    focal: Annotated[
+        float, typer.Option(min=0, max=5, rich_help_panel=_UNPROVEN, help="Focal loss: how much easy ones count less.")
+    ] = 0.0,
+    positive: Annotated[
+        float, typer.Option(min=0.1, max=100, rich_help_panel=_UNPROVEN, help="Weight of an instant before a purchase.")
+    ] = 1.0,
+    adversary: Annotated[
+        float, typer.Option(min=0, max=10, rich_help_panel=_UNPROVEN, help="Radius of adversarial embeddings (FGM).")
+    ] = 0.0,
+    average: Annotated[
+        float, typer.Option(min=0, max=0.99999, rich_help_panel=_UNPROVEN, help="Decay of the weights' moving average.")
+    ] = 0.0,
+    refit: Annotated[
+        bool,
+        typer.Option(help="Repeat the chosen run on all that ends before the test slice: fresher, twice the time."),
+    ] = True,
+    test: Annotated[bool, typer.Option(help="Score the test slice, at the very end.")] = True,
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder below --runs of a run of this command that was interrupted.")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(min=1e-6, max=1e-1, help="The head's, at its highest.")] = 1e-3,
+    bert_rate: Annotated[
+        float, typer.Option(min=0, max=10, help="The BERT's learning rate, as a multiple of the head's.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     precision: Annotated[
         Literal["auto", "bf16", "float32"], typer.Option(help="Of training; auto: bf16 where the processor has it.")
@@ -58,31 +107,45 @@ def train(
 ) -> None:
     """Train a bundle from the real sample: windows, fine-tuning, calibration, reason codes, evaluation, model card.
 
-    Split by time as the model card says; the checkpoint and the calibration are chosen on validation, and the test
-    slice is scored once at the end. About ten minutes on two CPU cores, evaluation included.
+    Split by time as the model card says; the checkpoint and the calibration are chosen on two parts of validation, and
+    the test slice is scored once at the end. The refit repeats what was chosen on later data, and doubles the time. A
+    run that was interrupted goes on with the same command and --resume.
 
     Example: `intent train --data ../shared/data/ga360 --out my-bundle`
     """
-    from worker.scoring.model import Shape
+    from dataclasses import replace
+
+    from worker.scoring.model import SIZES
     from worker.training.finetune import Plan
     from worker.training.train import train as run
 
-    if hidden % 32:
-        raise typer.BadParameter(f"{hidden} is not a multiple of 32", param_hint="--hidden")
     where = _device(device)
     plan = Plan(
         seed=seed,
+        pretrain_windows=pretrain_windows,
+        head_windows=head_windows,
         windows=windows,
+        even=even,
+        crop=crop,
+        hide=hide,
+        stretch=stretch,
+        focal=focal,
+        positive=positive,
+        adversary=adversary,
+        average=average,
+        bert_rate=bert_rate,
+        refit=refit,
         learning_rate=learning_rate,
         bf16=precision == "bf16" or (precision == "auto" and _has_bf16(where)),
         device=where,
-        shape=Shape(layers=layers, hidden=hidden, heads=hidden // 32),
+        shape=replace(SIZES[size], bins=bins, members=members),
     )
     with _progress() as progress:
         task = progress.add_task("training", total=windows)
 
         def report(step: "TrainingProgress") -> None:
-            progress.update(task, completed=step.windows, total=step.of_windows, description=f"loss {step.loss:.3f}")
+            described = f"{step.stage}, loss {step.loss:.3f}"
+            progress.update(task, completed=step.windows, total=step.of_windows, description=described)
             if step.validation is not None:
                 found = step.validation
                 progress.console.print(
@@ -101,6 +164,8 @@ def train(
             command=shlex.join(["intent", *sys.argv[1:]]),
             say=lambda stage: progress.console.print(stage, highlight=False),
             report=report,
+            resume=resume,
+            test=test,
         )
     from worker.training import evaluate as evaluation
 
@@ -109,7 +174,8 @@ def train(
         out.print_json(json.dumps(result | {"test": evaluation.document(found.test)}))
         return
     out.print(evaluation.table(found.validation, title="validation slice (chosen on it: optimistic)"))
-    out.print(evaluation.table(found.test, title="test slice"))
+    if found.test:
+        out.print(evaluation.table(found.test, title="test slice"))
     out.print(f"bundle {name} {found.version} in {found.bundle}; the run's history in {found.folder}", highlight=False)
 
 

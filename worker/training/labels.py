@@ -7,6 +7,10 @@ The slices are split by time, at the shop's midnights, and an instant belongs to
 label of training looks into validation. The 7-day horizon therefore ends its training a week before its validation
 begins, and its validation lies in the last week of the shorter horizons' training; visitors chosen by hash are held
 out of that week's training, whatever the horizon, and alone validate the 7 days.
+
+Validation has two parts, by visitor: the checkpoint is chosen on one (`choice`) and calibrated on the other
+(`calibration`). Two more slices serve the refit: what was chosen is trained again on all that ends before the test
+slice begins (`refit`), but for some visitors' last two weeks, on which it is calibrated (`refit calibration`).
 """
 
 from dataclasses import dataclass
@@ -36,7 +40,16 @@ WEEK_TRAIN: Final = parse_time("2016-09-10")
 HELD_OUT: Final = 3
 """One visitor in so many is held out in the week that validates 7 days."""
 
-SLICES: Final = ("train", "validation", "test")
+CALIBRATING: Final = 4
+"""One of validation's visitors in so many calibrates (`calibration`); the others choose the checkpoint (`choice`)."""
+
+REFIT_HELD_OUT: Final = 6
+"""One visitor in so many is held out of the refit from `WEEK_VALIDATION` on: enough for a slope and an intercept."""
+
+OUTAGE: Final = (parse_time("2016-08-03"), parse_time("2016-08-04"))
+"""The shop's day on which checkouts went on and no purchase was recorded: labels that look into it are false."""
+
+SLICES: Final = ("train", "validation", "choice", "calibration", "test", "refit", "refit calibration")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,26 +83,33 @@ def labels(events: Events) -> Bools:
 
 def member(events: Events, which: str) -> Bools:
     """[n, horizons] whether the event is an instant of the slice (one of `SLICES`) for each horizon."""
-    time = events.time_ms
-    held = held_out(events.visitor) & (time >= WEEK_VALIDATION) & (time < VALIDATION)
-    columns = []
-    for horizon in HORIZONS_MS:
-        week = horizon == HORIZONS_MS[-1]
-        if which == "train":
-            inside = (time < WEEK_TRAIN) if week else (time + horizon <= VALIDATION) & ~held
-        elif which == "validation":
-            start = WEEK_VALIDATION if week else VALIDATION
-            inside = (time >= start) & (time + horizon <= TEST) & (held | (not week))
-        else:
-            inside = (time >= TEST) & (time + horizon <= END)
-        columns.append(inside & events.instant)
+    columns = [_inside(events, which, horizon) & events.instant for horizon in HORIZONS_MS]
     return np.stack(columns, axis=1)
 
 
-def held_out(visitor: Codes) -> Bools:
-    """Visitors kept for the validation of 7 days: by a fixed mix of their number, one in `HELD_OUT`."""
+def _inside(events: Events, which: str, horizon: int) -> Bools:
+    time, week = events.time_ms, horizon == HORIZONS_MS[-1]
+    held = held_out(events.visitor) & (time >= WEEK_VALIDATION) & (time < VALIDATION)
+    kept = held_out(events.visitor, one_in=REFIT_HELD_OUT) & (time >= WEEK_VALIDATION)
+    sound = (time + horizon <= OUTAGE[0]) | (time >= OUTAGE[1])
+    ends = time + horizon
+    if which == "train":
+        return sound & ((time < WEEK_TRAIN) if week else (ends <= VALIDATION) & ~held)
+    if which in {"validation", "choice", "calibration"}:
+        inside = (ends <= TEST) & ((time >= WEEK_VALIDATION) & held if week else time >= VALIDATION)
+        calibrating = held_out(events.visitor, one_in=CALIBRATING)
+        return inside if which == "validation" else inside & (calibrating == (which == "calibration"))
+    if which == "refit":
+        return sound & (ends <= TEST) & ~kept
+    if which == "refit calibration":
+        return (ends <= TEST) & kept
+    return (time >= TEST) & (ends <= END)
+
+
+def held_out(visitor: Codes, *, one_in: int = HELD_OUT) -> Bools:
+    """One visitor in so many, by a fixed mix of their number."""
     mixed = (visitor.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)
-    return np.asarray(mixed % np.uint64(HELD_OUT) == 0)
+    return np.asarray(mixed % np.uint64(one_in) == 0)
 
 
 def decision_points(events: Events) -> dict[str, Bools]:

@@ -1,9 +1,10 @@
 """One run, from the sample to a bundle: windows, fine-tuning, calibration, reason codes, evaluation, card.
 
-Owns the order and the run's folder. The test slice is scored once, after everything has been chosen on validation.
+Owns the order. The checkpoint is chosen on one part of the validation slice, the calibration fitted on the other. A
+refit then repeats the chosen run on all that ends before the test slice, but for visitors held out to calibrate it. The
+test slice is scored once, at the very end, or not at all.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,15 +20,17 @@ from worker.scoring import bundle, reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.shop.ga360 import Sample
-from worker.training import calibrate, card, evaluate, finetune, windows
-from worker.training.labels import labels, member
+from worker.training import calibrate, card, curves, evaluate, finetune, windows
+from worker.training.labels import Events, labels, member
+from worker.training.loop import Progress
+from worker.training.runs import Run
 
 SURROGATE_WINDOWS = 40_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What came of it."""
+class Outcome:
+    """What came of it; `test` is empty where the slice was left alone."""
 
     folder: Path
     bundle: Path
@@ -46,70 +49,98 @@ def train(
     draws: int,
     command: str,
     say: Callable[[str], None],
-    report: Callable[[finetune.Progress], None],
-) -> Run:
+    report: Callable[[Progress], None],
+    resume: Path | None = None,
+    test: bool = True,
+) -> Outcome:
     """Trains and writes a bundle to `out`. `say` hears of each stage, `report` of each step.
 
-    `runs` receives a folder with the plan, the history and the evaluation, and keeps the windows for the next run.
-    Raises `IntentError` when the data cannot be used.
+    `runs` receives the run's folder, and keeps the windows for the next run. `resume` is the folder of a run of the
+    same plan that was interrupted. Without `test`, the test slice is not read. Raises `IntentError` when the data
+    cannot be used.
     """
     started = time.monotonic()
-    folder = runs / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "plan.json", {"command": command, **asdict(plan)})
+    if resume is None:
+        run = Run.begin(runs, name, plan=asdict(plan), data=data, command=command)
+    else:
+        run = Run.resume(resume, plan=asdict(plan), data=data)
+
+    def step(progress: Progress) -> None:
+        run.add(progress)
+        report(progress)
+
     say(f"folding the events of {data} into windows")
     events, kept = windows.build(Sample(data), runs / "cache")
-    inside = {which: member(events, which) for which in ("train", "validation")}
+    inside = {
+        which: member(events, which)
+        for which in ("train", "validation", *(("refit", "refit calibration") if plan.refit else ()))
+    }
     for which, rows in inside.items():
         if not rows.any(axis=0).all():
             raise IntentError(f"{data} has no {which} instants; `intent train` needs the whole sample, Aug 1 to Oct 15")
     say(f"fine-tuning on {plan.windows:,} windows")
-    trained = finetune.finetune(events, kept, plan, report=report)
-    (folder / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in trained.history))
+    trained = finetune.finetune(events, kept, plan, report=step, keep=run.checkpoints)
+    curves.plot(run.history()).savefig(run.folder / "curves.png", dpi=120)
+    seen = int(trained.history[-1]["windows"])
+    best = max(trained.history, key=lambda entry: entry["score"])
     say("calibrating")
-    y = labels(events)
-    places = np.flatnonzero(inside["validation"].any(axis=1))
+    made = _bundle(name, plan, trained, events, kept, calibrated_on="calibration")
+    say("measuring on the validation slice")
+    lines = {"validation": evaluate.evaluate(made, events, kept, which="validation", draws=draws, device=plan.device)}
+    if plan.refit:
+        say(f"the same again, {int(best['windows']):,} windows, on all that ends before the test slice")
+        trained = finetune.finetune(events, kept, plan, report=step, refit=int(best["windows"]), keep=run.checkpoints)
+        made = _bundle(name, plan, trained, events, kept, calibrated_on="refit calibration")
+    spent = time.monotonic() - started
+    lines["test"] = []
+    if test:
+        say("measuring on the test slice")
+        lines["test"] = evaluate.evaluate(made, events, kept, which="test", draws=draws, device=plan.device)
+    text = card.write(
+        name=name,
+        command=command,
+        plan=plan,
+        parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
+        train=int(inside["refit" if plan.refit else "train"].any(axis=1).sum()),
+        seen=seen,
+        best=int(best["windows"]),
+        seconds=spent,
+        threads=torch.get_num_threads(),
+        software={"intent-worker": __version__} | {package: version(package) for package in ("torch", "transformers")},
+        surrogate=made.surrogate,
+        test=lines["test"],
+        validation=lines["validation"],
+    )
+    label = bundle.save(out, replace(made, card=text))
+    run.write("report.json", {which: evaluate.document(found) for which, found in lines.items()})
+    return Outcome(folder=run.folder, bundle=out, version=label, validation=lines["validation"], test=lines["test"])
+
+
+def _bundle(
+    name: str,
+    plan: finetune.Plan,
+    trained: finetune.Trained,
+    events: Events,
+    kept: windows.Windows,
+    *,
+    calibrated_on: str,
+) -> Bundle:
+    """Calibrated on that slice, with the reason codes' weights; its version and its card are still to come."""
+    inside = member(events, calibrated_on)
+    places = np.flatnonzero(inside.any(axis=1))
     logits = finetune.predict(trained.model, trained.vocabulary, kept, places, device=plan.device)
-    calibration = calibrate.fit(logits, y[places], inside["validation"][places])
-    drawn = np.random.default_rng(plan.seed).permutation(np.flatnonzero(inside["train"][:, 1]))[:SURROGATE_WINDOWS]
+    calibration = calibrate.fit(logits, labels(events)[places], inside[places])
+    in_train = np.flatnonzero(member(events, "train")[:, 1])
+    drawn = np.random.default_rng(plan.seed).permutation(in_train)[:SURROGATE_WINDOWS]
     day = finetune.predict(trained.model, trained.vocabulary, kept, drawn, device=plan.device)[:, 1].astype(np.float64)
     day = day * calibration.slopes[1] + calibration.intercepts[1]
-    surrogate = reasons.fit(reasons.facts(Batch.of(kept.take(drawn))), day)
-    made = Bundle(
+    return Bundle(
         name=name,
         version="",  # known once the files are written
         shape=plan.shape,
         vocabulary=trained.vocabulary,
         model=trained.model,
         calibration=calibration,
-        surrogate=surrogate,
+        surrogate=reasons.fit(reasons.facts(Batch.of(kept.take(drawn))), day),
         card="",
     )
-    spent = time.monotonic() - started
-    lines = {}
-    for which in ("validation", "test"):
-        say(f"measuring on the {which} slice")
-        lines[which] = evaluate.evaluate(made, events, kept, which=which, draws=draws, device=plan.device)
-    best = max(trained.history, key=lambda entry: entry["score"])
-    text = card.write(
-        name=name,
-        command=command,
-        plan=plan,
-        parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
-        train=int(inside["train"].any(axis=1).sum()),
-        seen=int(trained.history[-1]["windows"]),
-        best=int(best["windows"]),
-        seconds=spent,
-        threads=torch.get_num_threads(),
-        software={"intent-worker": __version__} | {package: version(package) for package in ("torch", "transformers")},
-        surrogate=surrogate,
-        test=lines["test"],
-        validation=lines["validation"],
-    )
-    label = bundle.save(out, replace(made, card=text))
-    _write(folder / "report.json", {which: evaluate.document(found) for which, found in lines.items()})
-    return Run(folder=folder, bundle=out, version=label, validation=lines["validation"], test=lines["test"])
-
-
-def _write(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")

@@ -19,6 +19,7 @@ from worker.scoring.packed import Network, Packed, pack
 SHAPES = {
     "one layer": Shape(layers=1, hidden=32, heads=2, head_width=16),
     "two layers": networks.SMALL,
+    "ramps and members": replace(networks.SMALL, bins=4, members=3),
 }
 CASES = [
     pytest.param(list(range(1, 65)), id="each length once"),

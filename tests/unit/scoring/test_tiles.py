@@ -1,6 +1,7 @@
 """How batches are cut into tiles, and that with fixed shapes a score is the same to the bit whatever its batch."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,9 +32,9 @@ def test_tiles_are_whole_windows_in_order(limit: int) -> None:
         assert len({length for _, length in tile.runs}) == len(tile.runs)
 
 
-@pytest.fixture(scope="module")
-def made() -> Bundle:
-    return networks.bundle(networks.SMALL)
+@pytest.fixture(scope="module", params=[0, 3], ids=["plain head", "members"])
+def made(request: pytest.FixtureRequest) -> Bundle:
+    return networks.bundle(replace(networks.SMALL, bins=request.param, members=request.param))
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])

@@ -6,6 +6,7 @@ import pytest
 from worker.training.labels import (
     END,
     HORIZONS_MS,
+    OUTAGE,
     SLICES,
     START,
     TEST,
@@ -83,12 +84,12 @@ def test_slices_are_apart_purged_and_without_the_order_completed_page() -> None:
         instant=RNG.random(20_000) < 0.9,
         purchase=np.zeros(20_000, np.bool_),
     )
-    inside = {which: member(events, which) for which in SLICES}
+    inside = {which: member(events, which) for which in SLICES if "refit" not in which}
     for at, horizon in enumerate(HORIZONS_MS):
         assert not (inside["train"][:, at] & inside["validation"][:, at]).any()
         assert not (inside["validation"][:, at] & inside["test"][:, at]).any()
-        ends = {which: times[inside[which][:, at]].max() + horizon for which in SLICES}
-        starts = {which: times[inside[which][:, at]].min() for which in SLICES}
+        ends = {which: times[rows[:, at]].max() + horizon for which, rows in inside.items()}
+        starts = {which: times[rows[:, at]].min() for which, rows in inside.items()}
         assert ends["train"] <= starts["validation"] + DAY  # the slice's start, give or take where instants fell
         assert ends["validation"] <= TEST
         assert starts["test"] >= TEST
@@ -101,6 +102,44 @@ def test_slices_are_apart_purged_and_without_the_order_completed_page() -> None:
     assert not (week[:, None] & inside["train"]).any()  # whatever the horizon
     assert (times[inside["train"][:, 2]] < WEEK_TRAIN).all()
     assert (times[inside["train"][:, 1]] + DAY <= VALIDATION).all()
+
+
+def test_the_refit_ends_before_the_test_slice_and_is_calibrated_on_others() -> None:
+    times = np.sort(RNG.integers(START, END, 20_000))
+    events = Events(
+        visitor=RNG.integers(0, 500, 20_000),
+        session=np.arange(20_000),
+        time_ms=times,
+        kind=np.ones(20_000, np.int64),
+        instant=np.ones(20_000, np.bool_),
+        purchase=np.zeros(20_000, np.bool_),
+    )
+    refit, calibration = member(events, "refit"), member(events, "refit calibration")
+    for at, horizon in enumerate(HORIZONS_MS):
+        for rows in (refit[:, at], calibration[:, at]):
+            assert TEST - DAY < times[rows].max() + horizon <= TEST
+        assert times[calibration[:, at]].min() >= WEEK_VALIDATION
+    late = times >= WEEK_VALIDATION
+    calibrating = np.unique(events.visitor[calibration.any(axis=1)])
+    assert not np.isin(events.visitor[refit.any(axis=1) & late], calibrating).any()
+    assert 50 < len(calibrating) < 120  # one in six of 500
+
+
+@pytest.mark.parametrize("which", ["train", "refit"])
+def test_no_label_of_training_looks_into_the_day_without_purchases(which: str) -> None:
+    times = np.arange(START, START + 6 * DAY, 10 * MINUTE)
+    events = Events(
+        visitor=np.arange(len(times)),
+        session=np.arange(len(times)),
+        time_ms=times,
+        kind=np.ones(len(times), np.int64),
+        instant=np.ones(len(times), np.bool_),
+        purchase=np.zeros(len(times), np.bool_),
+    )
+    inside = member(events, which)
+    for at, horizon in enumerate(HORIZONS_MS):
+        looks = (times + horizon > OUTAGE[0]) & (times < OUTAGE[1])
+        assert np.array_equal(inside[:, at], ~looks)
 
 
 def test_decision_points_are_one_a_session() -> None:

@@ -1,6 +1,7 @@
 """From a small sample to a bundle and back to scores; and that nothing of the future leaks into any of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from worker.scoring.model import Shape
 from worker.shop.ga360 import ORDER_COMPLETED, Sample
 from worker.training import finetune, windows
 from worker.training.labels import START, labels
+from worker.training.loop import Progress
 from worker.training.score import SCHEMA, score
 from worker.training.train import train
 
@@ -32,6 +34,12 @@ PLAN = finetune.Plan(
 )
 
 
+FULL = replace(
+    PLAN, head_windows=2_048, windows=2_048, even=0.5, refit=True, shape=replace(PLAN.shape, bins=4, members=2)
+)
+"""With all that a plain run is spared."""
+
+
 @pytest.fixture(scope="session")
 def trained(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a bundle that was trained on the small sample."""
@@ -40,14 +48,20 @@ def trained(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shop,
         folder / "bundle",
         name="small",
-        plan=PLAN,
+        plan=FULL,
         runs=folder / "runs",
         draws=20,
         command="intent train --data shop",
         say=lambda _: None,
         report=lambda _: None,
     )
-    assert {path.name for path in run.folder.iterdir()} == {"plan.json", "history.jsonl", "report.json"}
+    assert {path.name for path in run.folder.iterdir()} == {
+        "run.json",
+        "history.jsonl",
+        "curves.png",
+        "report.json",
+        "checkpoints",
+    }
     day = next(line for line in run.test if line.horizon == "24 h" and line.population == "every instant")
     assert day.metrics["auc"].value > 0.65
     return run.bundle
@@ -70,7 +84,7 @@ def table(
 
 
 def test_the_card_tells_where_it_comes_from(small: Bundle) -> None:
-    for word in ("intent train --data shop", "Test slice", "Limits", "R2 =", "windows=4000"):
+    for word in ("intent train --data shop", "Test slice", "Limits", "R2 =", "windows=2048", "Refitted"):
         assert word in small.card
 
 
@@ -151,8 +165,30 @@ def test_the_same_plan_gives_the_same_model(shop: Path, tmp_path: Path) -> None:
     assert np.array_equal(first, second)
 
 
+def test_a_refit_is_the_same_run_on_more_and_stops_where_it_is_told(shop: Path, tmp_path: Path) -> None:
+    events, kept = windows.build(Sample(shop), tmp_path)
+    seen: list[Progress] = []
+    done = finetune.finetune(events, kept, FULL, report=seen.append, refit=256)
+    assert {progress.stage for progress in seen} == {finetune.REFIT + finetune.HEAD, finetune.REFIT + finetune.ALL}
+    assert seen[-1].windows == 256
+    assert seen[-1].of_windows == 2_048  # the schedule of the whole run
+    assert done.history == []
+    assert not any(progress.validation for progress in seen)
+
+
+def test_the_head_learns_before_the_bert_does(shop: Path, tmp_path: Path) -> None:
+    """After one step of the whole, what is known is what the head began with."""
+    events, kept = windows.build(Sample(shop), tmp_path)
+    auc = {}
+    for begun in (0, 2_048):
+        plan = replace(FULL, windows=128, head_windows=begun)
+        auc[begun] = finetune.finetune(events, kept, plan, report=lambda _: None).history[-1]["auc_24h"]
+    assert auc[2_048] > 0.6
+    assert auc[2_048] > auc[0] + 0.05
+
+
 def test_a_sample_that_lacks_a_slice_is_refused_before_training(tmp_path: Path) -> None:
-    samples.write(tmp_path, [samples.hit()], [samples.session()])
+    samples.write(tmp_path, [samples.hit(timestamp_ms=START + 10 * 86_400_000)], [samples.session()])
     with pytest.raises(IntentError, match="has no validation instants"):
         train(
             tmp_path,

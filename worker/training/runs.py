@@ -1,0 +1,95 @@
+"""A run's folder: what was asked for, what it was made from, how it went, and where it goes on after an interruption.
+
+================== ==============================================================================================
+``run.json``       the plan, the data's fingerprint, the code's commit if it is known
+``history.jsonl``  a line a step: stage, windows, loss; what validation found
+``curves.png``     the same as a plot
+``checkpoints/``   the last one of each stage
+================== ==============================================================================================
+
+The evaluation adds its report. Knows no network.
+"""
+
+import hashlib
+import json
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from worker.errors import IntentError
+from worker.training.checkpoints import Checkpoints
+from worker.training.loop import Progress
+
+_RUN, _HISTORY = "run.json", "history.jsonl"
+
+
+class Run:
+    """A run under way."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder, self.settings = folder, settings
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+
+    @classmethod
+    def begin(cls, runs: Path, name: str, *, plan: Mapping[str, Any], data: Path, command: str) -> Self:
+        """A new folder among the runs."""
+        folder = runs / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {"command": command, "plan": plan, "data": fingerprint(data), "commit": commit()}
+        (folder / _RUN).write_text(json.dumps(settings, indent=1) + "\n")
+        (folder / _HISTORY).write_text("")
+        return cls(folder, settings)
+
+    @classmethod
+    def resume(cls, folder: Path, *, plan: Mapping[str, Any], data: Path) -> Self:
+        """One that was interrupted. Raises `IntentError` where it is none, or was of another plan or other data."""
+        try:
+            settings = json.loads((folder / _RUN).read_text())
+            planned, made_from = dict(settings["plan"]), settings["data"]
+        except (OSError, ValueError, LookupError, TypeError):
+            raise IntentError(f"--resume {folder}: no {_RUN} of a run is there; name a folder below --runs") from None
+        for name, value in json.loads(json.dumps(plan)).items():
+            if planned.get(name) != value:
+                raise IntentError(
+                    f"--resume {folder}: that run has {name} = {planned.get(name)}, this command {value}; "
+                    f"repeat its command: {settings.get('command')}"
+                )
+        if made_from != fingerprint(data):
+            raise IntentError(f"--resume {folder}: {data} does not hold the data of that run")
+        return cls(folder, settings)
+
+    def add(self, progress: Progress) -> None:
+        """A step, at the end of the history."""
+        with (self.folder / _HISTORY).open("a") as file:
+            file.write(json.dumps(asdict(progress)) + "\n")
+
+    def history(self) -> list[dict[str, Any]]:
+        """The steps so far; of those that were taken twice, because of an interruption, the later."""
+        lines = (json.loads(line) for line in (self.folder / _HISTORY).read_text().splitlines())
+        return list({(entry["stage"], entry["windows"]): entry for entry in lines}.values())
+
+    def write(self, name: str, document: object) -> None:
+        """A JSON file beside the rest."""
+        (self.folder / name).write_text(json.dumps(document, indent=1) + "\n")
+
+
+def fingerprint(data: Path) -> dict[str, str]:
+    """SHA-256 of each parquet file of a folder, by name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(data.glob("*.parquet"))}
+
+
+def commit() -> str | None:
+    """Of the checkout that this package runs from, `+` behind it where files were changed; None outside of one."""
+    package = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
