@@ -30,6 +30,7 @@ class Constant:
     reason_codes: np.ndarray
     reason_weights: np.ndarray
     model: Model
+    intent_percentile: np.ndarray | None = None
 
     @classmethod
     def of(cls, rows: int) -> "Constant":

@@ -52,11 +52,12 @@ def _mount() -> None:
     from worker.demo.commands import demo
     from worker.dlq.commands import dlq_app
     from worker.doctor import check
+    from worker.evaluation.commands import evaluate
     from worker.kafka.commands import broker_app, topics_app
     from worker.registry.commands import model_app
     from worker.replay.commands import replay
     from worker.shop.commands import import_app, simulate
-    from worker.training.commands import evaluate, score_app, train
+    from worker.training.commands import score_app, train
 
     run, look, model = "Run", "Look after", "Model and history"
     app.command(rich_help_panel=run)(demo)

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import starmap
+from itertools import repeat, starmap
 from typing import Final, Protocol
 
 import numpy as np
@@ -52,6 +52,10 @@ class EngineScores(Protocol):
     def model(self) -> Model:
         """What made all rows."""
 
+    @property
+    def intent_percentile(self) -> np.ndarray | None:
+        """[n, 3] float64, short decimals; `None` where the model ranks nothing."""
+
 
 class Engine(Protocol):
     """What scores windows."""
@@ -89,7 +93,9 @@ def ratings(scores: EngineScores) -> list[Rating]:
     rounded = [np.round(part.astype(np.float64), 6).tolist() for part in (scores.intent, scores.risk)]
     weights = np.round(scores.reason_weights.astype(np.float64), 4).tolist()
     codes, models = scores.reason_codes.tolist(), [scores.model] * len(weights)
-    return list(starmap(Rating, zip(*rounded, scores.risk_reasons.tolist(), codes, weights, models, strict=True)))
+    ranks = repeat(None, len(weights)) if scores.intent_percentile is None else scores.intent_percentile.tolist()
+    columns = (*rounded, scores.risk_reasons.tolist(), codes, weights, models, ranks)
+    return list(starmap(Rating, zip(*columns, strict=True)))
 
 
 async def run(

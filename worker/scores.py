@@ -73,6 +73,14 @@ class Intent(Struct, frozen=True):
     purchase_7d: _Probability
 
 
+class Percentile(Struct, frozen=True):
+    """The share of a reference's scores, of the past and of the same model, that each probability reaches."""
+
+    purchase_30m: _Probability
+    purchase_24h: _Probability
+    purchase_7d: _Probability
+
+
 class Risk(Struct, frozen=True):
     """How little the window looks like a person's."""
 
@@ -119,6 +127,7 @@ class Score(Struct, frozen=True):
     reasons: tuple[Reason, ...]
     scored_at: str
     schema_version: int = 1
+    intent_percentile: Percentile | msgspec.UnsetType = msgspec.UNSET
 
 
 class Rating(Struct, frozen=True, gc=False):
@@ -130,6 +139,7 @@ class Rating(Struct, frozen=True, gc=False):
     reason_codes: Sequence[int]
     reason_weights: Sequence[float]
     model: Model
+    intent_percentile: Sequence[float] | None = None
 
 
 def decode(value: bytes) -> Score:
@@ -170,32 +180,34 @@ def encode(
     in_30m, in_24h, in_7d = rating.intent  # in the order of `HORIZONS`
     time_ms = event.time_ms
     event_time = rfc3339(time_ms)
-    return orjson.dumps(
-        {
-            "schema_version": 1,
-            "score_id": score_id(topic, partition, offset),
-            "event_id": event.event_id,
-            "user_id": event.user_id,
-            "session_id": event.session_id,
-            "event_time": event_time,
-            "source": {"topic": topic, "partition": partition, "offset": offset},
-            "intent": {"purchase_30m": in_30m, "purchase_24h": in_24h, "purchase_7d": in_7d},
-            "risk": {"score": rating.risk, "reasons": _RISK_REASONS_OF_MASK[rating.risk_reasons]},
-            "window": {
-                "events": kept,
-                "first_event_time": rfc3339(first_ms),
-                "last_event_time": event_time if last_ms == time_ms else rfc3339(last_ms),
-                "digest": windows.digest(window),
-            },
-            "model": {"name": model.name, "version": model.version},
-            "reasons": [
-                {"code": REASONS[code], "weight": weight}
-                for code, weight in zip(rating.reason_codes, rating.reason_weights, strict=True)
-                if code != NO_REASON
-            ],
-            "scored_at": scored_at,
-        }
-    )
+    score: dict[str, object] = {
+        "schema_version": 1,
+        "score_id": score_id(topic, partition, offset),
+        "event_id": event.event_id,
+        "user_id": event.user_id,
+        "session_id": event.session_id,
+        "event_time": event_time,
+        "source": {"topic": topic, "partition": partition, "offset": offset},
+        "intent": {"purchase_30m": in_30m, "purchase_24h": in_24h, "purchase_7d": in_7d},
+        "risk": {"score": rating.risk, "reasons": _RISK_REASONS_OF_MASK[rating.risk_reasons]},
+        "window": {
+            "events": kept,
+            "first_event_time": rfc3339(first_ms),
+            "last_event_time": event_time if last_ms == time_ms else rfc3339(last_ms),
+            "digest": windows.digest(window),
+        },
+        "model": {"name": model.name, "version": model.version},
+        "reasons": [
+            {"code": REASONS[code], "weight": weight}
+            for code, weight in zip(rating.reason_codes, rating.reason_weights, strict=True)
+            if code != NO_REASON
+        ],
+        "scored_at": scored_at,
+    }
+    if rating.intent_percentile is not None:
+        rank_30m, rank_24h, rank_7d = rating.intent_percentile
+        score["intent_percentile"] = {"purchase_30m": rank_30m, "purchase_24h": rank_24h, "purchase_7d": rank_7d}
+    return orjson.dumps(score)
 
 
 def headers(score_id: str, *, source: str, scored_at: str, type_: str = EVENT_TYPE) -> Headers:

@@ -64,6 +64,7 @@ class Scores:
     reason_codes: np.ndarray
     reason_weights: np.ndarray
     model: Model
+    intent_percentile: np.ndarray | None = None
 
 
 class DigestEngine:

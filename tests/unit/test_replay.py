@@ -65,6 +65,7 @@ class FakeScores:
     reason_codes: np.ndarray
     reason_weights: np.ndarray
     model: scores.Model
+    intent_percentile: np.ndarray | None = None
 
 
 class FakeEngine:

@@ -1,6 +1,6 @@
 """Two bundles' own numbers side by side, for whoever is about to promote one. Pure.
 
-A bundle may carry `metrics.json`: what `intent evaluate --json` says of it. Of two that were measured on the same
+A bundle may carry `metrics.json`: what `intent evaluate` says of it. Of two that were measured on the same
 slice, one is worse where its interval lies wholly below the other's: what may be chance holds nothing up.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from worker.errors import SettingError
 
-FILE: Final = "metrics.json"
+FILE: Final = "metrics.json"  # `scoring.bundle.METRICS`, said again: this module knows neither torch nor the bundle
 MEASURED: Final = ("ap", "auc")
 """What is compared; of both, more is better."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,15 @@ class Scores:
     reason_codes: NDArray[np.uint8]  # [n, 3] places in `scores.REASONS`, or `scores.NO_REASON`
     reason_weights: Floats  # [n, 3] logits of the 24 h score
     model: ModelName
+    intent_percentile: NDArray[np.float64] | None = None  # [n, 3] where the model has a reference to rank among
 
     def __len__(self) -> int:
         return len(self.risk)
 
     def part(self, start: int, end: int) -> "Scores":
         """The rows [start, end)."""
-        return Scores(**{name: getattr(self, name)[start:end] for name in _ROWS}, model=self.model)
+        rows: dict[str, Any] = {name: None if (of := getattr(self, name)) is None else of[start:end] for name in _ROWS}
+        return Scores(**rows, model=self.model)
 
     @classmethod
     def joined(cls, parts: Sequence["Scores"]) -> "Scores":
@@ -38,7 +40,8 @@ class Scores:
             return parts[0]
         if len({part.model for part in parts}) != 1:
             raise ValueError("scores of different models are no one answer")
-        rows = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ROWS}
+        columns = {name: [getattr(part, name) for part in parts] for name in _ROWS}
+        rows: dict[str, Any] = {name: None if of[0] is None else np.concatenate(of) for name, of in columns.items()}
         return cls(**rows, model=parts[0].model)
 
     @classmethod

@@ -8,6 +8,8 @@
 ``calibration.json`` slope and intercept of each horizon's logit
 ``reasons.json``     the surrogate behind the reason codes
 ``card.md``          the model card
+``percentiles.json`` optional: quantiles of the validation slice's scores, behind the percentiles
+``metrics.json``     optional: its numbers, as `intent evaluate` found them, for `intent model promote`
 ``checksums.sha256`` SHA-256 of all of the above; ``sha256sum -c checksums.sha256`` checks them too
 ==================== =====================================================================================
 
@@ -35,6 +37,7 @@ from worker.scores import Model as ModelName
 from worker.scoring import aggregates, encode
 from worker.scoring.batch import Floats, Hashes
 from worker.scoring.model import Head, IntentModel, Shape
+from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
 
 FORMAT: Final = 2
@@ -57,6 +60,11 @@ FILES: Final = {
     CARD: _JSON_BYTES,
 }
 """The files and the most bytes that each may have."""
+
+PERCENTILES: Final = "percentiles.json"
+METRICS: Final = "metrics.json"
+OPTIONAL: Final = {PERCENTILES: _JSON_BYTES, METRICS: _JSON_BYTES}
+"""Files that a bundle may lack. One that is there is listed and checked like the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +93,8 @@ class Bundle:
     calibration: Calibration
     surrogate: Surrogate
     card: str
+    percentiles: Percentiles | None = None
+    metrics: Mapping[str, Any] | None = None
 
     @property
     def label(self) -> ModelName:
@@ -124,6 +134,13 @@ def save(folder: Path, bundle: Bundle) -> str:
         ),
         CARD: bundle.card.encode(),
     }
+    if bundle.percentiles is not None:
+        rows = np.round(bundle.percentiles.quantiles.astype(np.float64), 7).tolist()
+        contents[PERCENTILES] = _json({"quantiles": dict(zip(HORIZONS, rows, strict=True))}, indent=None)
+    if bundle.metrics is not None:
+        contents[METRICS] = _json(bundle.metrics)
+    for name in OPTIONAL.keys() - contents.keys():
+        (folder / name).unlink(missing_ok=True)
     for name, content in contents.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -133,13 +150,14 @@ def save(folder: Path, bundle: Bundle) -> str:
 
 def seal(folder: Path) -> str:
     """Writes the checksums of the files as they are; the version. For `save`, and after editing the card."""
-    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in sorted(FILES)]
+    names = sorted([*FILES, *(name for name in OPTIONAL if (folder / name).exists())])
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
     (folder / CHECKSUMS).write_text("".join(lines))
     return _version("".join(lines).encode())
 
 
 def verify(folder: Path) -> tuple[str, dict[str, bytes]]:
-    """(version, the files' bytes), each file read once and equal to its checksum.
+    """(version, the files' bytes), each file read once and equal to its checksum; optional ones where they are listed.
 
     Raises `SettingError`, one sentence that names the file and what is wrong with it.
     """
@@ -148,7 +166,9 @@ def verify(folder: Path) -> tuple[str, dict[str, bytes]]:
     listing = _read(folder, CHECKSUMS, _JSON_BYTES)
     expected = _checksums(folder, listing)
     contents = {}
-    for name, limit in FILES.items():
+    for name, limit in (FILES | OPTIONAL).items():
+        if name not in expected:
+            continue
         content = _read(folder, name, limit)
         if hashlib.sha256(content).hexdigest() != expected[name]:
             raise SettingError(f"bundle {folder}: {name} does not match {CHECKSUMS}; restore it or train it again")
@@ -183,6 +203,8 @@ def load(folder: Path | None = None) -> Bundle:
         calibration = _calibration(_parse(folder, name, contents))
         name = "reasons.json"
         surrogate = _surrogate(_parse(folder, name, contents))
+        name = PERCENTILES
+        percentiles = _percentiles(_parse(folder, name, contents)) if name in contents else None
         name = "bert/config.json"
         bert_config = BertConfig.from_dict(_parse(folder, name, contents))
         _check_sizes(bert_config, shape)
@@ -204,6 +226,8 @@ def load(folder: Path | None = None) -> Bundle:
         calibration=calibration,
         surrogate=surrogate,
         card=contents[CARD].decode(errors="replace"),
+        percentiles=percentiles,
+        metrics=_parse(folder, METRICS, contents) if METRICS in contents else None,
     )
 
 
@@ -245,6 +269,10 @@ def _calibration(parsed: Mapping[str, Any]) -> Calibration:
     if not (np.isfinite(slopes).all() and np.isfinite(intercepts).all() and (slopes > 0).all()):
         raise ValueError("slopes must be positive and all numbers finite")
     return Calibration(slopes=slopes, intercepts=intercepts)
+
+
+def _percentiles(parsed: Mapping[str, Any]) -> Percentiles:
+    return Percentiles(np.array([parsed["quantiles"][horizon] for horizon in HORIZONS], np.float32))
 
 
 def _surrogate(parsed: Mapping[str, Any]) -> Surrogate:
@@ -315,5 +343,5 @@ def _version(listing: bytes) -> str:
     return hashlib.sha256(listing).hexdigest()[:12]
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=1).encode() + b"\n"
+def _json(value: Mapping[str, Any], *, indent: int | None = 1) -> bytes:
+    return json.dumps(value, indent=indent).encode() + b"\n"

@@ -142,6 +142,11 @@ class Engine:
         return self._champion.bundle.label
 
     @property
+    def ranks(self) -> bool:
+        """Whether the champion's scores come with percentiles now."""
+        return self._champion.bundle.percentiles is not None
+
+    @property
     def challenger(self) -> ModelName | None:
         """Whom offers go to now."""
         return None if self._challenger is None else self._challenger.bundle.label
@@ -342,7 +347,8 @@ class Engine:
         intent = flight.finish()
         if not np.isfinite(intent).all():
             raise IntentError(f"model {bundle.name} {bundle.version} gave scores that are not numbers")
-        scores = Scores(intent, risk_score, risk_mask, codes, weights, bundle.label)
+        ranks = None if bundle.percentiles is None else bundle.percentiles.of(intent)
+        scores = Scores(intent, risk_score, risk_mask, codes, weights, bundle.label, ranks)
         end = 0
         for part in flight.parts:
             start, end = end, end + part.end - part.start

@@ -106,6 +106,11 @@ class Sample:
             for offset, hit in enumerate(zip(*columns, strict=True)):
                 yield _event(*hit, purchase=first_row + offset in self._purchases, contexts=contexts)
 
+    def names(self, field: str) -> list[str]:
+        """The values that a text field of the sessions' `events.Context` takes, sorted."""
+        values = {getattr(context, field) for context in self._session_contexts().values()}
+        return sorted(value for value in values if value)
+
     def _bounds(self, from_ms: int | None, to_ms: int | None) -> tuple[int, int]:
         start = 0 if from_ms is None else int(np.searchsorted(self._times, from_ms))
         end = len(self) if to_ms is None else int(np.searchsorted(self._times, to_ms))

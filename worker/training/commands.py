@@ -1,4 +1,4 @@
-"""`intent train`, `evaluate` and `score ga360`: what they take and how they say what came of it."""
+"""`intent train` and `score ga360`: what they take and how they say what came of it."""
 
 import json
 import shlex
@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from worker.errors import IntentError
 
 if TYPE_CHECKING:
     from worker.training.loop import Progress as TrainingProgress
@@ -179,42 +177,6 @@ def train(
     out.print(f"bundle {name} {found.version} in {found.bundle}; the run's history in {found.folder}", highlight=False)
 
 
-def evaluate(
-    data: _Data,
-    *,
-    bundle: _Bundle = None,
-    which: Annotated[Literal["validation", "test"], typer.Option("--slice", help="Of the sample.")] = "test",
-    device: _Device = "auto",
-    draws: Annotated[int, typer.Option(min=10, max=10_000, help="Resamples of the visitors for the intervals.")] = 200,
-    runs: _Runs = Path("runs"),
-    as_json: _Json = False,
-) -> None:
-    """Measure a bundle on a slice of the sample: ROC-AUC, AP, log loss, calibration error, with 95 % intervals.
-
-    Example: `intent evaluate --data ../shared/data/ga360 --slice test`
-    """
-    from worker.scoring.bundle import load
-    from worker.shop.ga360 import Sample
-    from worker.training import evaluate as evaluation
-    from worker.training.windows import build
-
-    loaded = load(bundle)
-    where = _device(device)
-    loaded.model.to(where)
-    with err.status(f"scoring the {which} slice of {data}"):
-        events, kept = build(Sample(data), runs / "cache")
-        lines = evaluation.evaluate(loaded, events, kept, which=which, draws=draws, device=where)
-    if not lines:
-        raise IntentError(
-            f"{data} has no {which} instants with both outcomes; `intent evaluate` needs the whole sample"
-        )
-    if as_json:
-        result = {"name": loaded.name, "version": loaded.version, "slice": which, "lines": evaluation.document(lines)}
-        out.print_json(json.dumps(result))
-        return
-    out.print(evaluation.table(lines, title=f"{loaded.name} {loaded.version}, {which} slice"))
-
-
 @score_app.callback()
 def _score() -> None:
     """Keeps `ga360` a command of its own while it is the only one."""
@@ -233,9 +195,10 @@ def score_ga360(
 ) -> None:
     """Score every instant of a slice: the worker's own window fold, its engine, its calibration.
 
-    Columns: visitor_id, session_id, hit_number, timestamp_ms, purchase_30m, purchase_24h, purchase_7d. Events on the
-    order-completed page are history, not instants. What lies before --from is folded, so that windows are as full as
-    they were live. A date is the shop's day: it begins at 07:00 UTC.
+    Columns: visitor_id, session_id, hit_number, timestamp_ms, purchase_30m, purchase_24h, purchase_7d; percentile_30m,
+    percentile_24h, percentile_7d where the bundle has a reference for them. Events on the order-completed page are
+    history, not instants. What lies before --from is folded, so that windows are as full as they were live. A date is
+    the shop's day: it begins at 07:00 UTC.
 
     Example: `intent score ga360 ../shared/data/ga360 --from 2016-10-01 --out october.parquet`
     """

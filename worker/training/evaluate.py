@@ -13,11 +13,14 @@ from rich.table import Table
 from worker.scoring.bundle import Bundle
 from worker.training import finetune
 from worker.training.labels import NAMES, Events, decision_points, labels, member
-from worker.training.metrics import METRICS, Estimate, bootstrap
+from worker.training.metrics import Estimate, bootstrap
 from worker.training.windows import Windows
 
 DAY: Final = 1
 """Place of the 24 h horizon, which is measured at every decision point; the others at every instant."""
+
+HEADINGS: Final = {"auc": "ROC-AUC", "ap": "AP", "log_loss": "log loss", "ece": "ECE"}
+"""Of the metrics that a table of the bundle alone shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,7 @@ def table(lines: Sequence[Line], *, title: str) -> Table:
     shown = Table(title=title, title_justify="left")
     for name in ("horizon", "population"):
         shown.add_column(name)
-    for name in ("instants", "base rate", *(_HEADINGS[name] for name in METRICS)):
+    for name in ("instants", "base rate", *HEADINGS.values()):
         shown.add_column(name, justify="right")
     for line in lines:
         shown.add_row(
@@ -75,14 +78,14 @@ def table(lines: Sequence[Line], *, title: str) -> Table:
             line.population,
             f"{line.instants:,}",
             f"{line.base_rate:.3f}",
-            *(interval(line.metrics[name]) for name in METRICS),
+            *(interval(line.metrics[name]) for name in HEADINGS),
         )
     return shown
 
 
 def markdown(lines: Sequence[Line]) -> str:
     """The same for a model card."""
-    heads = ["horizon", "population", "instants", "base rate", *(_HEADINGS[name] for name in METRICS)]
+    heads = ["horizon", "population", "instants", "base rate", *HEADINGS.values()]
     rows = [heads, ["---", "---", *["--:"] * (len(heads) - 2)]]
     rows += [
         [
@@ -90,7 +93,7 @@ def markdown(lines: Sequence[Line]) -> str:
             line.population,
             f"{line.instants:,}",
             f"{line.base_rate:.3f}",
-            *(interval(line.metrics[name]) for name in METRICS),
+            *(interval(line.metrics[name]) for name in HEADINGS),
         ]
         for line in lines
     ]
@@ -108,6 +111,3 @@ def interval(estimate: Estimate) -> str:
         f"{number:.3f}".replace("0.", ".", 1) for number in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value} ({low}–{high})"
-
-
-_HEADINGS: Final = {"auc": "ROC-AUC", "ap": "AP", "log_loss": "log loss", "ece": "ECE"}

@@ -112,23 +112,29 @@ def held_out(visitor: Codes, *, one_in: int = HELD_OUT) -> Bools:
     return np.asarray(mixed % np.uint64(one_in) == 0)
 
 
-def decision_points(events: Events) -> dict[str, Bools]:
-    """Populations of one instant a session: its 3rd, 5th, 10th event, its first add to cart; beside every instant."""
-    order = np.lexsort((np.arange(len(events.session)), events.session))
-    ordinal = np.empty(len(order), np.int64)
-    grouped = events.session[order]
+def ordinal(session: Codes) -> Codes:
+    """[n] the event's number in its session, from 1, in stream order."""
+    order = np.argsort(session, kind="stable")
+    grouped = session[order]
     starts = np.flatnonzero(np.append(True, grouped[1:] != grouped[:-1]))
     counts = np.diff(np.append(starts, len(order)))
-    ordinal[order] = np.arange(len(order)) - np.repeat(starts, counts) + 1
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order)) - np.repeat(starts, counts) + 1
+    return number
+
+
+def decision_points(events: Events) -> dict[str, Bools]:
+    """Populations of one instant a session: its 3rd, 5th, 10th event, its first add to cart; beside every instant."""
+    number = ordinal(events.session)
     carts = np.flatnonzero(events.kind == _ADD_TO_CART)
     _, firsts = np.unique(events.session[carts], return_index=True)
-    cart = np.zeros(len(order), np.bool_)
+    cart = np.zeros(len(number), np.bool_)
     cart[carts[firsts]] = True
     return {
         "every instant": events.instant,
-        "3rd event": events.instant & (ordinal == 3),
-        "5th event": events.instant & (ordinal == 5),
-        "10th event": events.instant & (ordinal == 10),
+        "3rd event": events.instant & (number == 3),
+        "5th event": events.instant & (number == 5),
+        "10th event": events.instant & (number == 10),
         "first add to cart": events.instant & cart,
     }
 

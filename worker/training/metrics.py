@@ -1,8 +1,9 @@
-"""How good probabilities are: ROC-AUC, average precision, log loss, calibration error, with bootstraps by user.
+"""How good probabilities are: ranking, calibration and lift, with bootstraps by user and paired differences.
 
 All metrics take weights, so that a bootstrap draws users, not events: one sort serves every draw. Knows arrays only.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,14 +13,18 @@ from numpy.typing import NDArray
 Probabilities = NDArray[np.floating]
 Labels = NDArray[np.bool_]
 Weights = NDArray[np.float64]
+Draws = NDArray[np.float64]
+"""[1 + draws, len(METRICS)] of one scorer; row 0 is measured on the sample itself."""
 
 BINS: Final = 15
-METRICS: Final = ("auc", "ap", "log_loss", "ece")
+LIFTS: Final = {"lift_1": 0.01, "lift_5": 0.05, "lift_10": 0.10}
+"""The shares with the highest probabilities, whose rate is compared with that of all."""
+METRICS: Final = ("auc", "ap", "log_loss", "brier", "ece", *LIFTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A metric with its 95 % interval."""
+    """A metric, or a difference of two, with its 95 % interval."""
 
     value: float
     low: float
@@ -28,22 +33,42 @@ class Estimate:
 
 def measure(p: Probabilities, y: Labels, weights: Weights | None = None) -> dict[str, float]:
     """`METRICS` of [n] probabilities for [n] labels. NaN where a class is absent."""
-    return _Ranked(p, y).measure(np.ones(len(p)) if weights is None else weights)
+    return dict(zip(METRICS, _Ranked(p, y).measure(np.ones(len(p)) if weights is None else weights), strict=True))
 
 
 def bootstrap(p: Probabilities, y: Labels, user: NDArray[np.int64], *, draws: int, seed: int) -> dict[str, Estimate]:
     """`METRICS` with intervals from resampling users: their events come and go together."""
-    ranked = _Ranked(p, y)
-    value = ranked.measure(np.ones(len(p)))
+    return estimates(resampled({"": p}, y, user, draws=draws, seed=seed)[""])
+
+
+def resampled(
+    scorers: Mapping[str, Probabilities], y: Labels, user: NDArray[np.int64], *, draws: int, seed: int
+) -> dict[str, Draws]:
+    """Several scorers of the same n events under the same resamples of the users.
+
+    Row by row they belong together: the difference of two scorers' draws is a paired one, free of what the resample
+    does to both (Efron and Tibshirani 1993, section 16).
+    """
+    ranked = {name: _Ranked(p, y) for name, p in scorers.items()}
     _, owner = np.unique(user, return_inverse=True)
     n_users = int(owner.max()) + 1
     rng = np.random.default_rng(seed)
-    samples = []
+    rows: dict[str, list[list[float]]] = {name: [one.measure(np.ones(len(y)))] for name, one in ranked.items()}
     for _ in range(draws):
         times = np.bincount(rng.integers(0, n_users, n_users), minlength=n_users).astype(np.float64)
-        samples.append(ranked.measure(times[owner]))
-    bounds = {name: np.nanpercentile([sample[name] for sample in samples], [2.5, 97.5]) for name in METRICS}
-    return {name: Estimate(value[name], float(bounds[name][0]), float(bounds[name][1])) for name in METRICS}
+        weights = times[owner]
+        for name, one in ranked.items():
+            rows[name].append(one.measure(weights))
+    return {name: np.array(measured) for name, measured in rows.items()}
+
+
+def estimates(draws: Draws) -> dict[str, Estimate]:
+    """`METRICS` with percentile intervals; of the difference of two scorers' draws, the paired difference."""
+    low, high = np.nanpercentile(draws[1:], [2.5, 97.5], axis=0)
+    return {
+        name: Estimate(*found)
+        for name, *found in zip(METRICS, draws[0].tolist(), low.tolist(), high.tolist(), strict=True)
+    }
 
 
 class _Ranked:
@@ -56,22 +81,33 @@ class _Ranked:
         self.last = np.flatnonzero(np.append(self.p[1:] != self.p[:-1], True))  # of each run of equal probabilities
         safe = np.clip(self.p, 1e-7, 1 - 1e-7)
         self.loss = -np.where(self.y, np.log(safe), np.log1p(-safe))
+        self.squares = (self.p - self.y) ** 2
         self.bin = np.minimum((self.p * BINS).astype(np.int64), BINS - 1)
+        self.excess = self.p - self.y  # of the prediction over the outcome
 
-    def measure(self, weights: Weights) -> dict[str, float]:
+    def measure(self, weights: Weights) -> list[float]:
+        """In the order of `METRICS`."""
         w = weights[self.order]
         true = np.cumsum(w * self.y)[self.last]
-        false = np.cumsum(w * ~self.y)[self.last]
-        positives, negatives = true[-1], false[-1]
-        if positives <= 0 or negatives <= 0:
-            return dict.fromkeys(METRICS, float("nan"))
-        steps_true, steps_false = np.diff(true, prepend=0.0), np.diff(false, prepend=0.0)
-        auc = float((steps_false * (true - steps_true / 2)).sum() / (positives * negatives))
-        precision = true / np.maximum(true + false, 1e-12)
-        sums = [np.bincount(self.bin, weights=w * values, minlength=BINS) for values in (self.p, self.y)]
-        return {
-            "auc": auc,
-            "ap": float((steps_true * precision).sum() / positives),
-            "log_loss": float((w * self.loss).sum() / w.sum()),
-            "ece": float(np.abs(sums[0] - sums[1]).sum() / w.sum()),
-        }
+        all_ = np.cumsum(w)[self.last]
+        positives, total = float(true[-1]), float(all_[-1])
+        if not 0 < positives < total:
+            return [float("nan")] * len(METRICS)
+        steps_true, steps = np.diff(true, prepend=0.0), np.diff(all_, prepend=0.0)
+        auc = ((steps - steps_true) * (true - steps_true / 2)).sum() / (positives * (total - positives))
+        return [
+            float(auc),
+            float((steps_true * true / np.maximum(all_, 1e-12)).sum() / positives),
+            float(w @ self.loss) / total,
+            float(w @ self.squares) / total,
+            float(np.abs(np.bincount(self.bin, weights=w * self.excess, minlength=BINS)).sum()) / total,
+            *(_reached(true, all_, share * total) / (share * positives) for share in LIFTS.values()),
+        ]
+
+
+def _reached(true: Weights, all_: Weights, depth: float) -> float:
+    """Positives among the first `depth` of the ranking; of a run of equal probabilities that it cuts, its share."""
+    at = int(np.searchsorted(all_, depth))
+    true_before, before = (float(true[at - 1]), float(all_[at - 1])) if at else (0.0, 0.0)
+    inside = (depth - before) / (float(all_[at]) - before)
+    return true_before + inside * (float(true[at]) - true_before)

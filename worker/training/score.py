@@ -9,13 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worker.errors import IntentError
 from worker.events import Event
 from worker.scores import HORIZONS
-from worker.scoring.batch import Floats
+from worker.scoring.answer import Scores
 from worker.scoring.engine import Engine
 from worker.shop.ga360 import ORDER_COMPLETED, Sample
 from worker.training.windows import fold_all
@@ -29,6 +30,9 @@ SCHEMA: Final = pa.schema(
         *((name, pa.float32()) for name in HORIZONS),
     ]
 )
+
+PERCENTILES: Final = [(name.replace("purchase", "percentile"), pa.float32()) for name in HORIZONS]
+"""Further columns where the bundle has a reference for them."""
 
 _ROWS = 8192
 
@@ -48,11 +52,12 @@ def score(
     """
     partial = out.with_name(f"{out.name}.partial")
     rows = 0
+    schema = pa.schema([*SCHEMA, *(pa.field(*column) for column in PERCENTILES)]) if engine.ranks else SCHEMA
     try:
-        with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             for chunk in _chunks(_instants(sample, from_ms, to_ms, report)):
                 scores = engine.score_now([window for _, window in chunk])
-                writer.write_table(_table([event for event, _ in chunk], scores.intent))
+                writer.write_table(_table([event for event, _ in chunk], scores, schema))
                 rows += len(chunk)
         partial.replace(out)
     except OSError as error:
@@ -78,14 +83,15 @@ def _chunks(instants: Iterator[tuple[Event, bytes]]) -> Iterator[list[tuple[Even
         yield chunk
 
 
-def _table(events: list[Event], intent: Floats) -> pa.Table:
+def _table(events: list[Event], scores: Scores, schema: pa.Schema) -> pa.Table:
     columns = [
         [event.user_id for event in events],
         [event.session_id for event in events],
         [int(event.event_id.rpartition("-")[2]) for event in events],  # as ga360 makes it
         [event.time_ms for event in events],
-        *intent.T,
+        *scores.intent.T,
+        *(() if scores.intent_percentile is None else scores.intent_percentile.astype(np.float32).T),
     ]
     return pa.Table.from_arrays(
-        [pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types, strict=True)], schema=SCHEMA
+        [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema=schema
     )

@@ -56,7 +56,7 @@ def fold_all(events: Iterator[Event]) -> Iterator[tuple[Event, bytes]]:
 
 def build(sample: Sample, scratch: Path) -> tuple[Events, Windows]:
     """Every event of the sample and its window: from `scratch` if a former run left them there, else made (20 s)."""
-    folder = scratch / f"windows-{_key(sample)}"
+    folder = scratch / f"windows-{key(sample)}"
     if not (folder / "complete").exists():
         _make(sample, folder)
     columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _COLUMNS}
@@ -64,8 +64,8 @@ def build(sample: Sample, scratch: Path) -> tuple[Events, Windows]:
     return Events(**columns), Windows(content, np.load(folder / "ends.npy", allow_pickle=False))
 
 
-def _key(sample: Sample) -> str:
-    """Changes with the data, the fold's layout and the event types."""
+def key(sample: Sample) -> str:
+    """Of whatever is made of the windows and kept: it changes with the data, the fold's layout, the event types."""
     files = [(sample.folder / name).stat() for name in ("hits.parquet", "sessions.parquet")]
     parts = [LAYOUT, window.VERSION, list(KINDS), [(file.st_size, file.st_mtime_ns) for file in files]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

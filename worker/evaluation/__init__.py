@@ -1,0 +1,1 @@
+"""Is a bundle better than what one could have without it: rivals, slices, paired differences, the report."""

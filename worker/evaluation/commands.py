@@ -1,0 +1,126 @@
+"""`intent evaluate`: what it takes, and how it says what was found."""
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from worker.errors import IntentError
+
+out = Console(width=None if sys.stdout.isatty() else 160)  # a file or a pipe has no width: tables stay whole
+err = Console(stderr=True)
+
+
+def evaluate(
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder with hits.parquet and sessions.parquet of the GA360 sample.")
+    ],
+    *,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle folder; default: the one shipped with the package.")
+    ] = None,
+    which: Annotated[Literal["validation", "test"], typer.Option("--slice", help="Of the sample.")] = "test",
+    rivals: Annotated[
+        Literal["none", "trees", "all"],
+        typer.Option(
+            help="Measured beside the bundle. trees: a rule and LightGBM on the same information; all: a BERT on "
+            "events alone as well. Trained once, kept under --runs."
+        ),
+    ] = "trees",
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write the whole report there, as one page.")
+    ] = None,
+    attach: Annotated[
+        bool,
+        typer.Option(
+            "--attach",
+            help="Write the numbers (metrics.json) and the reference for percentiles (percentiles.json) into the "
+            "folder that --bundle names. The bundle's version changes.",
+        ),
+    ] = False,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
+    ] = "auto",
+    draws: Annotated[int, typer.Option(min=10, max=10_000, help="Resamples of the visitors for the intervals.")] = 200,
+    runs: Annotated[Path, typer.Option(help="Its `cache` keeps the folded windows and the rivals.")] = Path("runs"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For programs: the result as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Measure a bundle on a slice of the sample, beside what one could have without it.
+
+    ROC-AUC, average precision, log loss, Brier score, calibration error and lift at 1, 5 and 10 %: for each horizon,
+    at every instant, at one decision point a session, by event number, channel, device, new or returning. The rivals
+    learn from the training slice and are tuned and calibrated on validation, as the bundle was. Intervals of 95 %
+    resample visitors; a difference to a rival is paired. A difference whose interval holds 0 may be chance.
+
+    Choose on the validation slice; the test slice is for the model that is published, once.
+
+    Examples: `intent evaluate --data ../shared/data/ga360 --slice validation --report report.html`;
+    `intent evaluate --data ../shared/data/ga360 --bundle my-bundle --rivals none --json`
+    """
+    _refuse(report, rivals, bundle=bundle, attach=attach)
+    from worker.evaluation import report as reports
+    from worker.evaluation.run import attach as attach_to
+    from worker.evaluation.run import evaluate as run
+    from worker.scoring.bundle import load
+    from worker.scoring.device import Device
+    from worker.shop.ga360 import Sample
+
+    loaded = load(bundle)
+    place = Device.named(device).place
+    loaded.model.to(place)
+    sample = Sample(data)
+    with err.status(f"reading {data}") as status:
+        found = run(
+            loaded,
+            sample,
+            which=which,
+            against=rivals,
+            draws=draws,
+            cache=runs / "cache",
+            device=str(place),
+            report=status.update,
+        )
+        document = reports.document(found)
+        if attach and bundle is not None:
+            status.update(f"attaching numbers and percentiles to {bundle}")
+            version = attach_to(
+                bundle, loaded, sample, reports.metrics(document), cache=runs / "cache", device=str(place)
+            )
+            document |= {"version": version}
+        if report is not None:
+            status.update(f"drawing {report}")
+            _write(report, reports.page(document))
+    if as_json:
+        typer.echo(json.dumps(document))
+        return
+    out.print(f"{document['name']} {document['version']}, {which} slice", highlight=False)
+    for table in reports.tables(document):
+        out.print(table)
+    if report is not None:
+        out.print(f"all of it, with plots: {report}", highlight=False)
+
+
+def _refuse(report: Path | None, rivals: str, *, bundle: Path | None, attach: bool) -> None:
+    """What would fail only after minutes of work."""
+    if report is not None and (report.is_dir() or not report.absolute().parent.is_dir()):
+        raise typer.BadParameter(f"{report} is no file in an existing folder", param_hint="--report")
+    if attach and bundle is None:
+        raise typer.BadParameter("name the folder to write to with --bundle", param_hint="--attach")
+    needed = {"lightgbm": f"--rivals {rivals}" if rivals != "none" else None}
+    needed |= dict.fromkeys(("matplotlib", "jinja2"), "--report" if report is not None else None)
+    for package, option in needed.items():
+        if option is not None and find_spec(package) is None:
+            raise IntentError(f"{option} needs the package {package}; install intent-worker[training]")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise IntentError(f"{path} (--report) cannot be written: {error.strerror}") from None

@@ -1,0 +1,132 @@
+"""What one could have without the product: a rule, and gradient-boosted trees on the same information.
+
+Each is fitted on the bundle's own training slice, and tuned and calibrated on its validation slice, as the bundle is.
+Knows features and labels, not the network.
+
+The trees' settings are the best found on validation among leaves, rates, shares and row weights: an instant weighs
+1 / sqrt(events of its session), since the instants of a long session are near copies. LightGBM: Ke et al. 2017.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch  # noqa: F401 - before LightGBM: it brings the OpenMP library, which a bare machine lacks
+from lightgbm import Booster, Dataset
+from lightgbm import train as boost
+from numpy.typing import NDArray
+
+from worker.evaluation.features import CATEGORIES, Features
+from worker.scoring.aggregates import NAMES
+from worker.scoring.batch import Floats
+from worker.training import calibrate
+from worker.training.labels import Bools
+from worker.training.metrics import measure
+
+Ints = NDArray[np.int64]
+
+STEPS: Final = (("view_item",), ("add_to_cart",), ("begin_checkout", "add_payment_info"), ("review_order",))
+"""What takes a visitor a step further; the furthest one in the window counts."""
+
+ROUNDS: Final = (100, 150, 200, 250, 300, 350, 400)
+"""Numbers of trees that validation chooses among, for each horizon, by AUC + AP."""
+
+SETTINGS: Final[dict[str, Any]] = {
+    "objective": "binary",
+    "learning_rate": 0.04,
+    "num_leaves": 15,
+    "min_data_in_leaf": 1000,
+    "feature_fraction": 0.2,
+    "bagging_fraction": 0.5,
+    "bagging_freq": 1,
+    "lambda_l2": 20,
+    "max_bin": 63,
+    "cat_smooth": 100,
+    "cat_l2": 50,
+    "max_cat_threshold": 16,
+    "force_col_wise": True,
+    "deterministic": True,
+    "seed": 1,
+    "verbose": -1,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """Instants of a slice with what may be learnt from them."""
+
+    features: Features
+    member: Bools  # [n, horizons]
+    y: Bools  # [n, horizons]
+    session: Ints  # [n]
+
+
+def rule(train: Known, features: Features) -> Floats:
+    """[n, horizons]: the rate of purchases in the training slice among instants that had come as far, a step each."""
+    then, now = steps(train.features), steps(features)
+    rates = np.empty((len(STEPS) + 1, train.y.shape[1]), np.float32)
+    for at in range(rates.shape[1]):
+        rows = train.member[:, at]
+        bought = np.bincount(then[rows], weights=train.y[rows, at], minlength=len(rates))
+        rates[:, at] = bought / np.maximum(np.bincount(then[rows], minlength=len(rates)), 1)
+    return np.maximum.accumulate(rates, axis=0)[now]  # a further step never counts for less
+
+
+def steps(features: Features) -> Ints:
+    """[n] the furthest of `STEPS` in the window, from 1; 0 for none."""
+    found = np.zeros(len(features), np.int64)
+    for step, kinds in enumerate(STEPS, start=1):
+        counts = features.aggregates[:, [NAMES.index(f"{kind}_count") for kind in kinds]]
+        found[(counts > 0).any(axis=1)] = step
+    return found
+
+
+def trees(train: Known, validation: Known, features: Features, folder: Path) -> Floats:
+    """[n, horizons] calibrated probabilities of LightGBM.
+
+    Boosters that a former call left in `folder` are used again; else they are grown (about half a minute a horizon)
+    and left there. The folder must be one of these data and these settings.
+    """
+    boosters = [
+        _kept(folder / f"trees-{at}.txt") or _grown(train, validation, at, folder / f"trees-{at}.txt")
+        for at in range(train.y.shape[1])
+    ]
+    calibration = calibrate.fit(_logits(boosters, validation.features), validation.y, validation.member)
+    return calibration.probabilities(_logits(boosters, features))
+
+
+def _kept(path: Path) -> Booster | None:
+    return Booster(model_file=path) if path.exists() else None
+
+
+def _grown(train: Known, validation: Known, at: int, path: Path) -> Booster:
+    """One horizon's trees, as many as validation likes best; kept in `path`."""
+    rows, judged = train.member[:, at], validation.member[:, at]
+    table = train.features.table()[rows]
+    _, session, events = np.unique(train.session[rows], return_inverse=True, return_counts=True)
+    weight = events[session] ** -0.5
+    numbers = table.shape[1] - CATEGORIES
+    data = Dataset(
+        table,
+        train.y[rows, at],
+        weight=weight / weight.mean(),
+        categorical_feature=list(range(numbers, table.shape[1])),
+    )
+    grown = boost(SETTINGS, data, max(ROUNDS))
+    seen, truth = validation.features.table()[judged], validation.y[judged, at]
+
+    def worth(rounds: int) -> float:
+        found = measure(np.asarray(grown.predict(seen, num_iteration=rounds)), truth)
+        return found["auc"] + found["ap"]
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grown.save_model(path, num_iteration=max(ROUNDS, key=worth))
+    return Booster(model_file=path)
+
+
+def _logits(boosters: Sequence[Booster], features: Features) -> Floats:
+    table = features.table()
+    columns = [np.asarray(booster.predict(table, raw_score=True), np.float32) for booster in boosters]
+    return np.stack(columns, axis=1)

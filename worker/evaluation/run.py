@@ -1,0 +1,186 @@
+"""One evaluation: a bundle and its rivals on a slice of the sample. Owns the order, and where rivals are kept.
+
+Rivals depend on the data and on their own recipes only: once made, they serve every later evaluation from the cache.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.errors import IntentError
+from worker.evaluation import compare, slices
+from worker.evaluation.compare import BLEND, BUNDLE, EVENTS_ONLY, RULE, TREES, Comparison, Scored
+from worker.evaluation.features import CATEGORIES, Features
+from worker.scoring import encode
+from worker.scoring.aggregates import NAMES as AGGREGATES
+from worker.scoring.batch import Batch, Floats
+from worker.scoring.bundle import Bundle, save
+from worker.scoring.percentile import Percentiles
+from worker.shop.ga360 import Sample
+from worker.training import calibrate, finetune, windows
+from worker.training.labels import Bools, Events, labels, member
+
+Which = Literal["validation", "test"]
+Rivals = Literal["none", "trees", "all"]
+
+SHARE: Final = 0.34
+"""Of the training instants that rivals learn from: neighbours are near copies, more of them changed nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What was measured, and the scores that it was measured on."""
+
+    name: str
+    version: str
+    which: Which
+    draws: int
+    comparisons: list[Comparison]
+    scored: Scored
+
+
+def evaluate(
+    bundle: Bundle,
+    sample: Sample,
+    *,
+    which: Which,
+    against: Rivals,
+    draws: int,
+    cache: Path,
+    device: str = "cpu",
+    report: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Half a minute for the bundle alone; with rivals two the first time, four more for `all` of them.
+
+    `bundle.model` must be on `device`. `report` hears what is being done. Raises `IntentError` for a sample that
+    lacks the slice.
+    """
+    report("folding events into windows")
+    events, kept = windows.build(sample, cache)
+    inside = member(events, which)
+    places = np.flatnonzero(inside.any(axis=1))
+    if not len(places):
+        raise IntentError(f"{sample.folder} has no {which} instants; `intent evaluate` needs the whole sample")
+    report(f"scoring {len(places):,} instants")
+    out = finetune.predict(bundle.model, bundle.vocabulary, kept, places, device=device)
+    scorers = {BUNDLE: bundle.calibration.probabilities(out)}
+    if against != "none":
+        folder = cache / f"rivals-{_key(sample)}"
+        scorers |= _rivals(events, kept, places, folder, everything=against == "all", device=device, report=report)
+        scorers[BLEND] = _blend(scorers[BUNDLE], scorers[TREES])
+    names = {field: sample.names(field) for field in ("channel", "device")}
+    features = Features.of(kept, places, bundle.vocabulary)
+    scored = Scored(
+        member=inside[places],
+        y=labels(events)[places],
+        visitor=events.visitor[places],
+        populations=slices.populations(events, places, features, names),
+        scorers=scorers,
+    )
+    comparisons = compare.compare(scored, draws=draws, report=lambda what: report(f"measuring {what}"))
+    if not comparisons:
+        raise IntentError(
+            f"{sample.folder} has fewer than {compare.LEAST} purchases or others in the {which} slice; "
+            "`intent evaluate` needs the whole sample"
+        )
+    return Evaluation(
+        name=bundle.name,
+        version=bundle.version,
+        which=which,
+        draws=draws,
+        comparisons=comparisons,
+        scored=scored,
+    )
+
+
+def attach(
+    folder: Path, bundle: Bundle, sample: Sample, metrics: Mapping[str, Any], *, cache: Path, device: str = "cpu"
+) -> str:
+    """Writes a bundle's numbers, and the percentiles of its scores on the validation slice, into its folder.
+
+    The version that it has from now on. `bundle.model` must be on `device`.
+    """
+    events, kept = windows.build(sample, cache)
+    inside = member(events, "validation")
+    places = np.flatnonzero(inside.any(axis=1))
+    out = finetune.predict(bundle.model, bundle.vocabulary, kept, places, device=device)
+    percentiles = Percentiles.fit(bundle.calibration.probabilities(out), inside[places])
+    return save(folder, replace(bundle, percentiles=percentiles, metrics=metrics))
+
+
+def _rivals(
+    events: Events,
+    kept: windows.Windows,
+    places: NDArray[np.int64],
+    folder: Path,
+    *,
+    everything: bool,
+    device: str,
+    report: Callable[[str], None],
+) -> dict[str, Floats]:
+    """Each rival's calibrated probabilities at `places`."""
+    from worker.evaluation import events_only, rivals  # LightGBM comes with the extra `training` only
+
+    y, train, validation = labels(events), member(events, "train"), member(events, "validation")
+    pool, judged = np.flatnonzero(train.any(axis=1)), np.flatnonzero(validation.any(axis=1))
+    drawn = pool[np.random.default_rng(0).random(len(pool)) < SHARE]
+    report("computing the rivals' features")
+    vocabulary = encode.learn([Batch.of(kept.take(part)) for part in np.array_split(drawn, 10) if len(part)], least=20)
+
+    def known(at: NDArray[np.int64], inside: Bools) -> rivals.Known:
+        features = Features.of(kept, at, vocabulary)
+        return rivals.Known(features=features, member=inside[at], y=y[at], session=events.session[at])
+
+    learnt, chosen = known(drawn, train), known(judged, validation)
+    features = Features.of(kept, places, vocabulary)
+    report("growing the rival's trees")
+    found = {
+        RULE: rivals.rule(learnt, features),
+        TREES: rivals.trees(learnt, chosen, features, folder),
+    }
+    if everything:
+        report("training the rival BERT on events alone")
+        both = np.union1d(places, judged)
+        out = events_only.logits(
+            kept,
+            both,
+            vocabulary,
+            train=events_only.Rows(places=pool, member=train[pool], y=y[pool]),
+            validation=events_only.Rows(places=judged, member=validation[judged], y=y[judged]),
+            folder=folder,
+            recipe=events_only.Recipe(),
+            device=device,
+            report=lambda windows: report(f"training the rival BERT on events alone, {windows:,} windows"),
+        )
+        calibration = calibrate.fit(out[np.searchsorted(both, judged)], y[judged], validation[judged])
+        found[EVENTS_ONLY] = calibration.probabilities(out[np.searchsorted(both, places)])
+    return found
+
+
+def _blend(one: Floats, other: Floats) -> Floats:
+    """The mean of two scorers' logits, as probabilities."""
+    safe = [np.clip(p.astype(np.float64), 1e-7, 1 - 1e-7) for p in (one, other)]
+    mean = sum(np.log(p / (1 - p)) for p in safe) / 2
+    return np.asarray(1 / (1 + np.exp(-mean)), np.float32)
+
+
+def _key(sample: Sample) -> str:
+    """Of the data and of all that rivals are made by."""
+    from worker.evaluation import events_only, rivals
+
+    parts = [
+        windows.key(sample),
+        SHARE,
+        rivals.SETTINGS,
+        rivals.ROUNDS,
+        AGGREGATES,
+        CATEGORIES,
+        asdict(events_only.Recipe()),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
