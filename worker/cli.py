@@ -52,6 +52,7 @@ def _mount() -> None:
     from worker.demo.commands import demo
     from worker.dlq.commands import dlq_app
     from worker.doctor import check
+    from worker.explain.commands import explain_app
     from worker.kafka.commands import broker_app, topics_app
     from worker.registry.commands import model_app
     from worker.replay.commands import replay
@@ -72,6 +73,7 @@ def _mount() -> None:
     app.add_typer(score_app, name="score", rich_help_panel=model)
     app.command(rich_help_panel=model)(train)
     app.command(rich_help_panel=model)(evaluate)
+    app.add_typer(explain_app, name="explain", rich_help_panel=model)
     app.add_typer(model_app, name="model", rich_help_panel=model)
 
 
