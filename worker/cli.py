@@ -53,6 +53,7 @@ def _mount() -> None:
     from worker.dlq.commands import dlq_app
     from worker.doctor import check
     from worker.evaluation.commands import evaluate
+    from worker.explain.commands import explain_app
     from worker.kafka.commands import broker_app, topics_app
     from worker.registry.commands import model_app
     from worker.replay.commands import replay
@@ -73,6 +74,7 @@ def _mount() -> None:
     app.add_typer(score_app, name="score", rich_help_panel=model)
     app.command(rich_help_panel=model)(train)
     app.command(rich_help_panel=model)(evaluate)
+    app.add_typer(explain_app, name="explain", rich_help_panel=model)
     app.add_typer(model_app, name="model", rich_help_panel=model)
 
 

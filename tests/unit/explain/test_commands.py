@@ -1,0 +1,125 @@
+"""From a file of events to a table, a document and a page."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.unit.scoring import making
+from worker import events
+from worker.cli import app
+from worker.errors import IntentError
+from worker.events import Context, Event, Item
+from worker.explain import story
+
+EVIL = "<script>alert('x')</script>"
+
+
+def visit() -> list[Event]:
+    kinds = ["page_view", "view_item", "add_to_cart", "view_cart"]
+    told = [
+        making.event(
+            number,
+            type=kind,
+            event_time=making.START_MS + 20_000 * number,
+            session_id="s1" if number < 2 else "s2",
+            items=(Item(item_id="sku1", item_name=EVIL),) if kind == "add_to_cart" else (),
+            page=f"/{kind}",
+            context=Context(channel="Direct", country="France", visit_number=2),
+        )
+        for number, kind in enumerate(kinds)
+    ]
+    return [*told, told[1]]  # the last: a duplicate
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "user.jsonl"
+    path.write_bytes(b"\n".join(events.encode(one) for one in visit()) + b"\n\n")
+    return path
+
+
+def test_a_story_is_the_fold_of_its_events() -> None:
+    told = story.tell(visit())
+    assert told.window == making.window_of(visit()[:4])
+    assert [step.kind for step in told.steps] == ["page_view", "view_item", "add_to_cart", "view_cart"]
+    assert told.dropped == 1
+    assert told.context["country"] == "France"
+    assert told.context["browser"] == ""
+
+
+def test_who_was_erased_starts_anew() -> None:
+    erase = making.event(9, type=events.ERASE, event_time=making.START_MS + 90_000)
+    after = making.event(10, event_time=making.START_MS + 91_000)
+    assert len(story.tell([*visit(), erase, after]).steps) == 1
+    with pytest.raises(IntentError, match="erased"):
+        story.tell([*visit(), erase])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param(b"{}\n", "line 1 of FILE is no event", id="no user"),
+        pytest.param(b"\n[1]\n", "line 2 of FILE is no event", id="array"),
+        pytest.param(b"{nonsense\n", "line 1 of FILE is no event", id="no JSON"),
+        pytest.param(b"", "FILE has no event", id="empty"),
+    ],
+)
+def test_what_is_no_event_is_said_by_line(content: bytes, said: str) -> None:
+    with pytest.raises(IntentError, match=said):
+        story.read(content.splitlines(), source="FILE", user=None)
+
+
+def test_two_users_are_one_too_many() -> None:
+    lines = [events.encode(making.event(n, user_id=f"u{n}")) for n in range(2)]
+    with pytest.raises(IntentError, match="name one with --visitor"):
+        story.read(lines, source="FILE", user=None)
+    assert [one.user_id for one in story.read(lines, source="FILE", user="u1")] == ["u1"]
+
+
+def test_explain_as_a_document_and_a_page(file: Path, folder: Path) -> None:
+    page = file.with_suffix(".html")
+    run = CliRunner().invoke(
+        app, ["explain", "--events", str(file), "--bundle", str(folder), "--page", str(page), "--json"]
+    )
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)
+    assert found["horizon"] == "purchase_24h"
+    assert 0 < found["probability"] < 1
+    assert set(found["contributions"]) == {"occlusion", "integrated gradients"}
+    for one in found["contributions"].values():
+        assert len(one["events"]) == len(found["events"]) == 4
+        assert set(one["context"]) == set(found["context"])
+    html = page.read_text()
+    assert "<svg" in html
+    assert EVIL not in html
+    assert "&lt;script&gt;" in html
+    assert not re.search(r"<(script|link|img|iframe)|url\(http|@import", html)
+
+
+def test_explain_as_tables_from_standard_input(file: Path, folder: Path) -> None:
+    run = CliRunner().invoke(
+        app,
+        ["explain", "--events", "-", "--bundle", str(folder), "--method", "occlusion", "--last", "3"],
+        input=file.read_bytes(),
+    )
+    assert run.exit_code == 0, run.output
+    assert "after 3 events" in run.stdout  # add_to_cart, view_cart, and the former duplicate
+    assert "integrated" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        pytest.param([], "--events", id="neither"),
+        pytest.param(["--data", "nowhere"], "--visitor", id="no visitor"),
+        pytest.param(["--events", "-", "--until", "yesterday"], "--until", id="no time"),
+        pytest.param(["--events", "-", "--page", "/nowhere/x.html"], "--page", id="no folder"),
+    ],
+)
+def test_bad_options_are_named(options: list[str], said: str) -> None:
+    run = CliRunner().invoke(app, ["explain", *options], env={"COLUMNS": "200"})
+    assert run.exit_code == 2
+    assert said in run.output

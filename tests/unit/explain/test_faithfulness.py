@@ -1,0 +1,87 @@
+"""Deletion curves of a scorer that is known, and of a model with a planted cause."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from tests.unit.explain import planted
+from tests.unit.scoring import making
+from worker import window
+from worker.explain.faithfulness import METHODS, deletion, document, estimate, rank_correlation, study, tables
+from worker.explain.scorer import Scorer
+from worker.scoring.bundle import Bundle
+
+WORTH = {0: 4.0, 1: -1.0, 2: 2.0, 3: 0.0}
+"""What an event adds to the logit, by the number of its page."""
+
+
+class Additive:
+    """Scores a window by the sum of its events' worth: deletion curves can be said beforehand."""
+
+    def __init__(self, pages: dict[int, int]) -> None:
+        self.pages = pages
+
+    def logits(self, windows: Sequence[bytes]) -> np.ndarray:
+        sums = []
+        for encoded in windows:
+            at = window.ROWS_AT
+            rows = [window.ROW.unpack_from(encoded, at + place * window.ROW.size) for place in range(encoded[2])]
+            sums.append(sum(WORTH[self.pages[row[3]]] for row in rows))
+        return np.array(sums)[:, None]
+
+
+def additive() -> tuple[Scorer, bytes]:
+    events = [making.event(n, event_time=making.START_MS + n, page=f"/{n}") for n in WORTH]
+    pages = {making.facts.of(event).page: number for number, event in enumerate(events)}
+    return cast("Scorer", Additive(pages)), making.window_of(events)
+
+
+def test_the_areas_are_those_of_a_sum() -> None:
+    scorer, encoded = additive()
+    true = np.array([WORTH[n] for n in WORTH])
+    found = deletion(scorer, [encoded], [true], horizon=0)
+    # most supporting first: 0, -4, -6, -6; most opposing first: 0, +1, +1, -1; thirds of the way apart
+    assert found.falls[0] == pytest.approx((4 + 6 + 3) / 3)
+    assert found.rises[0] == pytest.approx((1 + 1 - 0.5) / 3)
+    wrong = deletion(scorer, [encoded], [-true], horizon=0)
+    assert wrong.area[0] == pytest.approx(-found.area[0])
+    assert found.falling[[0, -1]] == pytest.approx([0, -6])
+
+
+def test_rank_correlation_is_spearmans() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        one, other = rng.integers(0, 6, 12).astype(float), rng.normal(size=12)
+        assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
+    assert rank_correlation(np.zeros(5), np.arange(5.0)) == 0.0
+
+
+def test_an_interval_holds_the_mean_and_narrows() -> None:
+    values = np.random.default_rng(2).normal(1.0, 1.0, 1600)
+    few, many = estimate(values[:100]), estimate(values)
+    assert few.low < few.value < few.high
+    assert (many.high - many.low) < 0.4 * (few.high - few.low)
+
+
+def test_a_study_of_a_planted_cause(driven: Bundle) -> None:
+    windows = [one for one in planted.windows(120, seed=11) if planted.drivers(one).any() and one[2] >= 6][:30]
+    found = study(driven, windows, horizon=1)
+    assert tuple(found.curves) == METHODS
+    gain = {
+        method: estimate(curves.area - found.curves["random"].area)
+        for method, curves in found.curves.items()
+        if method != "random"
+    }
+    assert gain["occlusion"].low > 0
+    assert gain["integrated gradients"].low > 0
+    random = estimate(found.curves["random"].area)
+    assert random.low < 0.2
+    assert estimate(found.agreement["occlusion", "integrated gradients"]).low > 0.3
+    assert abs(estimate(found.agreement["occlusion", "random"]).value) < 0.25
+    result = document(found)
+    assert result["windows"] == 30
+    assert set(result["deletion"]) == set(METHODS)
+    assert all(table.row_count == 4 for table in tables(found))

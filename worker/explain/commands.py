@@ -1,0 +1,181 @@
+"""`intent explain` and `intent explain check`: what they take and how they say what came of it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from worker.errors import IntentError
+
+if TYPE_CHECKING:
+    from worker.explain.story import Story
+
+out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
+err = Console(stderr=True)
+
+explain_app = typer.Typer(invoke_without_command=True)
+
+_HORIZONS = {"30m": "purchase_30m", "24h": "purchase_24h", "7d": "purchase_7d"}
+
+_Bundle = Annotated[Path | None, typer.Option(help="Bundle folder; default: the one shipped with the package.")]
+_Horizon = Annotated[Literal["30m", "24h", "7d"], typer.Option(help="Which of the three scores.")]
+_Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="For programs: the result as JSON on standard output.")]
+
+
+@explain_app.callback()
+def explain(
+    context: typer.Context,
+    *,
+    events: Annotated[
+        Path | None,
+        typer.Option("--events", metavar="FILE", help="One user's events, JSON lines as in the topic; - reads them."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Or a visitor of the GA360 sample: the folder with its tables.")
+    ] = None,
+    visitor: Annotated[str | None, typer.Option(help="The visitor, or which of the file's users.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Explain the score at this time (2016-09-27T18:00:00Z); default: the last.")
+    ] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Of those events only the last so many.")] = None,
+    horizon: _Horizon = "24h",
+    method: Annotated[
+        Literal["both", "occlusion", "gradients"], typer.Option(help="gradients: integrated gradients.")
+    ] = "both",
+    bundle: _Bundle = None,
+    device: _Device = "auto",
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write it as one self-contained page, with a plot.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Why one score is what it is: what each event, aggregate and part of the context contributes to its logit.
+
+    The events are folded as the worker folds them; the window after the last one is explained. *Occlusion* leaves each
+    part out and scores again. *Integrated gradients* follow the score from a window that says nothing to this one.
+    Neither reads attention weights. How far they can be trusted is measured by `intent explain check`.
+
+    Examples: `intent explain --events user.jsonl --page why.html`;
+    `intent explain --data ../shared/data/ga360 --visitor 0007617910709180468 --horizon 7d`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from worker.explain.explanation import GRADIENTS, OCCLUSION, tables
+    from worker.explain.explanation import explain as run
+    from worker.scoring.bundle import load
+
+    if (events is None) == (data is None):
+        raise typer.BadParameter("name a file of events (- for standard input) or the sample", param_hint="--events")
+    if page is not None and (page.is_dir() or not page.parent.is_dir()):
+        raise typer.BadParameter(f"{page} is no file in an existing folder", param_hint="--page")
+    methods = {"both": (OCCLUSION, GRADIENTS), "occlusion": (OCCLUSION,), "gradients": (GRADIENTS,)}[method]
+    where = _place(device)
+    loaded = load(bundle)
+    loaded.model.to(where)
+    with err.status("reading the events"):
+        story = _story(events, data, visitor=visitor, until=until, last=last)
+    found = run(loaded, story, horizon=_HORIZONS[horizon], methods=methods, device=where)
+    if page is not None:
+        from worker.explain.picture import write_page
+
+        write_page(found, page)
+    if as_json:
+        out.print_json(json.dumps(found.document()))
+        return
+    out.print(tables(found))
+    if page is not None:
+        out.print(f"written: {page}", highlight=False)
+
+
+@explain_app.command("check")
+def check(
+    data: Annotated[Path, typer.Option("--data", help="Folder with hits.parquet and sessions.parquet of the sample.")],
+    *,
+    windows: Annotated[int, typer.Option(min=10, max=5_000, help="Validation windows, one a visitor.")] = 300,
+    least: Annotated[int, typer.Option(min=3, max=64, help="Events that each has at least.")] = 8,
+    horizon: _Horizon = "24h",
+    bundle: _Bundle = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: _Device = "auto",
+    folder: Annotated[Path, typer.Option("--out", help="Folder for deletion.json and deletion.png.")] = Path(
+        "runs/explain"
+    ),
+    runs: Annotated[Path, typer.Option(help="Keeps the folded windows for the next run.")] = Path("runs"),
+    as_json: _Json = False,
+) -> None:
+    """Measure whether explanations are faithful: deletion curves against a random order, and whether methods agree.
+
+    Takes windows of the validation slice, never of the test slice. About two minutes on one core.
+
+    Example: `intent explain check --data ../shared/data/ga360`
+    """
+    from worker.explain.faithfulness import document, study, tables
+    from worker.explain.picture import plot_study
+    from worker.explain.sample import draw
+    from worker.scoring.bundle import load
+
+    where = _place(device)
+    loaded = load(bundle)
+    loaded.model.to(where)
+    at = list(_HORIZONS).index(horizon)
+    with err.status(f"folding {data}") as status:
+        chosen = draw(data, runs=runs, count=windows, least=least, horizon=at, seed=seed)
+        found = study(loaded, chosen, horizon=at, seed=seed, device=where, report=status.update)
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {"model": [loaded.name, loaded.version], "horizon": horizon, "seed": seed, **document(found)}
+    (folder / "deletion.json").write_text(json.dumps(result, indent=1) + "\n")
+    title = f"{loaded.name} {loaded.version}, {horizon}, {found.windows} validation windows"
+    plot_study(found, folder / "deletion.png", title=title)
+    if as_json:
+        out.print_json(json.dumps(result))
+        return
+    for table in tables(found):
+        out.print(table)
+    out.print(f"{title}; written: {folder / 'deletion.json'}, {folder / 'deletion.png'}", highlight=False)
+
+
+def _story(
+    events: Path | None, data: Path | None, *, visitor: str | None, until: str | None, last: int | None
+) -> "Story":
+    from worker.explain import story
+    from worker.shop.ga360 import Sample, parse_time
+
+    try:
+        until_ms = None if until is None else parse_time(until)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--until") from None
+    if data is not None:
+        if visitor is None:
+            raise typer.BadParameter("the sample has many visitors; name one", param_hint="--visitor")
+        told = [event for event in Sample(data).events(None, None) if event.user_id == visitor]
+        if not told:
+            raise typer.BadParameter(f"{data} has no visitor {visitor!r}", param_hint="--visitor")
+    else:
+        assert events is not None
+        if str(events) == "-":
+            told = story.read(sys.stdin.buffer, source="standard input", user=visitor)
+        else:
+            try:
+                with events.open("rb") as lines:
+                    told = story.read(lines, source=str(events), user=visitor)
+            except OSError as error:
+                raise IntentError(f"{events} cannot be read ({error.strerror})") from None
+    told = [event for event in told if until_ms is None or event.time_ms <= until_ms]
+    if not told:
+        raise typer.BadParameter(f"{until} is before the user's first event", param_hint="--until")
+    return story.tell(told[-last:] if last else told)
+
+
+def _place(device: str) -> str:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise typer.BadParameter("torch finds no CUDA device; use auto or cpu", param_hint="--device")
+    return "cuda" if cuda and device != "cpu" else "cpu"

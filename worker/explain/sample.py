@@ -1,0 +1,27 @@
+"""Windows of the sample's validation slice for studies: one a visitor, of at least so many events."""
+
+from pathlib import Path
+
+import numpy as np
+
+from worker.errors import IntentError
+from worker.shop.ga360 import Sample
+from worker.training.labels import member
+from worker.training.windows import build
+
+
+def draw(data: Path, *, runs: Path, count: int, least: int, horizon: int, seed: int) -> list[bytes]:
+    """At most `count` windows at random. Raises `IntentError` where the slice has none."""
+    events, kept = build(Sample(data), runs / "cache")
+    pool = np.flatnonzero(member(events, "validation")[:, horizon])
+    pool = np.random.default_rng(seed).permutation(pool)
+    _, first = np.unique(events.visitor[pool], return_index=True)
+    chosen: list[bytes] = []
+    for start in range(0, len(first), 1024):
+        some = kept.take(pool[np.sort(first)[start : start + 1024]])
+        chosen += [one for one in some if one[2] >= least]
+        if len(chosen) >= count:
+            break
+    if len(chosen) < 2:
+        raise IntentError(f"{data} has no validation windows of {least} events and more")
+    return chosen[:count]
