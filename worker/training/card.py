@@ -25,15 +25,9 @@ Software: {software}. {threads} CPU threads, {minutes:.0f} minutes. Seed {seed};
 
 ## Data
 
-Google Merchandise Store, the public obfuscated Google Analytics 360 sample, 2016-08-01 to 2016-10-15: one shop,
-most buyers in the United States. No licence text came with it; the data is not part of this bundle, only weights
-and hashes. Training instants: {train:,} in the slice, {seen:,} drawn. Best checkpoint by mean AUC + AP over the
-horizons on a sample of the validation slice, after {best:,}.
-
-Split by time, each instant's horizon inside its slice. 30 min and 24 h: trained on Aug 1 - Sep 23, validated on Sep
-24 - 30, tested on Oct 1 - 15. 7 d: trained on Aug 1 - Sep 9, validated on Sep 17 - 23 (visitors held out of that
-week's training), tested on Oct 1 - 8. A purchase is the first report of a transaction; events on the
-order-completed page are never scored.
+{data} A purchase is the first report of a
+transaction. The data is not part of this bundle, only weights and hashes. Training instants: {train:,} in the slice,
+{seen:,} drawn. Best checkpoint by mean AUC + AP over the horizons on a sample of the validation slice, after {best:,}.
 
 ## How good
 
@@ -72,6 +66,7 @@ what moves scores like this one on average, not what happened inside this forwar
 def write(
     *,
     name: str,
+    data: str,
     command: str,
     plan: Plan,
     parameters: int,
@@ -90,6 +85,7 @@ def write(
     shape = chosen.pop("shape")
     return _TEXT.format(
         name=name,
+        data=data,
         layers=plan.shape.layers,
         hidden=plan.shape.hidden,
         parameters=parameters,

@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.shop.ga360 import parse_time
+from worker.shop.ga360 import SPLITS
+from worker.shop.source import Splits
 
 Times = NDArray[np.int64]
 Codes = NDArray[np.int64]
@@ -24,14 +25,13 @@ Bools = NDArray[np.bool_]
 HORIZONS_MS: Final = (30 * 60_000, 24 * 3_600_000, 7 * 24 * 3_600_000)
 NAMES: Final = ("30 min", "24 h", "7 d")
 
-START: Final = parse_time("2016-08-01")
-END: Final = parse_time("2016-10-16")
-VALIDATION: Final = parse_time("2016-09-24")
-TEST: Final = parse_time("2016-10-01")
-WEEK_VALIDATION: Final = parse_time("2016-09-17")
-"""Start of the 7-day horizon's validation; it ends, its horizons included, with `TEST`."""
-WEEK_TRAIN: Final = parse_time("2016-09-10")
-"""End of the 7-day horizon's training instants: their horizons end with `WEEK_VALIDATION`."""
+START: Final = SPLITS.start
+END: Final = SPLITS.end
+VALIDATION: Final = SPLITS.validation
+TEST: Final = SPLITS.test
+WEEK_VALIDATION: Final = SPLITS.week_validation
+WEEK_TRAIN: Final = SPLITS.week_train
+"""The GA360 sample's; another source has its own."""
 
 HELD_OUT: Final = 3
 """One visitor in so many is held out in the week that validates 7 days."""
@@ -41,7 +41,7 @@ SLICES: Final = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """The sample's events in stream order, as far as labels need them."""
+    """A source's events in stream order, as far as labels need them."""
 
     visitor: Codes  # [n] 0, 1, ... by first appearance
     session: Codes  # [n] likewise
@@ -49,6 +49,7 @@ class Events:
     kind: Codes  # [n] index into `events.KINDS`
     instant: Bools  # [n] not on the order-completed page
     purchase: Bools  # [n] the first report of a transaction
+    splits: Splits = SPLITS
 
 
 def next_purchase_ms(events: Events) -> Times:
@@ -70,18 +71,18 @@ def labels(events: Events) -> Bools:
 
 def member(events: Events, which: str) -> Bools:
     """[n, horizons] whether the event is an instant of the slice (one of `SLICES`) for each horizon."""
-    time = events.time_ms
-    held = held_out(events.visitor) & (time >= WEEK_VALIDATION) & (time < VALIDATION)
+    time, splits = events.time_ms, events.splits
+    held = held_out(events.visitor) & (time >= splits.week_validation) & (time < splits.validation)
     columns = []
     for horizon in HORIZONS_MS:
         week = horizon == HORIZONS_MS[-1]
         if which == "train":
-            inside = (time < WEEK_TRAIN) if week else (time + horizon <= VALIDATION) & ~held
+            inside = (time < splits.week_train) if week else (time + horizon <= splits.validation) & ~held
         elif which == "validation":
-            start = WEEK_VALIDATION if week else VALIDATION
-            inside = (time >= start) & (time + horizon <= TEST) & (held | (not week))
+            start = splits.week_validation if week else splits.validation
+            inside = (time >= start) & (time + horizon <= splits.test) & (held | (not week))
         else:
-            inside = (time >= TEST) & (time + horizon <= END)
+            inside = (time >= splits.test) & (time + horizon <= splits.end)
         columns.append(inside & events.instant)
     return np.stack(columns, axis=1)
 

@@ -18,7 +18,7 @@ from worker.errors import IntentError
 from worker.scoring import bundle, reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
-from worker.shop.ga360 import Sample
+from worker.shop.source import opened
 from worker.training import calibrate, card, evaluate, finetune, windows
 from worker.training.labels import labels, member
 
@@ -47,10 +47,12 @@ def train(
     command: str,
     say: Callable[[str], None],
     report: Callable[[finetune.Progress], None],
+    mapping: Path | None = None,
 ) -> Run:
     """Trains and writes a bundle to `out`. `say` hears of each stage, `report` of each step.
 
-    `runs` receives a folder with the plan, the history and the evaluation, and keeps the windows for the next run.
+    `data` is the GA360 sample's folder or, with a `mapping`, a table of any shop's events. `runs` receives a folder
+    with the plan, the history and the evaluation, and keeps the windows for the next run.
     Raises `IntentError` when the data cannot be used.
     """
     started = time.monotonic()
@@ -58,11 +60,15 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "plan.json", {"command": command, **asdict(plan)})
     say(f"folding the events of {data} into windows")
-    events, kept = windows.build(Sample(data), runs / "cache")
+    source = opened(data, mapping)
+    events, kept = windows.build(source, runs / "cache")
     inside = {which: member(events, which) for which in ("train", "validation")}
     for which, rows in inside.items():
         if not rows.any(axis=0).all():
-            raise IntentError(f"{data} has no {which} instants; `intent train` needs the whole sample, Aug 1 to Oct 15")
+            raise IntentError(
+                f"{data} has no {which} instants for every horizon; `intent train` needs the whole sample, Aug 1 to "
+                "Oct 15, or a table of five weeks and more"
+            )
     say(f"fine-tuning on {plan.windows:,} windows")
     trained = finetune.finetune(events, kept, plan, report=report)
     (folder / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in trained.history))
@@ -93,6 +99,7 @@ def train(
     best = max(trained.history, key=lambda entry: entry["score"])
     text = card.write(
         name=name,
+        data=source.about,
         command=command,
         plan=plan,
         parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
