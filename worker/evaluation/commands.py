@@ -17,13 +17,17 @@ err = Console(stderr=True)
 
 def evaluate(
     data: Annotated[
-        Path, typer.Option("--data", help="Folder with hits.parquet and sessions.parquet of the GA360 sample.")
+        Path,
+        typer.Option("--data", help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events."),
     ],
     *,
+    mapping: Annotated[
+        Path | None, typer.Option("--map", help="TOML file that says how the table's columns become events.")
+    ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder; default: the one shipped with the package.")
     ] = None,
-    which: Annotated[Literal["validation", "test"], typer.Option("--slice", help="Of the sample.")] = "test",
+    which: Annotated[Literal["validation", "test"], typer.Option("--slice", help="Of the data.")] = "test",
     rivals: Annotated[
         Literal["none", "trees", "all"],
         typer.Option(
@@ -51,7 +55,7 @@ def evaluate(
         bool, typer.Option("--json", help="For programs: the result as JSON on standard output.")
     ] = False,
 ) -> None:
-    """Measure a bundle on a slice of the sample, beside what one could have without it.
+    """Measure a bundle on a slice of the data, beside what one could have without it.
 
     ROC-AUC, average precision, log loss, Brier score, calibration error and lift at 1, 5 and 10 %: for each horizon,
     at every instant, at one decision point a session, by event number, channel, device, new or returning. The rivals
@@ -69,16 +73,16 @@ def evaluate(
     from worker.evaluation.run import evaluate as run
     from worker.scoring.bundle import load
     from worker.scoring.device import Device
-    from worker.shop.ga360 import Sample
+    from worker.shop.source import opened
 
     loaded = load(bundle)
     place = Device.named(device).place
     loaded.model.to(place)
-    sample = Sample(data)
+    source = opened(data, mapping)
     with err.status(f"reading {data}") as status:
         found = run(
             loaded,
-            sample,
+            source,
             which=which,
             against=rivals,
             draws=draws,
@@ -90,7 +94,7 @@ def evaluate(
         if attach and bundle is not None:
             status.update(f"attaching numbers and percentiles to {bundle}")
             version = attach_to(
-                bundle, loaded, sample, reports.metrics(document), cache=runs / "cache", device=str(place)
+                bundle, loaded, source, reports.metrics(document), cache=runs / "cache", device=str(place)
             )
             document |= {"version": version}
         if report is not None:

@@ -1,4 +1,4 @@
-"""One evaluation: a bundle and its rivals on a slice of the sample. Owns the order, and where rivals are kept.
+"""One evaluation: a bundle and its rivals on a slice of the data. Owns the order, and where rivals are kept.
 
 Rivals depend on the data and on their own recipes only: once made, they serve every later evaluation from the cache.
 """
@@ -22,7 +22,7 @@ from worker.scoring.aggregates import NAMES as AGGREGATES
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle, save
 from worker.scoring.percentile import Percentiles
-from worker.shop.ga360 import Sample
+from worker.shop.source import Source
 from worker.training import calibrate, finetune, windows
 from worker.training.labels import Bools, Events, labels, member
 
@@ -47,7 +47,7 @@ class Evaluation:
 
 def evaluate(
     bundle: Bundle,
-    sample: Sample,
+    source: Source,
     *,
     which: Which,
     against: Rivals,
@@ -58,23 +58,23 @@ def evaluate(
 ) -> Evaluation:
     """Half a minute for the bundle alone; with rivals two the first time, four more for `all` of them.
 
-    `bundle.model` must be on `device`. `report` hears what is being done. Raises `IntentError` for a sample that
+    `bundle.model` must be on `device`. `report` hears what is being done. Raises `IntentError` for data that
     lacks the slice.
     """
     report("folding events into windows")
-    events, kept = windows.build(sample, cache)
+    events, kept = windows.build(source, cache)
     inside = member(events, which)
     places = np.flatnonzero(inside.any(axis=1))
     if not len(places):
-        raise IntentError(f"{sample.folder} has no {which} instants; `intent evaluate` needs the whole sample")
+        raise IntentError(f"{source.name} has no {which} instants; `intent evaluate` needs the whole sample or table")
     report(f"scoring {len(places):,} instants")
     out = finetune.predict(bundle.model, bundle.vocabulary, kept, places, device=device)
     scorers = {BUNDLE: bundle.calibration.probabilities(out)}
     if against != "none":
-        folder = cache / f"rivals-{_key(sample)}"
+        folder = cache / f"rivals-{_key(source)}"
         scorers |= _rivals(events, kept, places, folder, everything=against == "all", device=device, report=report)
         scorers[BLEND] = _blend(scorers[BUNDLE], scorers[TREES])
-    names = {field: sample.names(field) for field in ("channel", "device")}
+    names = {field: source.names(field) for field in ("channel", "device")}
     features = Features.of(kept, places, bundle.vocabulary)
     scored = Scored(
         member=inside[places],
@@ -86,8 +86,8 @@ def evaluate(
     comparisons = compare.compare(scored, draws=draws, report=lambda what: report(f"measuring {what}"))
     if not comparisons:
         raise IntentError(
-            f"{sample.folder} has fewer than {compare.LEAST} purchases or others in the {which} slice; "
-            "`intent evaluate` needs the whole sample"
+            f"{source.name} has fewer than {compare.LEAST} purchases or others in the {which} slice; "
+            "`intent evaluate` needs the whole sample or table"
         )
     return Evaluation(
         name=bundle.name,
@@ -100,13 +100,13 @@ def evaluate(
 
 
 def attach(
-    folder: Path, bundle: Bundle, sample: Sample, metrics: Mapping[str, Any], *, cache: Path, device: str = "cpu"
+    folder: Path, bundle: Bundle, source: Source, metrics: Mapping[str, Any], *, cache: Path, device: str = "cpu"
 ) -> str:
     """Writes a bundle's numbers, and the percentiles of its scores on the validation slice, into its folder.
 
     The version that it has from now on. `bundle.model` must be on `device`.
     """
-    events, kept = windows.build(sample, cache)
+    events, kept = windows.build(source, cache)
     inside = member(events, "validation")
     places = np.flatnonzero(inside.any(axis=1))
     out = finetune.predict(bundle.model, bundle.vocabulary, kept, places, device=device)
@@ -170,12 +170,12 @@ def _blend(one: Floats, other: Floats) -> Floats:
     return np.asarray(1 / (1 + np.exp(-mean)), np.float32)
 
 
-def _key(sample: Sample) -> str:
+def _key(source: Source) -> str:
     """Of the data and of all that rivals are made by."""
     from worker.evaluation import events_only, rivals
 
     parts = [
-        windows.key(sample),
+        windows.key(source),
         SHARE,
         rivals.SETTINGS,
         rivals.ROUNDS,

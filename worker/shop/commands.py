@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import islice, takewhile
 from pathlib import Path
@@ -15,8 +15,10 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from worker.config import Settings
+    from worker.events import Event
     from worker.shop.outgoing import Outgoing
     from worker.shop.publish import Publisher
+    from worker.shop.source import Source
 
 import_app = typer.Typer(no_args_is_help=True, help="Publish recorded events to the events topic.")
 
@@ -92,12 +94,63 @@ def import_ga360(
     from worker.shop.outgoing import played
 
     settings = load()
-    from_ms = None if from_ is None else _time(from_, "--from")
-    to_ms = None if to is None else _time(to, "--to")
     sample = ga360.Sample(folder)
+    from_ms, to_ms = _range(sample, from_, to)
     total = sample.count(from_ms, to_ms)
     records = played(sample.events(from_ms, to_ms), speed=speed)
     _publish(settings, records, what=f"events of {folder}", total=total, as_json=as_json, made={})
+
+
+@import_app.command("table")
+def import_table(
+    table: Annotated[Path, typer.Argument(help="CSV or Parquet file of a shop's events.")],
+    mapping: Annotated[Path, typer.Option("--map", help="TOML file that says how its columns become events.")],
+    *,
+    from_: Annotated[str | None, typer.Option("--from", help="First day or time (RFC 3339); default: all.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="The end, itself not included.")] = None,
+    speed: Annotated[
+        float | None, typer.Option(min=0.001, help="So many times real time; default: as fast as possible.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Publish any shop's recorded events to the events topic, by time and with their own event times.
+
+    A mapping names the columns and what their values mean: `deploy/mappings/ga4-export.toml` is one for GA4's BigQuery
+    export, `deploy/mappings/README.md` explains the rest. Each row becomes part of an event, is left out because the
+    mapping says so, or is rejected with a reason; the three add up to the rows.
+
+    Example: `intent import table events.csv --map mapping.toml`
+    """
+    from worker.config import load
+    from worker.shop.outgoing import played
+    from worker.shop.table import Table
+
+    settings = load()
+    source = Table(table, mapping)
+    from_ms, to_ms = _range(source, from_, to)
+    made: dict[str, int] = {}
+
+    def events() -> Iterator["Event"]:
+        yield from source.events(from_ms, to_ms)
+        made.update(rows=source.rows, left_out=source.rejects.left_out, rejected=source.rejects.total)
+
+    total = source.count(from_ms, to_ms)
+    _publish(
+        settings, played(events(), speed=speed), what=f"events of {table}", total=total, as_json=as_json, made=made
+    )
+    if source.rejects.total:
+        err.print(str(source.rejects), highlight=False, markup=False)
+
+
+def _range(source: "Source", from_: str | None, to: str | None) -> tuple[int | None, int | None]:
+    """As the source reads times."""
+    found = []
+    for text, option in ((from_, "--from"), (to, "--to")):
+        try:
+            found.append(None if text is None else source.time(text))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint=option) from None
+    return found[0], found[1]
 
 
 def _time(text: str, option: str) -> int:

@@ -17,12 +17,23 @@ import pyarrow.parquet as pq
 
 from worker.errors import IntentError
 from worker.events import Context, Event, Item
+from worker.shop.source import Splits
 
 ORDER_COMPLETED: Final = "/ordercompleted.html"
 """The page after an order. It is reached only by buying, so it is shown to a model as history but never scored."""
 
 DAY_STARTS: Final = dt.timedelta(hours=7)
 """The shop's day begins at midnight Pacific daylight time, 07:00 UTC."""
+
+ABOUT: Final = """\
+Google Merchandise Store, the public obfuscated Google Analytics 360 sample, 2016-08-01 to 2016-10-15: one shop,
+most buyers in the United States. No licence text came with it.
+
+Split by time, each instant's horizon inside its slice. 30 min and 24 h: trained on Aug 1 - Sep 23, validated on Sep
+24 - 30, tested on Oct 1 - 15. 7 d: trained on Aug 1 - Sep 9, validated on Sep 17 - 23 (visitors held out of that
+week's training), tested on Oct 1 - 8. Instants whose label looks into 2016-08-03 are left out: no purchase was
+recorded on that day, though checkouts went on. Events on the order-completed page are never scored."""
+"""For model cards."""
 
 HITS: Final = (
     "session_id",
@@ -78,6 +89,7 @@ class Sample:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.splits = SPLITS
         self._hits = _open(folder / "hits.parquet", HITS)
         self._sessions = _open(folder / "sessions.parquet", SESSIONS)
         marks = self._hits.read(["timestamp_ms", "action_type", "transaction_id"])
@@ -87,8 +99,32 @@ class Sample:
         self._purchases = _first_of_each_transaction(marks)
         self._contexts: dict[str, Context] | None = None
 
+    @property
+    def name(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    @property
+    def about(self) -> str:
+        """What it is and how it is split."""
+        return ABOUT
+
+    @property
+    def key(self) -> list[Any]:
+        """The two files' sizes and dates."""
+        files = [(self.folder / name).stat() for name in ("hits.parquet", "sessions.parquet")]
+        return [(file.st_size, file.st_mtime_ns) for file in files]
+
     def __len__(self) -> int:
         return len(self._times)
+
+    def scored(self, event: Event) -> bool:
+        """Not on the order-completed page."""
+        return event.page != ORDER_COMPLETED
+
+    def time(self, text: str) -> int:
+        """`parse_time`."""
+        return parse_time(text)
 
     def count(self, from_ms: int | None = None, to_ms: int | None = None) -> int:
         """How many events lie in [from, to)."""
@@ -155,6 +191,16 @@ def parse_time(text: str) -> int:
     elif time.tzinfo is None:
         raise ValueError(f"{text!r} has no offset from UTC; write {text}Z or {text}-07:00")
     return round(time.timestamp() * 1000)
+
+
+SPLITS: Final = Splits(
+    start=parse_time("2016-08-01"),
+    validation=parse_time("2016-09-24"),
+    test=parse_time("2016-10-01"),
+    end=parse_time("2016-10-16"),
+    outages=((parse_time("2016-08-03"), parse_time("2016-08-04")),),  # checkouts went on that day
+)
+"""At the shop's midnights."""
 
 
 def _open(path: Path, columns: Iterable[str]) -> pq.ParquetFile:

@@ -26,17 +26,11 @@ Software: {software}. {threads} CPU threads, {minutes:.0f} minutes. Seed {seed};
 
 ## Data
 
-Google Merchandise Store, the public obfuscated Google Analytics 360 sample, 2016-08-01 to 2016-10-15: one shop,
-most buyers in the United States. No licence text came with it; the data is not part of this bundle, only weights
-and hashes. Training instants: {train:,} in the slice, {seen:,} drawn. Best checkpoint by mean AUC + AP over the
-horizons on a sample of the validation slice, after {best:,}. Instants whose label looks into 2016-08-03 are left out:
-no purchase was recorded on that day, though checkouts went on.
+{data}
 
-Split by time, each instant's horizon inside its slice. 30 min and 24 h: trained on Aug 1 - Sep 23, validated on Sep
-24 - 30, tested on Oct 1 - 15. 7 d: trained on Aug 1 - Sep 9, validated on Sep 17 - 23 (visitors held out of that
-week's training), tested on Oct 1 - 8. Of validation's visitors, one in {calibrating} calibrates, and the others choose
-the checkpoint. {refit}A purchase is the first report of a transaction; events on the
-order-completed page are never scored.
+A purchase is the first report of a transaction. The data is not part of this bundle, only weights and hashes. Training
+instants: {train:,} in the slice, {seen:,} drawn. Of validation's visitors, one in {calibrating} calibrates, and the
+others choose the checkpoint: the best mean AUC + AP over the horizons, after {best:,} windows. {refit}
 
 ## How good
 
@@ -71,9 +65,9 @@ what moves scores like this one on average, not what happened inside this forwar
 """
 
 _REFIT = """\
-Refitted: what was chosen on
-validation was trained again, from scratch, on every instant whose horizon ends before Oct 1, but for the last two
-weeks of one visitor in {one_in}, on whom alone it is calibrated. """
+Refitted: what was
+chosen on validation was trained again, from scratch, on every instant whose horizon ends before the test slice, but
+for the last two weeks of one visitor in {one_in}, on whom alone it is calibrated."""
 
 _CHOSEN = "calibration and the choice of the checkpoint were made on it: optimistic"
 
@@ -81,6 +75,7 @@ _CHOSEN = "calibration and the choice of the checkpoint were made on it: optimis
 def write(
     *,
     name: str,
+    data: str,
     command: str,
     plan: Plan,
     parameters: int,
@@ -99,6 +94,7 @@ def write(
     shape = chosen.pop("shape")
     return _TEXT.format(
         name=name,
+        data=data,
         layers=plan.shape.layers,
         hidden=plan.shape.hidden,
         parameters=parameters,

@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from worker.shop.source import Source
     from worker.training.loop import Progress as TrainingProgress
+    from worker.training.score import Keys
 
 out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
 err = Console(stderr=True)
@@ -24,8 +26,9 @@ score_app = typer.Typer(
 )
 
 _Data = Annotated[
-    Path, typer.Option("--data", help="Folder with hits.parquet and sessions.parquet of the GA360 sample.")
+    Path, typer.Option("--data", help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events.")
 ]
+_Map = Annotated[Path | None, typer.Option("--map", help="TOML file that says how the table's columns become events.")]
 _Json = Annotated[bool, typer.Option("--json", help="For programs: the result as JSON on standard output.")]
 _Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
@@ -39,6 +42,7 @@ def train(
     data: _Data,
     bundle: Annotated[Path, typer.Option("--out", help="Folder for the bundle; its files are replaced.")],
     *,
+    mapping: _Map = None,
     name: Annotated[str, typer.Option(help="The model's name in scores and metrics.")] = "shop-tiny",
     windows: Annotated[
         int, typer.Option(min=1_000, help="Windows to draw, repeats included; early stopping may use fewer.")
@@ -103,13 +107,15 @@ def train(
     runs: _Runs = Path("runs"),
     as_json: _Json = False,
 ) -> None:
-    """Train a bundle from the real sample: windows, fine-tuning, calibration, reason codes, evaluation, model card.
+    """Train a bundle from recorded events: windows, fine-tuning, calibration, reason codes, evaluation, model card.
 
     Split by time as the model card says; the checkpoint and the calibration are chosen on two parts of validation, and
     the test slice is scored once at the end. The refit repeats what was chosen on later data, and doubles the time. A
     run that was interrupted goes on with the same command and --resume.
 
     Example: `intent train --data ../shared/data/ga360 --out my-bundle`
+
+    One's own shop, from a table: `intent train --data events.csv --map mapping.toml --out my-bundle`
     """
     from dataclasses import replace
 
@@ -164,6 +170,7 @@ def train(
             report=report,
             resume=resume,
             test=test,
+            mapping=mapping,
         )
     from worker.training import evaluate as evaluation
 
@@ -175,11 +182,6 @@ def train(
     if found.test:
         out.print(evaluation.table(found.test, title="test slice"))
     out.print(f"bundle {name} {found.version} in {found.bundle}; the run's history in {found.folder}", highlight=False)
-
-
-@score_app.callback()
-def _score() -> None:
-    """Keeps `ga360` a command of its own while it is the only one."""
 
 
 @score_app.command("ga360")
@@ -202,27 +204,83 @@ def score_ga360(
 
     Example: `intent score ga360 ../shared/data/ga360 --from 2016-10-01 --out october.parquet`
     """
+    from worker.shop.ga360 import Sample
+    from worker.training.score import GA360
+
+    _score_source(Sample(folder), file, from_=from_, to=to, bundle=bundle, device=device, as_json=as_json, keys=GA360)
+
+
+@score_app.command("table")
+def score_table(
+    table: Annotated[Path, typer.Argument(help="CSV or Parquet file of a shop's events.")],
+    mapping: Annotated[Path, typer.Option("--map", help="TOML file that says how its columns become events.")],
+    *,
+    file: Annotated[Path, typer.Option("--out", help="Parquet file for the scores; replaced when it exists.")],
+    from_: Annotated[str | None, typer.Option("--from", help="First day or time (RFC 3339); default: all.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="The end, itself not included.")] = None,
+    bundle: _Bundle = None,
+    device: _Device = "auto",
+    as_json: _Json = False,
+) -> None:
+    """Score every instant of any shop's table: the worker's own window fold, its engine, its calibration.
+
+    Columns: user_id, session_id, event_id, timestamp_ms, purchase_30m, purchase_24h, purchase_7d. Rows that are no
+    events are counted and told. Events on the mapping's confirmation pages are history, not instants.
+
+    Example: `intent score table events.csv --map mapping.toml --out scores.parquet`
+    """
+    from worker.shop.table import Table
+    from worker.training.score import TABLE
+
+    source = Table(table, mapping)
+    _score_source(
+        source,
+        file,
+        from_=from_,
+        to=to,
+        bundle=bundle,
+        device=device,
+        as_json=as_json,
+        keys=TABLE,
+        told=lambda: {"rows": source.rows, "left_out": source.rejects.left_out, "rejected": source.rejects.document()},
+    )
+    if source.rejects.total:
+        err.print(str(source.rejects), highlight=False, markup=False)
+
+
+def _score_source(
+    source: "Source",
+    file: Path,
+    *,
+    from_: str | None,
+    to: str | None,
+    bundle: Path | None,
+    device: str,
+    as_json: bool,
+    keys: "Keys",
+    told: Callable[[], dict[str, object]] = dict,
+) -> None:
+    """Scores, and says what came of it; `told` is asked afterwards for more to say to programs."""
     import os
 
     from worker.scoring.bundle import load
     from worker.scoring.engine import Engine
-    from worker.shop.ga360 import Sample
     from worker.training.score import score
 
-    from_ms, to_ms = _time(from_, "--from"), _time(to, "--to")
+    from_ms, to_ms = _time(source, from_, "--from"), _time(source, to, "--to")
     if file.is_dir() or not file.parent.is_dir():
         raise typer.BadParameter(f"{file} is no file in an existing folder", param_hint="--out")
-    sample = Sample(folder)
     begin = time.monotonic()
     with (
         Engine(load(bundle), device=device, threads=len(os.sched_getaffinity(0))) as engine,
         _progress() as progress,
     ):
-        task = progress.add_task("events", total=sample.count(None, to_ms))
+        task = progress.add_task("events", total=source.count(None, to_ms))
         rows = score(
-            sample,
+            source,
             file,
             engine=engine,
+            keys=keys,
             from_ms=from_ms,
             to_ms=to_ms,
             report=lambda number: progress.update(task, completed=number),
@@ -231,16 +289,14 @@ def score_ga360(
     seconds = time.monotonic() - begin
     if as_json:
         result = {"out": str(file), "rows": rows, "seconds": round(seconds, 1), "model": [model.name, model.version]}
-        out.print_json(json.dumps(result))
+        out.print_json(json.dumps(result | ({"table": more} if (more := told()) else {})))
         return
     out.print(f"{rows:,} scores of {model.name} {model.version} in {file}, {seconds:.0f} s", highlight=False)
 
 
-def _time(text: str | None, option: str) -> int | None:
-    from worker.shop.ga360 import parse_time
-
+def _time(source: "Source", text: str | None, option: str) -> int | None:
     try:
-        return None if text is None else parse_time(text)
+        return None if text is None else source.time(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
 

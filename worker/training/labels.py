@@ -19,7 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.shop.ga360 import parse_time
+from worker.shop.ga360 import SPLITS
+from worker.shop.source import Splits
 
 Times = NDArray[np.int64]
 Codes = NDArray[np.int64]
@@ -28,14 +29,13 @@ Bools = NDArray[np.bool_]
 HORIZONS_MS: Final = (30 * 60_000, 24 * 3_600_000, 7 * 24 * 3_600_000)
 NAMES: Final = ("30 min", "24 h", "7 d")
 
-START: Final = parse_time("2016-08-01")
-END: Final = parse_time("2016-10-16")
-VALIDATION: Final = parse_time("2016-09-24")
-TEST: Final = parse_time("2016-10-01")
-WEEK_VALIDATION: Final = parse_time("2016-09-17")
-"""Start of the 7-day horizon's validation; it ends, its horizons included, with `TEST`."""
-WEEK_TRAIN: Final = parse_time("2016-09-10")
-"""End of the 7-day horizon's training instants: their horizons end with `WEEK_VALIDATION`."""
+START: Final = SPLITS.start
+END: Final = SPLITS.end
+VALIDATION: Final = SPLITS.validation
+TEST: Final = SPLITS.test
+WEEK_VALIDATION: Final = SPLITS.week_validation
+WEEK_TRAIN: Final = SPLITS.week_train
+"""The GA360 sample's; another source has its own."""
 
 HELD_OUT: Final = 3
 """One visitor in so many is held out in the week that validates 7 days."""
@@ -46,15 +46,12 @@ CALIBRATING: Final = 4
 REFIT_HELD_OUT: Final = 6
 """One visitor in so many is held out of the refit from `WEEK_VALIDATION` on: enough for a slope and an intercept."""
 
-OUTAGE: Final = (parse_time("2016-08-03"), parse_time("2016-08-04"))
-"""The shop's day on which checkouts went on and no purchase was recorded: labels that look into it are false."""
-
 SLICES: Final = ("train", "validation", "choice", "calibration", "test", "refit", "refit calibration")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """The sample's events in stream order, as far as labels need them."""
+    """A source's events in stream order, as far as labels need them."""
 
     visitor: Codes  # [n] 0, 1, ... by first appearance
     session: Codes  # [n] likewise
@@ -62,6 +59,7 @@ class Events:
     kind: Codes  # [n] index into `events.KINDS`
     instant: Bools  # [n] not on the order-completed page
     purchase: Bools  # [n] the first report of a transaction
+    splits: Splits = SPLITS
 
 
 def next_purchase_ms(events: Events) -> Times:
@@ -88,22 +86,26 @@ def member(events: Events, which: str) -> Bools:
 
 
 def _inside(events: Events, which: str, horizon: int) -> Bools:
-    time, week = events.time_ms, horizon == HORIZONS_MS[-1]
-    held = held_out(events.visitor) & (time >= WEEK_VALIDATION) & (time < VALIDATION)
-    kept = held_out(events.visitor, one_in=REFIT_HELD_OUT) & (time >= WEEK_VALIDATION)
-    sound = (time + horizon <= OUTAGE[0]) | (time >= OUTAGE[1])
+    time, week, splits = events.time_ms, horizon == HORIZONS_MS[-1], events.splits
+    held = held_out(events.visitor) & (time >= splits.week_validation) & (time < splits.validation)
+    kept = held_out(events.visitor, one_in=REFIT_HELD_OUT) & (time >= splits.week_validation)
     ends = time + horizon
+    sound = np.ones(len(time), np.bool_)
+    for begin, end in splits.outages:
+        sound &= (ends <= begin) | (time >= end)
     if which == "train":
-        return sound & ((time < WEEK_TRAIN) if week else (ends <= VALIDATION) & ~held)
+        return sound & ((time < splits.week_train) if week else (ends <= splits.validation) & ~held)
     if which in {"validation", "choice", "calibration"}:
-        inside = (ends <= TEST) & ((time >= WEEK_VALIDATION) & held if week else time >= VALIDATION)
+        inside = (ends <= splits.test) & (
+            (time >= splits.week_validation) & held if week else time >= splits.validation
+        )
         calibrating = held_out(events.visitor, one_in=CALIBRATING)
         return inside if which == "validation" else inside & (calibrating == (which == "calibration"))
     if which == "refit":
-        return sound & (ends <= TEST) & ~kept
+        return sound & (ends <= splits.test) & ~kept
     if which == "refit calibration":
-        return (ends <= TEST) & kept
-    return (time >= TEST) & (ends <= END)
+        return (ends <= splits.test) & kept
+    return (time >= splits.test) & (ends <= splits.end)
 
 
 def held_out(visitor: Codes, *, one_in: int = HELD_OUT) -> Bools:

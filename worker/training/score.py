@@ -1,10 +1,10 @@
-"""Scores a slice of the sample offline, through the same window fold and the same engine as the stream.
+"""Scores a slice of a source offline, through the same window fold and the same engine as the stream.
 
 Every instant (see `labels`) of the range gets a row; events before the range are folded, not scored, so that windows
 are as full as they were live. Owns the table's columns. Memory stays bounded by the visitors' windows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -18,30 +18,47 @@ from worker.events import Event
 from worker.scores import HORIZONS
 from worker.scoring.answer import Scores
 from worker.scoring.engine import Engine
-from worker.shop.ga360 import ORDER_COMPLETED, Sample
+from worker.shop.source import Source
 from worker.training.windows import fold_all
 
-SCHEMA: Final = pa.schema(
-    [
-        ("visitor_id", pa.string()),
-        ("session_id", pa.string()),
-        ("hit_number", pa.int32()),
-        ("timestamp_ms", pa.int64()),
-        *((name, pa.float32()) for name in HORIZONS),
-    ]
-)
+Keys = Mapping[str, tuple[pa.DataType, Callable[[Event], object]]]
+"""The columns that say which instant a row is: their types, and where they come from."""
 
-PERCENTILES: Final = [(name.replace("purchase", "percentile"), pa.float32()) for name in HORIZONS]
+GA360: Final[Keys] = {
+    "visitor_id": (pa.string(), lambda event: event.user_id),
+    "session_id": (pa.string(), lambda event: event.session_id),
+    "hit_number": (pa.int32(), lambda event: int(event.event_id.rpartition("-")[2])),  # as ga360 makes it
+    "timestamp_ms": (pa.int64(), lambda event: event.time_ms),
+}
+TABLE: Final[Keys] = {
+    "user_id": (pa.string(), lambda event: event.user_id),
+    "session_id": (pa.string(), lambda event: event.session_id),
+    "event_id": (pa.string(), lambda event: event.event_id),
+    "timestamp_ms": (pa.int64(), lambda event: event.time_ms),
+}
+
+
+def schema(keys: Keys) -> pa.Schema:
+    """The table's columns: `keys`, then a probability each horizon."""
+    return pa.schema(
+        [*((name, kind) for name, (kind, _) in keys.items()), *((name, pa.float32()) for name in HORIZONS)]
+    )
+
+
+SCHEMA: Final = schema(GA360)
+
+PERCENTILES: Final = [pa.field(name.replace("purchase", "percentile"), pa.float32()) for name in HORIZONS]
 """Further columns where the bundle has a reference for them."""
 
 _ROWS = 8192
 
 
 def score(
-    sample: Sample,
+    source: Source,
     out: Path,
     *,
     engine: Engine,
+    keys: Keys = GA360,
     from_ms: int | None = None,
     to_ms: int | None = None,
     report: Callable[[int], None] = lambda _: None,
@@ -52,12 +69,12 @@ def score(
     """
     partial = out.with_name(f"{out.name}.partial")
     rows = 0
-    schema = pa.schema([*SCHEMA, *(pa.field(*column) for column in PERCENTILES)]) if engine.ranks else SCHEMA
+    columns = pa.schema([*schema(keys), *(PERCENTILES if engine.ranks else ())])
     try:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for chunk in _chunks(_instants(sample, from_ms, to_ms, report)):
+        with pq.ParquetWriter(partial, columns, compression="zstd") as writer:
+            for chunk in _chunks(_instants(source, from_ms, to_ms, report)):
                 scores = engine.score_now([window for _, window in chunk])
-                writer.write_table(_table([event for event, _ in chunk], scores, schema))
+                writer.write_table(_table([event for event, _ in chunk], scores, keys, columns))
                 rows += len(chunk)
         partial.replace(out)
     except OSError as error:
@@ -68,13 +85,13 @@ def score(
 
 
 def _instants(
-    sample: Sample, from_ms: int | None, to_ms: int | None, report: Callable[[int], None]
+    source: Source, from_ms: int | None, to_ms: int | None, report: Callable[[int], None]
 ) -> Iterator[tuple[Event, bytes]]:
     """The events to be scored, each with its window."""
-    for number, (event, window) in enumerate(fold_all(sample.events(None, to_ms)), start=1):
+    for number, (event, window) in enumerate(fold_all(source.events(None, to_ms)), start=1):
         if number % _ROWS == 0:
             report(number)
-        if event.page != ORDER_COMPLETED and (from_ms is None or event.time_ms >= from_ms):
+        if source.scored(event) and (from_ms is None or event.time_ms >= from_ms):
             yield event, window
 
 
@@ -83,15 +100,8 @@ def _chunks(instants: Iterator[tuple[Event, bytes]]) -> Iterator[list[tuple[Even
         yield chunk
 
 
-def _table(events: list[Event], scores: Scores, schema: pa.Schema) -> pa.Table:
-    columns = [
-        [event.user_id for event in events],
-        [event.session_id for event in events],
-        [int(event.event_id.rpartition("-")[2]) for event in events],  # as ga360 makes it
-        [event.time_ms for event in events],
-        *scores.intent.T,
-        *(() if scores.intent_percentile is None else scores.intent_percentile.astype(np.float32).T),
-    ]
-    return pa.Table.from_arrays(
-        [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema=schema
-    )
+def _table(events: list[Event], scores: Scores, keys: Keys, columns: pa.Schema) -> pa.Table:
+    ranks = () if scores.intent_percentile is None else scores.intent_percentile.astype(np.float32).T
+    values = [*([told(event) for event in events] for _, told in keys.values()), *scores.intent.T, *ranks]
+    arrays = [pa.array(column, kind) for column, kind in zip(values, columns.types, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=columns)

@@ -19,7 +19,7 @@ from worker.errors import IntentError
 from worker.scoring import bundle, reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
-from worker.shop.ga360 import Sample
+from worker.shop.source import opened
 from worker.training import calibrate, card, curves, evaluate, finetune, windows
 from worker.training.labels import Events, labels, member
 from worker.training.loop import Progress
@@ -52,12 +52,13 @@ def train(
     report: Callable[[Progress], None],
     resume: Path | None = None,
     test: bool = True,
+    mapping: Path | None = None,
 ) -> Outcome:
     """Trains and writes a bundle to `out`. `say` hears of each stage, `report` of each step.
 
-    `runs` receives the run's folder, and keeps the windows for the next run. `resume` is the folder of a run of the
-    same plan that was interrupted. Without `test`, the test slice is not read. Raises `IntentError` when the data
-    cannot be used.
+    `data` is the GA360 sample's folder or, with a `mapping`, a table of any shop's events. `runs` receives the run's
+    folder, and keeps the windows for the next run. `resume` is the folder of a run of the same plan that was
+    interrupted. Without `test`, the test slice is not read. Raises `IntentError` when the data cannot be used.
     """
     started = time.monotonic()
     if resume is None:
@@ -70,14 +71,18 @@ def train(
         report(progress)
 
     say(f"folding the events of {data} into windows")
-    events, kept = windows.build(Sample(data), runs / "cache")
+    source = opened(data, mapping)
+    events, kept = windows.build(source, runs / "cache")
     inside = {
         which: member(events, which)
         for which in ("train", "validation", *(("refit", "refit calibration") if plan.refit else ()))
     }
     for which, rows in inside.items():
         if not rows.any(axis=0).all():
-            raise IntentError(f"{data} has no {which} instants; `intent train` needs the whole sample, Aug 1 to Oct 15")
+            raise IntentError(
+                f"{data} has no {which} instants for every horizon; `intent train` needs the whole sample, Aug 1 to "
+                "Oct 15, or a table of five weeks and more"
+            )
     say(f"fine-tuning on {plan.windows:,} windows")
     trained = finetune.finetune(events, kept, plan, report=step, keep=run.checkpoints)
     curves.plot(run.history()).savefig(run.folder / "curves.png", dpi=120)
@@ -98,6 +103,7 @@ def train(
         lines["test"] = evaluate.evaluate(made, events, kept, which="test", draws=draws, device=plan.device)
     text = card.write(
         name=name,
+        data=source.about,
         command=command,
         plan=plan,
         parameters=sum(parameter.numel() for parameter in trained.model.parameters()),

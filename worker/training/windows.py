@@ -1,4 +1,4 @@
-"""The window of every event, offline: the sample through the worker's own fold, kept in a folder for the next run.
+"""The window of every event, offline: a source through the worker's own fold, kept in a folder for the next run.
 
 Owns the cache's files. The windows are those the stream worker would hold after each event, cut off behind their rows
 (event ids say nothing to a model). Knows neither labels nor models.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from worker import facts, window
 from worker.events import KINDS, Event
-from worker.shop.ga360 import ORDER_COMPLETED, Sample
+from worker.shop.source import Source
 from worker.training.labels import Events
 
 LAYOUT: Final = 1
@@ -54,38 +54,37 @@ def fold_all(events: Iterator[Event]) -> Iterator[tuple[Event, bytes]]:
             yield event, folded.window
 
 
-def build(sample: Sample, scratch: Path) -> tuple[Events, Windows]:
-    """Every event of the sample and its window: from `scratch` if a former run left them there, else made (20 s)."""
-    folder = scratch / f"windows-{key(sample)}"
+def build(source: Source, scratch: Path) -> tuple[Events, Windows]:
+    """Every event of the source and its window: from `scratch` if a former run left them there, else made (20 s)."""
+    folder = scratch / f"windows-{key(source)}"
     if not (folder / "complete").exists():
-        _make(sample, folder)
+        _make(source, folder)
     columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _COLUMNS}
     content = np.load(folder / "content.npy", mmap_mode="r", allow_pickle=False)
-    return Events(**columns), Windows(content, np.load(folder / "ends.npy", allow_pickle=False))
+    return Events(**columns, splits=source.splits), Windows(content, np.load(folder / "ends.npy", allow_pickle=False))
 
 
-def key(sample: Sample) -> str:
+def key(source: Source) -> str:
     """Of whatever is made of the windows and kept: it changes with the data, the fold's layout, the event types."""
-    files = [(sample.folder / name).stat() for name in ("hits.parquet", "sessions.parquet")]
-    parts = [LAYOUT, window.VERSION, list(KINDS), [(file.st_size, file.st_mtime_ns) for file in files]]
+    parts = [LAYOUT, window.VERSION, list(KINDS), source.key]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _make(sample: Sample, folder: Path) -> None:
+def _make(source: Source, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     visitors: dict[str, int] = {}
-    sessions: dict[str | None, int] = {}
+    sessions: dict[tuple[str, str | None], int] = {}
     kinds = {name: number for number, name in enumerate(KINDS)}
     rows: list[Sequence[Any]] = []
     pieces: list[bytes] = []
-    for event, encoded in fold_all(sample.events()):
+    for event, encoded in fold_all(source.events()):
         rows.append(
             (
                 visitors.setdefault(event.user_id, len(visitors)),
-                sessions.setdefault(event.session_id, len(sessions)),
+                sessions.setdefault((event.user_id, event.session_id), len(sessions)),
                 event.time_ms,
                 kinds.get(event.type, 0),
-                event.page != ORDER_COMPLETED,
+                source.scored(event),
                 event.type == "purchase",
             )
         )

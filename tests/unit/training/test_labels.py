@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from worker.shop.ga360 import parse_time
 from worker.training.labels import (
     END,
     HORIZONS_MS,
-    OUTAGE,
     SLICES,
     START,
     TEST,
@@ -136,9 +136,10 @@ def test_no_label_of_training_looks_into_the_day_without_purchases(which: str) -
         instant=np.ones(len(times), np.bool_),
         purchase=np.zeros(len(times), np.bool_),
     )
+    outage = parse_time("2016-08-03"), parse_time("2016-08-04")
     inside = member(events, which)
     for at, horizon in enumerate(HORIZONS_MS):
-        looks = (times + horizon > OUTAGE[0]) & (times < OUTAGE[1])
+        looks = (times + horizon > outage[0]) & (times < outage[1])
         assert np.array_equal(inside[:, at], ~looks)
 
 

@@ -1,0 +1,191 @@
+"""Any shop's table as events: what a mapping can say, and that no row is lost in silence."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from tests.unit.shop.tables import COLUMNS, of_events, row, write
+from tests.unit.training import samples
+from worker import events
+from worker.errors import IntentError, SettingError
+from worker.events import Context, Item
+from worker.shop.ga360 import Sample
+from worker.shop.source import Splits, opened
+from worker.shop.table import Table
+
+GA4 = Path(__file__).parents[3] / "deploy" / "mappings" / "ga4-export.toml"
+TIME_US = 1_714_521_600_000_000
+LEAST = '[columns]\nuser_id = "u"\nevent_time = "t"\ntype = "n"\n'
+
+
+def mapped(folder: Path, text: str) -> Path:
+    path = folder / "mapping.toml"
+    path.write_text(text)
+    return path
+
+
+def small(folder: Path, rows: list[tuple[object, object, object]], text: str = LEAST) -> Table:
+    file = write(folder / "t.csv", [dict(zip("utn", each, strict=True)) for each in rows], "utn")
+    return Table(file, mapped(folder, text))
+
+
+def test_ga4s_export_becomes_events(tmp_path: Path) -> None:
+    bought = row(event_name="purchase", transaction_id="T1", value=25.5, currency="EUR", event_timestamp=TIME_US + 9)
+    rows = [
+        row(event_name="view_item_list", item_id="007", price=9.5),
+        bought | {"item_id": "a", "quantity": 2},
+        bought | {"item_id": "b", "item_category": "Mugs"},
+        row(event_name="view_search_results", search_term="mug", event_timestamp=TIME_US + 2_000_000),
+        bought | {"event_timestamp": TIME_US + 5_000_000},
+        row(event_name="scroll", event_timestamp=TIME_US + 5),
+        row(event_name="level_up", event_timestamp=TIME_US + 6_000_000, page_location="/relative"),
+    ]
+    table = Table(write(tmp_path / "e.csv", rows), GA4)
+    found = list(table.events())
+    assert [event.type for event in found] == ["purchase", "view_item_list", "search", "page_view", "other"]
+    purchase, listed, search, again, last = found
+    assert purchase.event_id == f"0071.5-{TIME_US + 9}-purchase"
+    assert (purchase.user_id, purchase.time_ms, purchase.value) == ("0071.5", TIME_US // 1000, 25.5)
+    assert purchase.items == (Item("a", quantity=2), Item("b", item_category="Mugs"))
+    assert listed.items == (Item("007", price=9.5),)
+    assert (listed.page, last.page) == ("/mugs", "/relative")
+    assert listed.context == Context(channel="Direct", device="mobile", visit_number=2)
+    assert (search.search_term, listed.session_id) == ("mug", "17145")
+    assert again.user_id == purchase.user_id  # the transaction's second report is a page view
+    assert (table.rows, table.rejects.left_out, table.rejects.total) == (7, 1, 0)
+
+
+def test_what_a_shop_exports_comes_back_as_its_events(tmp_path: Path) -> None:
+    """The GA360 importer's events, written as GA4 would and read again: the same people, times, kinds and things."""
+    wanted = list(Sample(samples.shop(tmp_path, visitors=60, seed=3)).events())
+    table = Table(write(tmp_path / "e.csv", of_events(wanted)), GA4)
+    found = list(table.events())
+    facts = [
+        [(e.user_id, e.time_ms, e.type if e.type != "click" else "other", e.page, e.session_id) for e in each]
+        for each in (found, wanted)
+    ]
+    assert facts[0] == facts[1]
+    assert [[(i.item_id, i.price) for i in e.items] for e in found] == [
+        [(i.item_id, i.price) for i in e.items] for e in wanted
+    ]
+    assert [events.decode(events.encode(e), key=e.user_id.encode(), timestamp_ms=e.time_ms) for e in found] == found
+    cut = wanted[50].time_ms
+    assert list(table.events(cut, cut + 10**9)) == [e for e in found if cut <= e.time_ms < cut + 10**9]
+    arrow = pacsv.read_csv(
+        tmp_path / "e.csv", convert_options=pacsv.ConvertOptions(column_types={"price": pa.float64()})
+    )
+    pq.write_table(arrow, tmp_path / "e.parquet")
+    assert list(Table(tmp_path / "e.parquet", GA4).events()) == found  # typed columns say the same
+
+
+@pytest.mark.parametrize(
+    ("how", "text", "time_ms"),
+    [
+        pytest.param('format = "s"', "1714521600.5", 1_714_521_600_500, id="seconds"),
+        pytest.param('format = "ms"', "1714521600123", 1_714_521_600_123, id="ms"),
+        pytest.param('format = "ns"', "1714521600123456789", 1_714_521_600_123, id="ns"),
+        pytest.param("", "2024-05-01T00:00:00+02:00", 1_714_514_400_000, id="offset"),
+        pytest.param("", "2024-05-01 00:00:00.25 UTC", 1_714_521_600_250, id="as BigQuery writes it"),
+        pytest.param('zone = "Europe/Berlin"', "2024-05-01 00:00:00", 1_714_514_400_000, id="summer time"),
+        pytest.param('zone = "Europe/Berlin"', "2024-01-01 00:00:00", 1_704_063_600_000, id="winter time"),
+        pytest.param('format = "%d.%m.%Y %H:%M"\nzone = "UTC"', "01.05.2024 00:00", 1_714_521_600_000, id="own format"),
+    ],
+)
+def test_times(tmp_path: Path, how: str, text: str, time_ms: int) -> None:
+    table = small(tmp_path, [("1", text, "page_view")], f"{LEAST}[time]\n{how}")
+    assert [event.time_ms for event in table.events()] == [time_ms]
+
+
+def test_every_row_has_its_fate(tmp_path: Path) -> None:
+    rows = [
+        *[("1", 10, "page_view"), ("1", "soon", "page_view"), ("1", "", "page_view"), ("1", -5, "page_view")],
+        *[("", 11, "page_view"), ("1", 12, "zap"), ("1", 13, "noise"), ("1", 14, "zap"), ("x" * 300, 15, "page_view")],
+    ]
+    small(tmp_path, rows, LEAST + '[time]\nformat = "ms"\n[types]\nnoise = ""')
+    with (tmp_path / "t.csv").open("a") as file:
+        file.write("a,line,of,another,width\n")
+    table = Table(tmp_path / "t.csv", tmp_path / "mapping.toml")
+    for _ in range(2):  # read again, a row counts once
+        assert len(list(table.events())) == 1
+    assert dict(table.rejects.counts) == {"columns": 1, "time": 3, "user": 2, "type": 2}
+    assert 1 + table.rejects.total + table.rejects.left_out == table.rows == 10
+    said = str(table.rejects)
+    assert "9" not in said.split(maxsplit=1)[0]
+    assert said.startswith("8 rows rejected: time 3 (row 2: 'soon' is not a time by 'ms')")
+    assert "type 2 (row 6: the type 'zap' is none of ours; map it in [types])" in said
+    assert table.rejects.document()["user"] == {"rows": 2, "first": "row 5: a user's id has 1 to 256 bytes, not 0"}
+
+
+def test_money_and_confirmation_pages(tmp_path: Path) -> None:
+    text = LEAST + 'item_id = "i"\nprice = "p"\npage = "g"\n[time]\nformat = "ms"\n[money]\nscale = 0.01\n'
+    text += '[pages]\nconfirmation = ["/thanks"]'
+    rows = [
+        {"u": 1, "t": 1, "n": "view_item", "i": "a", "p": 1250, "g": "/a"},
+        {"u": 1, "t": 2, "n": "view_item", "i": "a", "p": "cheap", "g": "/a"},
+        {"u": 1, "t": 3, "n": "purchase", "i": "a", "p": -1, "g": "/a"},
+        {"u": 1, "t": 4, "n": "page_view", "g": "/thanks/5"},
+    ]
+    table = Table(write(tmp_path / "t.csv", rows, "utnipg"), mapped(tmp_path, text))
+    first, last = table.events()
+    assert first.items == (Item("a", price=12.5),)
+    assert (table.scored(first), table.scored(last)) == (True, False)
+    assert table.rejects.counts == {"bounds": 2}  # a price in words, and one below nothing
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        pytest.param("[columns]\nuser_id = 'u'\ntype = 'n'", "`columns.event_time` is missing", id="a field"),
+        pytest.param(LEAST + "colour = 'c'", "`columns.colour` is nothing that a mapping may say", id="unknown"),
+        pytest.param(LEAST + "[types]\nzap = 'zing'", r"zap = 'zing' is none of other, page_view", id="type"),
+        pytest.param(LEAST + "[time]\nformat = 'soon'", "`time.format` is 'soon': give s, ms", id="format"),
+        pytest.param(LEAST + "[time]\nzone = 'Mars'", "`time.zone` is 'Mars': give a time zone", id="zone"),
+        pytest.param(LEAST + "[money]\nscale = 0", "`money.scale` is 0: input should be greater than 0", id="scale"),
+        pytest.param("[columns", "which is not TOML", id="not TOML"),
+    ],
+)
+def test_a_mapping_that_is_none_is_told(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        small(tmp_path, [], text)
+
+
+def test_tables_that_are_none_are_told(tmp_path: Path) -> None:
+    mapping = mapped(tmp_path, LEAST)
+    with pytest.raises(IntentError, match=r"absent\.csv does not exist"):
+        Table(tmp_path / "absent.csv", mapping)
+    with pytest.raises(IntentError, match="has no column 'n', which the mapping names; it has u, t"):
+        Table(write(tmp_path / "t.csv", [], "ut"), mapping)
+    with pytest.raises(IntentError, match=r"no usable row: 1 rows rejected: time 1 \(row 1: '1' is not a time"):
+        small(tmp_path, [("1", "1", "page_view")])
+    with pytest.raises(IntentError, match="has no offset from UTC; set `zone`"):
+        small(tmp_path, [("1", "2024-05-01 00:00", "page_view")])
+    (tmp_path / "t.parquet").write_bytes(b"no parquet")
+    with pytest.raises(IntentError, match="cannot be read as Parquet"):
+        Table(tmp_path / "t.parquet", mapping)
+    with pytest.raises(IntentError, match="is a file: --map tells"):
+        opened(tmp_path / "t.csv", None)
+    with pytest.raises(SettingError, match=r"mapping\.toml.*cannot be read"):
+        opened(tmp_path / "t.csv", tmp_path / "absent" / "mapping.toml")
+
+
+def test_slices_by_dates_or_shares(tmp_path: Path) -> None:
+    rows: list[tuple[object, object, object]] = [
+        (1, f"2024-0{month}-01T00:00:00Z", "page_view") for month in (1, 2, 3, 4, 5)
+    ]
+    day = 86_400_000
+    start = 1_704_067_200_000
+    table = small(tmp_path, rows, LEAST + "[splits]\nvalidation = 2024-03-01\ntest = 0.75")
+    assert table.splits == Splits(
+        start=start, validation=start + 60 * day, test=start + round((121 * day + 1) * 0.75), end=start + 121 * day + 1
+    )
+    assert table.time("2024-03-01") == start + 60 * day
+    with pytest.raises(SettingError, match="not in order"):
+        _ = small(tmp_path, rows, LEAST + "[splits]\nvalidation = 2024-03-01\ntest = 0.1").splits
+
+
+def test_the_example_maps_what_its_query_selects() -> None:
+    query = (GA4.parent / "README.md").read_text()
+    assert all(column in query for column in COLUMNS)

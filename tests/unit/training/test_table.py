@@ -1,0 +1,90 @@
+"""One's own shop, from a table: the same training, evaluation and scores, by the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from tests.unit.scoring import making
+from tests.unit.shop.tables import of_events, write
+from tests.unit.shop.test_table import GA4
+from worker import cli
+from worker.scoring import bundle as bundles
+from worker.shop.ga360 import SPLITS, Sample
+from worker.shop.table import Table
+from worker.training import windows
+from worker.training.labels import labels, member
+
+
+@pytest.fixture(scope="session")
+def table(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small sample as GA4 would have exported it, with two rows that are none."""
+    rows = of_events(Sample(shop).events())
+    rows[3:3] = [rows[3] | {"event_timestamp": "noon"}, rows[3] | {"user_pseudo_id": ""}]
+    return write(tmp_path_factory.mktemp("table") / "events.csv", rows)
+
+
+@pytest.fixture(scope="session")
+def mapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, with this shop's confirmation page and the sample's slices."""
+    text = GA4.read_text().replace('"/order-confirmation"', '"/ordercompleted.html"')
+    text = text.replace('"Europe/Berlin"', '"America/Los_Angeles"')
+    text = text.replace("validation = 0.7 ", "validation = 2016-09-24 ").replace("test = 0.85", "test = 2016-10-01")
+    path = tmp_path_factory.mktemp("mapping") / "mapping.toml"
+    path.write_text(f"{text}start = 2016-08-01\nend = 2016-10-16\n")
+    return path
+
+
+def test_a_table_trains_as_the_sample_does(shop: Path, table: Path, mapping: Path, tmp_path: Path) -> None:
+    """The same windows but for what GA4 does not tell, the same labels and the same slices."""
+    ours, kept = windows.build(Table(table, mapping), tmp_path)
+    theirs, _ = windows.build(Sample(shop), tmp_path)
+    assert ours.splits == SPLITS
+    for name in ("visitor", "session", "time_ms", "kind", "instant", "purchase"):
+        assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
+    assert np.array_equal(labels(ours), labels(theirs))
+    assert np.array_equal(member(ours, "train"), member(theirs, "train"))
+    assert len(kept) == len(theirs.time_ms)
+
+
+def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    source, runs = ["--data", str(table), "--map", str(mapping)], ["--runs", str(tmp_path / "runs")]
+    bundle = ["--bundle", str(tmp_path / "b")]
+    size = ["--windows", "1000", "--layers", "1", "--hidden", "32", "--draws", "10", "--precision", "float32"]
+    trained = run(cli.app, ["train", *source, *runs, *size, "--name", "own", "--out", str(tmp_path / "b"), "--json"])
+    assert trained.exit_code == 0, trained.output
+    card = bundles.load(tmp_path / "b").card
+    assert "`events.csv`" in card
+    assert "Merchandise" not in card.split("## Limits")[0]
+    measured = run(cli.app, ["evaluate", *source, *runs, *bundle, "--draws", "10", "--slice", "validation", "--json"])
+    assert {line["horizon"] for line in json.loads(measured.stdout)["lines"]} == {"30 min", "24 h", "7 d"}
+    out = ["--out", str(tmp_path / "s.parquet")]
+    scored = run(cli.app, ["score", "table", str(table), "--map", str(mapping), *bundle, *out, "--json"])
+    assert scored.exit_code == 0, scored.output
+    told = json.loads(scored.stdout)
+    scores = pq.read_table(tmp_path / "s.parquet")
+    assert scores.column_names[:4] == ["user_id", "session_id", "event_id", "timestamp_ms"]
+    assert told["rows"] == len(scores) == sum(Table(table, mapping).scored(e) for e in Table(table, mapping).events())
+    assert {reason: entry["rows"] for reason, entry in told["table"]["rejected"].items()} == {"time": 1, "user": 1}
+
+
+def test_a_table_too_short_to_train_on_is_told(table: Path, mapping: Path, tmp_path: Path) -> None:
+    first = "".join(table.read_text().splitlines(keepends=True)[:40])
+    (tmp_path / "short.csv").write_text(first)
+    short = mapping.read_text().split("[splits]")[0]
+    (tmp_path / "m.toml").write_text(short)
+    arguments = ["train", "--data", str(tmp_path / "short.csv"), "--map", str(tmp_path / "m.toml"), "--out", "b"]
+    done = CliRunner().invoke(cli.app, [*arguments, "--runs", str(tmp_path / "runs")])
+    assert "for every horizon" in str(done.exception)
+
+
+def test_score_table_refuses_what_it_cannot_read(table: Path, mapping: Path, tmp_path: Path) -> None:
+    bundles.save(tmp_path / "b", making.bundle())
+    arguments = ["score", "table", str(table), "--map", str(mapping), "--bundle", str(tmp_path / "b")]
+    refused = CliRunner().invoke(cli.app, [*arguments, "--out", str(tmp_path / "s.parquet"), "--from", "yesterday"])
+    assert refused.exit_code == 2
+    assert "yesterday" in refused.output

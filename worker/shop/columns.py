@@ -1,0 +1,176 @@
+"""A table's columns as they are read: CSV as text, Parquet as typed, times as UTC ms; and what became of bad rows.
+
+Knows the file and how a time is written, nothing of events.
+"""
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from worker.errors import IntentError
+from worker.events import MAX_TIME_MS
+from worker.shop.mapping import Time
+
+BAD: Final = -1
+"""Stands for a time that could not be read."""
+
+_PER_MS: Final = {"s": 0.001, "ms": 1, "us": 1000, "ns": 1_000_000}
+_NULLS: Final = ["", "NULL", "null", "NaN", "nan", r"\N"]
+
+
+class Rejects:
+    """Rows that became no event, by reason, with the first of each in a sentence. A row counts once."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self.left_out = 0
+        self._seen: set[tuple[str, int]] = set()
+
+    @property
+    def total(self) -> int:
+        """Of all reasons, without what the mapping leaves out."""
+        return self.counts.total()
+
+    def add(self, reason: str, row: int, sentence: str, *, rows: int = 1) -> None:
+        """Counts `rows` rows, the first of which is the file's `row`-th below its header."""
+        if (reason, row) in self._seen:
+            return
+        self._seen.add((reason, row))
+        self.counts[reason] += rows
+        self.examples.setdefault(reason, f"row {row}: {sentence}")
+
+    def leave_out(self, row: int, *, rows: int = 1) -> None:
+        """Counts rows that the mapping does not want."""
+        if ("", row) not in self._seen:
+            self._seen.add(("", row))
+            self.left_out += rows
+
+    def document(self) -> dict[str, dict[str, object]]:
+        """For programs."""
+        return {reason: {"rows": count, "first": self.examples[reason]} for reason, count in self.counts.items()}
+
+    def __str__(self) -> str:
+        parts = [f"{reason} {count:,} ({self.examples[reason]})" for reason, count in self.counts.most_common()]
+        return f"{self.total:,} rows rejected: " + "; ".join(parts) if parts else "no row rejected"
+
+
+def read(path: Path, columns: Sequence[str], rejects: Rejects) -> pa.Table:
+    """The named columns. A CSV's are text, so that an id keeps its zeros; an empty field is nothing.
+
+    Raises `IntentError` for a file or a column that is not there. A CSV line of another width is rejected.
+    """
+    parquet = path.suffix == ".parquet"
+    try:
+        there = pq.read_schema(path).names if parquet else _header(path)
+        missing = [name for name in columns if name not in there]
+        if missing:
+            raise IntentError(
+                f"{path} has no column {missing[0]!r}, which the mapping names; it has {', '.join(there)}"
+            )
+        return pq.read_table(path, columns=list(columns)) if parquet else _csv(path, columns, rejects)
+    except FileNotFoundError:
+        raise IntentError(f"{path} does not exist; give a CSV or Parquet file") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise IntentError(f"{path} cannot be read as {'Parquet' if parquet else 'CSV'}: {error}") from None
+
+
+def _header(path: Path) -> list[str]:
+    options = pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip")
+    with pacsv.open_csv(path, parse_options=options) as reader:
+        names: list[str] = reader.schema.names
+    return names
+
+
+def _csv(path: Path, columns: Sequence[str], rejects: Rejects) -> pa.Table:
+    def skip(row: Any) -> str:
+        sentence = f"{row.actual_columns} fields where the header has {row.expected_columns}"
+        rejects.add("columns", row.number or -1 - rejects.total, sentence)
+        return "skip"
+
+    return pacsv.read_csv(
+        path,
+        read_options=pacsv.ReadOptions(use_threads=False),  # else a bad line has no number
+        parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+        convert_options=pacsv.ConvertOptions(
+            include_columns=list(columns),
+            column_types=dict.fromkeys(columns, pa.string()),
+            strings_can_be_null=True,
+            null_values=_NULLS,
+        ),
+    )
+
+
+def times(column: pa.ChunkedArray, time: Time, rejects: Rejects) -> NDArray[np.int64]:
+    """[n] UTC ms, `BAD` where the row's time cannot be read, which is told to `rejects`."""
+    if pa.types.is_timestamp(column.type):
+        if column.type.tz is None:
+            if time.zone is None:
+                raise IntentError('the times have no zone; set `zone` in the mapping\'s [time], e.g. "UTC"')
+            column = pc.assume_timezone(column, time.zone, ambiguous="earliest", nonexistent="earliest")
+        ms = pc.cast(column, pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64())
+        values: list[Any] = ms.to_pylist()
+        parse: Callable[[Any], int] = int
+    else:
+        values = column.to_pylist()
+        parse = _parser(time)
+    found = np.full(len(values), BAD, np.int64)
+    for place, value in enumerate(values):
+        try:
+            at = parse(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            why = f"{value!r} is not a time by {time.format!r}" if isinstance(error, _Unreadable) else str(error)
+            at = BAD
+        else:
+            why = f"{value!r} is not between 1970 and 9999"
+        if 0 <= at <= MAX_TIME_MS:
+            found[place] = at
+        else:
+            rejects.add("time", place + 1, why)
+    return found
+
+
+class _Unreadable(ValueError):
+    """A text that is no time in the format."""
+
+
+def _parser(time: Time) -> Callable[[Any], int]:
+    if time.format in _PER_MS:
+        per_ms = _PER_MS[time.format]
+        return lambda value: _count(value, per_ms)
+    zone = None if time.zone is None else ZoneInfo(time.zone)
+
+    def parse(value: Any) -> int:
+        try:
+            if time.format == "rfc3339":
+                moment = dt.datetime.fromisoformat(str(value).replace(" UTC", "+00:00"))  # as BigQuery writes it
+            else:
+                moment = dt.datetime.strptime(str(value), time.format)  # noqa: DTZ007 - its zone may be the mapping's
+        except ValueError:
+            raise _Unreadable from None
+        if moment.tzinfo is None:
+            if zone is None:
+                raise ValueError(f"{value!r} has no offset from UTC; set `zone` in the mapping's [time]")
+            moment = moment.replace(tzinfo=zone)
+        return round(moment.timestamp() * 1000)
+
+    return parse
+
+
+def _count(value: Any, per_ms: float) -> int:
+    try:
+        if per_ms >= 1 and not isinstance(value, float):
+            return int(value) // int(per_ms)
+        return round(float(value) / per_ms)
+    except (ValueError, TypeError):
+        raise _Unreadable from None

@@ -1,0 +1,92 @@
+"""What a recorded shop is to the rest: events in stream order, which of them are scored, how time splits them.
+
+`ga360.Sample` and `table.Table` are such sources; whatever trains, evaluates, scores or watches drift takes either.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, Self
+
+from worker.errors import IntentError
+from worker.events import Event
+
+WEEK_MS: Final = 7 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """Where the slices begin and end, UTC ms: training, then validation, then test, up to `end`."""
+
+    start: int
+    validation: int
+    test: int
+    end: int
+    outages: tuple[tuple[int, int], ...] = ()
+    """From when to when no purchase was recorded: what looks into one is no example."""
+
+    @classmethod
+    def by_shares(cls, start: int, end: int, *, validation: float, test: float) -> Self:
+        """Validation and test begin after the given shares of the time."""
+        span = end - start
+        return cls(start=start, validation=start + round(span * validation), test=start + round(span * test), end=end)
+
+    @property
+    def week_validation(self) -> int:
+        """Where the 7-day horizon's validation begins: its labels end with the shorter horizons' validation."""
+        return self.validation - WEEK_MS
+
+    @property
+    def week_train(self) -> int:
+        """End of the 7-day horizon's training instants: their labels end where its validation begins."""
+        return self.week_validation - WEEK_MS
+
+
+class Source(Protocol):
+    """A shop's recorded events."""
+
+    @property
+    def name(self) -> str:
+        """For messages: where it lies."""
+
+    @property
+    def about(self) -> str:
+        """For a model card: a paragraph on what the data is and how it is split."""
+
+    @property
+    def key(self) -> list[Any]:
+        """For JSON. Changes with the content, and with how it is read: what a cache goes by."""
+
+    @property
+    def splits(self) -> Splits:
+        """Training, validation, test."""
+
+    def events(self, from_ms: int | None = None, to_ms: int | None = None) -> Iterator[Event]:
+        """The events with from <= time < to (UTC ms) in stream order, the same whichever range they are read in."""
+
+    def count(self, from_ms: int | None = None, to_ms: int | None = None) -> int:
+        """How many that are at most."""
+
+    def names(self, field: str) -> list[str]:
+        """The values that a text field of the events' `events.Context` takes, sorted."""
+
+    def scored(self, event: Event) -> bool:
+        """Whether the event is an instant: not on a page that is reached only by buying."""
+
+    def time(self, text: str) -> int:
+        """RFC 3339, or a date: the start of the shop's day. UTC ms. `ValueError` with what is accepted."""
+
+
+def opened(path: Path, mapping: Path | None) -> Source:
+    """The GA360 sample in a folder; with a mapping, a table of any shop's events.
+
+    Raises `IntentError` for what is neither, `SettingError` for a mapping that is none.
+    """
+    from worker.shop.ga360 import Sample
+    from worker.shop.table import Table
+
+    if mapping is not None:
+        return Table(path, mapping)
+    if path.is_file():
+        raise IntentError(f"{path} is a file: --map tells how its columns become events; the GA360 sample is a folder")
+    return Sample(path)

@@ -1,0 +1,268 @@
+"""Any shop's events from a CSV or Parquet table, by a mapping. Knows neither Kafka nor the window.
+
+Every row becomes part of an event, is left out because the mapping says so, or is rejected with a reason: the counts
+add up to the rows. The mapped columns are held in memory, as Arrow has them. A purchase reported twice under one
+transaction counts once, its repeats are page views; a URL is cut to its path.
+"""
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from worker.errors import IntentError, Invalid, SettingError
+from worker.events import KINDS, MAX_USER_BYTES, Context, Event, Item
+from worker.shop import mapping as mappings
+from worker.shop.columns import Rejects, read, times
+from worker.shop.mapping import Mapping
+from worker.shop.source import Splits
+
+Rows = NDArray[np.int64]
+
+_ROWS = 16_384  # in memory at a time as Python values
+_CONTEXT: Final = Context.__struct_fields__
+_ITEM: Final = Item.__struct_fields__
+_MAX_ITEMS = 50
+
+
+class Table:
+    """A file and its mapping. Opening it reads the columns, times them and sorts them.
+
+    Raises `IntentError` where the file, a column or every row is unusable, `SettingError` for a mapping that is none.
+    """
+
+    def __init__(self, path: Path, mapping: Path) -> None:
+        self.path = path
+        self.mapping: Mapping = mappings.load(mapping)
+        self.rejects = Rejects()
+        columns = self.mapping.columns
+        content = read(path, columns.used, self.rejects)
+        self.rows = len(content) + self.rejects.total
+        time_ms = times(content[columns.event_time], self.mapping.time, self.rejects)
+        order = np.flatnonzero(time_ms >= 0)
+        if not len(order):
+            why = f": {self.rejects}" if self.rejects.total else ""
+            raise IntentError(f"{path} holds no usable row{why}")
+        order = order[np.argsort(time_ms[order], kind="stable")]
+        order, starts = _grouped(order, content, columns.ids)
+        self._row = order + 1
+        self._content = content.take(pa.array(order))
+        self._starts = np.append(starts, len(order))  # of each event's rows
+        self._times = time_ms[order[starts]]
+        self._kinds = self._types()
+        self._repeats = self._repeated_purchases()
+        stat = path.stat()
+        self.key = [stat.st_size, stat.st_mtime_ns, hashlib.sha256(mapping.read_bytes()).hexdigest()]
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    @property
+    def about(self) -> str:
+        """Of the file alone: who runs the shop knows the rest."""
+        splits = self.splits
+        return (
+            f"`{self.path.name}`, {self.rows:,} rows, {_day(self._times[0])} to {_day(self._times[-1])}.\n\n"
+            f"Split by time, each instant's horizon inside its slice: validation from {_day(splits.validation)}, test "
+            f"from {_day(splits.test)} (UTC).\n7 d: trained until two weeks before validation begins, validated from "
+            "the week before it on\n(visitors held out of that week's training)."
+        )
+
+    @property
+    def splits(self) -> Splits:
+        """As the mapping has them: dates, or shares of the time."""
+        wanted = self.mapping.splits
+        start = int(self._times[0]) if wanted.start is None else self._moment(wanted.start)
+        end = int(self._times[-1]) + 1 if wanted.end is None else self._moment(wanted.end)
+        borders = [
+            start + round((end - start) * at) if isinstance(at, float) else self._moment(at)
+            for at in (wanted.validation, wanted.test)
+        ]
+        if not start < borders[0] < borders[1] < end:
+            raise SettingError(
+                f"the mapping's `splits` are not in order: start, validation, test, end; {self.path} has events from "
+                f"{_day(self._times[0])} to {_day(self._times[-1])}"
+            )
+        return Splits(start=start, validation=borders[0], test=borders[1], end=end)
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def count(self, from_ms: int | None = None, to_ms: int | None = None) -> int:
+        """How many events lie in [from, to), rejected ones included."""
+        first, end = self._bounds(from_ms, to_ms)
+        return end - first
+
+    def events(self, from_ms: int | None = None, to_ms: int | None = None) -> Iterator[Event]:
+        """The events with from <= time < to (UTC ms), by time, then as in the file. About 60,000 a second.
+
+        `rejects` tells afterwards what was not one.
+        """
+        first, end = self._bounds(from_ms, to_ms)
+        names = {"user_id": self.mapping.columns.user_id} | self.mapping.columns.named
+        for low in range(first, end, _ROWS):
+            high = min(low + _ROWS, end)
+            rows = self._starts[low : high + 1]
+            part = self._content.slice(int(rows[0]), int(rows[-1] - rows[0]))
+            columns = {field: part[column].to_pylist() for field, column in names.items()}
+            ids = [part[column].to_pylist() for column in self.mapping.columns.ids]
+            for number, (start, stop) in enumerate(pairwise((rows - rows[0]).tolist()), start=low):
+                row = int(self._row[self._starts[number]])
+                if self._kinds[number] == "":
+                    self.rejects.leave_out(row, rows=stop - start)
+                    continue
+                try:
+                    event = self._event(number, range(start, stop), columns, ids)
+                except Invalid as error:
+                    self.rejects.add(error.reason, row, str(error), rows=stop - start)
+                else:
+                    yield event
+
+    def names(self, field: str) -> list[str]:
+        """The values of the column that is mapped to a text field of `events.Context`, sorted."""
+        column = self.mapping.columns.named.get(field)
+        values = [] if column is None else pc.unique(self._content[column]).to_pylist()
+        return sorted(str(value) for value in values if _says(value))
+
+    def scored(self, event: Event) -> bool:
+        """Not on one of `pages.confirmation`."""
+        return event.page is None or not event.page.startswith(self.mapping.pages.confirmation or ("\0",))
+
+    def time(self, text: str) -> int:
+        """RFC 3339, or a date: midnight in the mapping's zone. UTC ms. `ValueError` with what is accepted."""
+        try:
+            found = dt.datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a time; give a date or RFC 3339 (2024-05-01T00:00:00Z)") from None
+        return self._moment(found)
+
+    def _moment(self, at: dt.date | dt.datetime) -> int:
+        if not isinstance(at, dt.datetime):
+            at = dt.datetime(at.year, at.month, at.day)  # noqa: DTZ001 - the zone comes next
+        if at.tzinfo is None:
+            at = at.replace(tzinfo=ZoneInfo(self.mapping.time.zone or "UTC"))
+        return round(at.timestamp() * 1000)
+
+    def _bounds(self, from_ms: int | None, to_ms: int | None) -> tuple[int, int]:
+        first = 0 if from_ms is None else int(np.searchsorted(self._times, from_ms))
+        end = len(self) if to_ms is None else int(np.searchsorted(self._times, to_ms))
+        return first, max(first, end)
+
+    def _types(self) -> list[str | None]:
+        """[events] our names; "" leaves it out, None is none that the mapping knows."""
+        column = self._content[self.mapping.columns.type].take(pa.array(self._starts[:-1])).cast(pa.string())
+        known = {kind: kind for kind in KINDS} | self.mapping.types
+        names = column.to_pylist()
+        table = {name: known.get(name or "", self.mapping.defaults.type) for name in set(names)}
+        return [table[name] for name in names]
+
+    def _repeated_purchases(self) -> frozenset[int]:
+        """Events that report a transaction which one before them has reported."""
+        column = self.mapping.columns.transaction_id
+        if column is None:
+            return frozenset()
+        places = [number for number, kind in enumerate(self._kinds) if kind == "purchase"]
+        told = self._content[column].take(pa.array(self._starts[:-1][places], pa.int64())).to_pylist()
+        seen: set[object] = set()
+        repeats = []
+        for number, transaction in zip(places, told, strict=True):
+            if transaction is None:
+                continue
+            if transaction in seen:
+                repeats.append(number)
+            seen.add(transaction)
+        return frozenset(repeats)
+
+    def _event(self, number: int, rows: Sequence[int], columns: dict[str, list[Any]], ids: list[list[Any]]) -> Event:
+        """The event of these rows of a batch. Raises `Invalid`."""
+        first, kind, place = rows[0], self._kinds[number], int(self._starts[number])
+        if kind is None:
+            name = self._content[self.mapping.columns.type][place].as_py()
+            raise Invalid("type", f"the type {name!r} is none of ours; map it in [types]")
+        told = {field: column[first] for field, column in columns.items() if _says(column[first])}
+        user = str(told.get("user_id", ""))
+        if not 1 <= len(user.encode()) <= MAX_USER_BYTES:
+            raise Invalid("user", f"a user's id has 1 to {MAX_USER_BYTES} bytes, not {len(user.encode())}")
+        try:
+            items = [self._item(columns, at) for at in rows]
+            fields = {
+                "event_id": "-".join(str(column[first]) for column in ids) or f"{self.path.stem}-{self._row[place]}",
+                "user_id": user,
+                "event_time": int(self._times[number]),
+                "type": "page_view" if number in self._repeats else kind,
+                "session_id": _text(told.get("session_id")),
+                "items": list({item["item_id"]: item for item in items if item}.values())[:_MAX_ITEMS],
+                "value": self._amount(told.get("value")),
+                "currency": _text(told.get("currency")) or (self.mapping.money.currency if "value" in told else None),
+                "search_term": _text(told.get("search_term")),
+                "page": _path(told.get("page")),
+                "context": {name: _context(name, told[name]) for name in _CONTEXT if name in told} or None,
+            }
+            return msgspec.convert({name: value for name, value in fields.items() if value is not None}, Event)
+        except (msgspec.ValidationError, ValueError) as error:
+            raise Invalid("bounds", str(error)) from None
+
+    def _item(self, columns: dict[str, list[Any]], at: int) -> dict[str, Any] | None:
+        """What a row says of an item; None where it names none."""
+        item: dict[str, Any] = {
+            name: str(column[at]) for name in _ITEM if (column := columns.get(name)) and _says(column[at])
+        }
+        if "item_id" not in item:
+            return None
+        if "price" in item:
+            item["price"] = self._amount(item["price"])
+        if "quantity" in item:
+            item["quantity"] = int(float(item["quantity"]))
+        return item
+
+    def _amount(self, value: Any) -> float | None:
+        return None if value is None else float(value) * self.mapping.money.scale
+
+
+def _grouped(order: Rows, content: pa.Table, ids: list[str]) -> tuple[Rows, Rows]:
+    """(rows in stream order, those of one id together; where each event's begin in that order)."""
+    if not ids:
+        return order, np.arange(len(order))
+    texts = [content[column].take(pa.array(order)).cast(pa.string()).fill_null("") for column in ids]
+    joined = texts[0] if len(texts) == 1 else pc.binary_join_element_wise(*texts, "\0")
+    codes = joined.combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+    leader = first[which]
+    together = np.lexsort((np.arange(len(order)), leader))
+    starts = np.flatnonzero(np.append(True, np.diff(leader[together]) != 0))
+    return order[together], starts
+
+
+def _says(value: Any) -> bool:
+    """Whether a field holds anything; no number is nothing."""
+    return value is not None and value != "" and value == value  # noqa: PLR0124 - NaN is not itself
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _path(value: Any) -> str | None:
+    """A path as it is; of a URL its path."""
+    text = "" if value is None else str(value)
+    return (urlsplit(text).path or "/" if "://" in text else text) or None
+
+
+def _context(name: str, value: Any) -> str | int:
+    return int(float(value)) if name == "visit_number" else str(value)
+
+
+def _day(time_ms: int) -> str:
+    return dt.datetime.fromtimestamp(int(time_ms) / 1000, dt.UTC).date().isoformat()
