@@ -86,7 +86,7 @@ def evaluate(
     comparisons = compare.compare(scored, draws=draws, report=lambda what: report(f"measuring {what}"))
     if not comparisons:
         raise IntentError(
-            f"{sample.folder} has fewer than {compare.LEAST} purchases or others in the {which} slice; "
+            f"{sample.folder} has fewer than {compare.LEAST} buyers, or others, in the {which} slice; "
             "`intent evaluate` needs the whole sample"
         )
     return Evaluation(

@@ -5,7 +5,7 @@ are as full as they were live. Owns the table's columns. Memory stays bounded by
 """
 
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Final
 
@@ -52,7 +52,7 @@ def score(
     """
     partial = out.with_name(f"{out.name}.partial")
     rows = 0
-    schema = pa.schema([*SCHEMA, *(pa.field(*column) for column in PERCENTILES)]) if engine.ranks else SCHEMA
+    schema = pa.schema([*SCHEMA, *starmap(pa.field, PERCENTILES)]) if engine.ranks else SCHEMA
     try:
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             for chunk in _chunks(_instants(sample, from_ms, to_ms, report)):

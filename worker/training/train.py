@@ -18,6 +18,7 @@ from worker.errors import IntentError
 from worker.scoring import bundle, reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
+from worker.scoring.percentile import Percentiles
 from worker.shop.ga360 import Sample
 from worker.training import calibrate, card, evaluate, finetune, windows
 from worker.training.labels import labels, member
@@ -84,6 +85,7 @@ def train(
         calibration=calibration,
         surrogate=surrogate,
         card="",
+        percentiles=Percentiles.fit(calibration.probabilities(logits), inside["validation"][places]),
     )
     spent = time.monotonic() - started
     lines = {}
@@ -106,7 +108,8 @@ def train(
         test=lines["test"],
         validation=lines["validation"],
     )
-    label = bundle.save(out, replace(made, card=text))
+    numbers = {"slice": "test", "draws": draws, "lines": evaluate.document(lines["test"])}
+    label = bundle.save(out, replace(made, card=text, metrics=numbers))
     _write(folder / "report.json", {which: evaluate.document(found) for which, found in lines.items()})
     return Run(folder=folder, bundle=out, version=label, validation=lines["validation"], test=lines["test"])
 

@@ -1,9 +1,11 @@
 """From a small sample to a bundle and back to scores; and that nothing of the future leaks into any of it."""
 
 import json
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -18,7 +20,7 @@ from worker.scoring.model import Shape
 from worker.shop.ga360 import ORDER_COMPLETED, Sample
 from worker.training import finetune, windows
 from worker.training.labels import START, labels
-from worker.training.score import SCHEMA, score
+from worker.training.score import PERCENTILES, SCHEMA, score
 from worker.training.train import train
 
 PLAN = finetune.Plan(
@@ -64,7 +66,7 @@ def table(
     with Engine(bundle, device="cpu") as engine:
         rows = score(sample, out, engine=engine, from_ms=from_ms, to_ms=to_ms)
     found = pq.read_table(out)
-    assert found.schema.equals(SCHEMA)
+    assert found.schema.equals(pa.schema([*SCHEMA, *starmap(pa.field, PERCENTILES)]))
     assert len(found) == rows
     return list(found.to_pylist())
 
