@@ -28,6 +28,7 @@ FORBIDDEN = {
     "scoring": STREAM | KAFKA,
     "registry": STREAM | KAFKA,
     "training": STREAM | KAFKA,
+    "evaluation": STREAM | KAFKA,
     "kafka": STREAM | MODEL,
     "shop": STREAM | MODEL,
     "stream": MODEL,
