@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
-from worker import events, scores
+from worker import events, facts, scores, window
 from worker.errors import Invalid
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
@@ -16,7 +16,7 @@ EVENT = "clickstream.events.v1"
 SCORE = "intent.scores.v1"
 WORDS = {"title", "description", "$defs", "$schema", "$id"}
 LATER = {"intent_percentile"}
-"""Fields that were added to version 1 when readers knew it: optional for ever."""
+"""Fields that came to version 1 when it had readers: optional for ever."""
 NOW_MS = 1_700_000_000_000
 
 
@@ -98,6 +98,24 @@ def names(part: Any) -> Any:
     if part.get("type") == "object":
         return {name: names(entry) for name, entry in sorted(part["properties"].items())}
     return part["type"]
+
+
+@pytest.mark.parametrize("ranks", [None, (0.812, 0.874, 1.0)], ids=["without a reference", "with one"])
+def test_what_is_written_is_valid_and_has_percentiles_only_of_a_reference(ranks: tuple[float, ...] | None) -> None:
+    event = decode_event((SCHEMAS / "examples" / EVENT / "valid" / "everything.json").read_bytes())
+    after = window.fold(None, facts.of(event), rules=window.Rules()).window
+    model = scores.Model("shop", "1")
+    rating = scores.Rating((0.1, 0.2, 0.3), 0.5, 1, (3, 255, 255), (0.5, 0.0, 0.0), model, ranks)
+    at = scores.rfc3339(NOW_MS)
+    value = scores.encode(event, after, rating, topic="t", partition=0, offset=7, scored_at=at)
+    validator(SCORE).validate(json.loads(value))
+    read = scores.decode(value)
+    if ranks is None:
+        assert b"percentile" not in value
+        assert read.intent_percentile is msgspec.UNSET
+    else:
+        assert read.intent_percentile == scores.Percentile(*ranks)
+    assert json.loads(msgspec.json.encode(read)) == json.loads(value)  # a reader that passes it on
 
 
 def test_the_score_schema_has_the_fields_of_the_score_type() -> None:

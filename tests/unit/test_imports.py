@@ -28,6 +28,7 @@ FORBIDDEN = {
     "scoring": STREAM | KAFKA,
     "registry": STREAM | KAFKA,
     "training": STREAM | KAFKA,
+    "evaluation": STREAM | KAFKA,
     "explain": STREAM | KAFKA,
     "kafka": STREAM | MODEL,
     "shop": STREAM | MODEL,

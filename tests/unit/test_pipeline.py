@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from worker.cache import Cache, Changes
 from worker.errors import Fatal
 from worker.fold import Batch, Mode, Record, fold, sweep
 from worker.ops.metrics import Metrics
-from worker.pipeline import run
+from worker.pipeline import ratings, run
 from worker.scores import Model, Rating
 from worker.scoring.answer import Scores
 from worker.watermark import Watermark
@@ -203,6 +203,20 @@ async def test_publish_store_done_in_order_and_windows_carry_over(monkeypatch: p
     assert [rating.intent[0] for rating in port.ratings] == [0.01, 0.02, 0.03, 0.04]
     assert metrics.registry.get_sample_value("intent_events_total", {"fate": "scored"}) == 4
     assert metrics.registry.get_sample_value("intent_dead_letters_total", {"reason": "json"}) == 1
+
+
+def test_percentiles_go_with_their_rows_and_are_absent_where_nothing_ranks() -> None:
+    two = Scores(
+        np.zeros((2, 3), np.float32),
+        np.zeros(2, np.float32),
+        np.zeros(2, np.uint8),
+        np.full((2, 3), 255, np.uint8),
+        np.zeros((2, 3), np.float32),
+        Model("m", "1"),
+    )
+    assert [rating.intent_percentile for rating in ratings(two)] == [None, None]
+    ranked = replace(two, intent_percentile=np.array([[0.001, 0.5, 1.0], [0.2, 0.3, 0.4]]))
+    assert [rating.intent_percentile for rating in ratings(ranked)] == [[0.001, 0.5, 1.0], [0.2, 0.3, 0.4]]
 
 
 async def test_what_is_not_due_is_stored_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from worker.evaluation.compare import BLEND, BUNDLE, EVENTS_ONLY, RULE, TREES
 
@@ -89,7 +90,7 @@ def _reliability(axes: Axes, curves: Document) -> None:
         color=COLOURS[BUNDLE],
         marker="o",
         markersize=4,
-        linewidth=1.5,
+        linestyle="none",
         elinewidth=1,
         capsize=2,
         label=f"{BUNDLE}, with 95 % intervals",
@@ -117,7 +118,7 @@ def _lift(axes: Axes, curves: Document) -> None:
     axes.axhline(1, color="#999999", linestyle="--", linewidth=1, label="at random")
     _rankings(axes, curves, "share", "lift")
     axes.set(xscale="log", xlim=(0.002, 1), ylim=(0, None))
-    axes.set_xticks([0.01, 0.05, 0.1, 0.5, 1], ["1 %", "5 %", "10 %", "50 %", "100 %"])
+    axes.set_xticks([0.01, 0.05, 0.1, 0.3, 1], ["1 %", "5 %", "10 %", "30 %", "100 %"])
     axes.minorticks_off()
 
 
@@ -152,6 +153,7 @@ def _forest(compared: Sequence[Document], label: Any) -> Figure:
             )
         axes.set(title=f"{metric.upper()}: {BUNDLE} minus {TREES}", ylim=(len(compared) - 0.5, -0.5))
         axes.set_yticks(range(len(compared)), [label(one) for one in compared])
+        axes.xaxis.set_major_locator(MaxNLocator(6))
     return figure
 
 

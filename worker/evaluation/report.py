@@ -110,8 +110,8 @@ def tables(document: Mapping[str, Any]) -> list[Table]:
         for heading in ("horizon", "population", "rival", "ROC-AUC", "AP"):
             paired.add_column(heading, justify="right" if heading in {"ROC-AUC", "AP"} else "left")
         for one in document["comparisons"]:
-            if one["by"] in {EVERY, DECISION}:
-                for rival, found in one["differences"].items():
+            for rival, found in one["differences"].items():
+                if one["by"] == EVERY or (one["by"] == DECISION and rival == TREES):
                     row = (signed(found[metric]) for metric in ("auc", "ap"))
                     paired.add_row(one["horizon"], one["population"], rival, *row)
         shown.append(paired)

@@ -86,7 +86,7 @@ def evaluate(
     comparisons = compare.compare(scored, draws=draws, report=lambda what: report(f"measuring {what}"))
     if not comparisons:
         raise IntentError(
-            f"{source.name} has fewer than {compare.LEAST} purchases or others in the {which} slice; "
+            f"{source.name} has fewer than {compare.LEAST} buyers, or others, in the {which} slice; "
             "`intent evaluate` needs the whole sample or table"
         )
     return Evaluation(

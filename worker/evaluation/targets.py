@@ -38,7 +38,7 @@ def targets(comparisons: Sequence[Comparison], *, rival: str) -> list[Target]:
             if horizon == "24 h":
                 wanted, met = f"at least +{margin}, interval above 0", lead.value >= margin and lead.low > 0
             else:
-                wanted, met = "not below 0 beyond the interval", lead.high >= 0
+                wanted, met = "no worse: interval not below 0", lead.high >= 0
             what = f"{metric.upper()}, bundle minus {rival}"
             found.append(Target(what=what, horizon=horizon, wanted=wanted, found=lead, met=met))
         ece = one.scorers[BUNDLE]["ece"]

@@ -19,6 +19,7 @@ from worker.errors import IntentError
 from worker.scoring import bundle, reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
+from worker.scoring.percentile import Percentiles
 from worker.shop.source import opened
 from worker.training import calibrate, card, curves, evaluate, finetune, windows
 from worker.training.labels import Events, labels, member
@@ -117,7 +118,9 @@ def train(
         test=lines["test"],
         validation=lines["validation"],
     )
-    label = bundle.save(out, replace(made, card=text))
+    which = "test" if test else "validation"
+    numbers = {"slice": which, "draws": draws, "lines": evaluate.document(lines[which])}
+    label = bundle.save(out, replace(made, card=text, metrics=numbers))
     run.write("report.json", {which: evaluate.document(found) for which, found in lines.items()})
     return Outcome(folder=run.folder, bundle=out, version=label, validation=lines["validation"], test=lines["test"])
 
@@ -149,4 +152,5 @@ def _bundle(
         calibration=calibration,
         surrogate=reasons.fit(reasons.facts(Batch.of(kept.take(drawn))), day),
         card="",
+        percentiles=Percentiles.fit(calibration.probabilities(logits), inside[places]),
     )

@@ -1,6 +1,7 @@
 """`intent model`: what it says to people and to programs, and with which exit code."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,15 @@ def test_a_damaged_version_does_not_verify_and_is_not_promoted(run: Run, made: V
     assert aliases(tmp_path) == {}
 
 
+def carrying(bundle: Path, folder: Path, metrics: bytes) -> str:
+    """A copy of the bundle with its numbers; the version."""
+    shutil.copytree(bundle, folder)
+    (folder / bundles.METRICS).write_bytes(metrics)
+    return bundles.seal(folder)
+
+
 def numbers(value: float, *, which: str = "test") -> bytes:
-    """What `intent evaluate --json` would say."""
+    """What `intent evaluate --attach` would write."""
     estimate = {"value": value, "low": value - 0.01, "high": value + 0.01}
     line = {"horizon": "24h", "population": "every instant", "metrics": {"ap": estimate, "auc": estimate}}
     return json.dumps({"slice": which, "lines": [line]}).encode()
@@ -140,28 +148,21 @@ def test_two_that_carry_their_numbers_are_compared(
     run: Run,
     made: Versions,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     second: bytes,
     force: list[str],
     moved: bool,
     rows: int,
 ) -> None:
-    run("push", made.folder / "first")
-    run("push", made.folder / "second", "--challenger")
-    run("promote", NAME, made.first)
-    carried = {made.first: numbers(0.5), made.second: second}
-    verify = bundles.verify
-
-    def with_numbers(folder: Path) -> tuple[str, dict[str, bytes]]:
-        version, files = verify(folder)
-        return version, files | {"metrics.json": carried[version]}
-
-    monkeypatch.setattr(bundles, "verify", with_numbers)
+    now = carrying(made.folder / "first", tmp_path / "first", numbers(0.5))
+    after = carrying(made.folder / "second", tmp_path / "second", second)
+    run("push", tmp_path / "first")
+    run("push", tmp_path / "second", "--challenger")
+    run("promote", NAME, now)
     result = run("promote", "--json", *force)
     document = json.loads(result.stdout)
     assert len(document["comparison"]) == rows
     assert document["moved"] is moved
-    assert aliases(tmp_path)["champion"] == (made.second if moved else made.first)
+    assert aliases(tmp_path)["champion"] == (after if moved else now)
     assert isinstance(result.exception, CheckFailed) is not moved
     if not moved:
         assert "every instant" in run("promote").stdout

@@ -37,6 +37,13 @@ def test_a_version_is_loaded_and_a_remote_one_kept(source: Source, made: Version
     assert cached(tmp_path) == ([] if local else sorted([made.first, made.second]))
 
 
+def test_optional_files_travel_with_a_bundle(store: Store, copy: Path, tmp_path: Path) -> None:
+    (copy / bundles.METRICS).write_text('{"slice": "test", "lines": []}')
+    version = bundles.seal(copy)
+    push(store, copy)
+    assert Source(store, NAME, cache=tmp_path / "cache").load(version).metrics == {"slice": "test", "lines": []}
+
+
 def test_a_remote_version_is_fetched_once(made: Versions, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     source.load(made.first)
     monkeypatch.setattr(source, "_fetch", lambda *_: pytest.fail("fetched again"))

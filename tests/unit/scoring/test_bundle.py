@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from transformers import BertModel
 
 from tests.unit.scoring import making
 from worker.errors import SettingError
+from worker.registry import compare
+from worker.scores import HORIZONS
 from worker.scoring import bundle as bundles
 from worker.scoring import encode, forward
 from worker.scoring.batch import Batch
-from worker.scoring.bundle import FILES, SHIPPED, Bundle, Calibration
+from worker.scoring.bundle import FILES, METRICS, OPTIONAL, PERCENTILES, SHIPPED, Bundle, Calibration
+from worker.scoring.percentile import Percentiles
 
 CPU = torch.device("cpu")
 
@@ -92,6 +96,77 @@ def test_a_missing_file_is_refused(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(SettingError, match=f"{name} cannot be read"):
         bundles.load(copy)
+
+
+def with_options(folder: Path) -> tuple[Bundle, Path]:
+    """One that has all that a bundle may have, and its folder."""
+    rng = np.random.default_rng(5)
+    percentiles = Percentiles.fit(rng.random((500, 3), np.float32), np.ones((500, 3), np.bool_))
+    made = replace(making.bundle(), percentiles=percentiles, metrics={"slice": "validation", "lines": []})
+    bundles.save(folder, made)
+    return made, folder
+
+
+def test_what_is_optional_comes_back_too(tmp_path: Path) -> None:
+    made, folder = with_options(tmp_path / "bundle")
+    back = bundles.load(folder)
+    assert made.percentiles is not None
+    assert back.percentiles is not None
+    assert back.percentiles.quantiles == pytest.approx(made.percentiles.quantiles, abs=1e-7)
+    assert back.metrics == made.metrics
+    assert {*bundles.verify(folder)[1]} == {*FILES, *OPTIONAL}
+
+
+def test_a_bundle_without_it_loads_and_ranks_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    assert (bundle.percentiles, bundle.metrics) == (None, None)
+    _, folder = with_options(tmp_path / "bundle")
+    plain = bundles.save(folder, making.bundle())  # over one that has it
+    assert (plain, bundles.load(folder).percentiles) == (bundle.version, None)
+
+
+def test_an_older_worker_loads_a_bundle_with_what_it_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = with_options(tmp_path / "bundle")
+    version = bundles.load(folder).version
+    monkeypatch.setattr(bundles, "OPTIONAL", {})
+    older = bundles.load(folder)
+    assert (older.version, older.percentiles) == (version, None)
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_an_optional_file_that_is_listed_is_checked(tmp_path: Path, name: str) -> None:
+    _, folder = with_options(tmp_path / "bundle")
+    (folder / name).write_text("{}")
+    with pytest.raises(SettingError, match=rf"{name} does not match checksums\.sha256"):
+        bundles.load(folder)
+    (folder / name).unlink()
+    with pytest.raises(SettingError, match=f"{name} cannot be read"):
+        bundles.load(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param({}, id="no quantiles"),
+        pytest.param({"quantiles": {"purchase_24h": [0, 1]}}, id="a horizon alone"),
+        pytest.param({"quantiles": {name: [0.5, 0.4] for name in HORIZONS}}, id="descending"),
+        pytest.param({"quantiles": {name: [0.5] for name in HORIZONS}}, id="one quantile"),
+        pytest.param({"quantiles": {name: [0.5, 50] for name in HORIZONS}}, id="no probabilities"),
+        pytest.param({"quantiles": {name: [0.5, None] for name in HORIZONS}}, id="no numbers"),
+        pytest.param({"quantiles": {name: [0, float("nan"), 1] for name in HORIZONS}}, id="not a number"),
+    ],
+)
+def test_wrong_percentiles_are_refused_even_with_right_checksums(tmp_path: Path, content: object) -> None:
+    _, folder = with_options(tmp_path / "bundle")
+    (folder / PERCENTILES).write_text(json.dumps(content))
+    bundles.seal(folder)
+    with pytest.raises(SettingError, match=PERCENTILES):
+        bundles.load(folder)
+
+
+def test_the_registry_reads_the_numbers_under_the_name_that_a_bundle_gives_them() -> None:
+    assert METRICS == compare.FILE
 
 
 def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:

@@ -20,6 +20,7 @@ from worker.scoring.bundle import Bundle
 from worker.scoring.device import Device, Finish, Runner
 from worker.scoring.engine import SHADOW_QUEUE_TOKENS, SHADOW_TOKENS, Engine
 from worker.scoring.forward import TOLERANCE
+from worker.scoring.percentile import Percentiles
 
 WINDOWS = making.random_windows(120, seed=41)
 BROKEN = b"no window"
@@ -106,6 +107,21 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110 - what is awaited is a number behind the engine's lock; nothing sets an event
             await asyncio.sleep(0)
+
+
+def test_scores_are_ranked_where_the_bundle_has_a_reference(free: Engine, bundle: Bundle) -> None:
+    plain = free.score_now(WINDOWS)
+    assert not free.ranks
+    assert plain.intent_percentile is None
+    free.swap(replace(bundle, percentiles=Percentiles.fit(plain.intent, np.ones(plain.intent.shape, np.bool_))))
+    assert free.ranks
+    ranked = free.score_now(WINDOWS).intent_percentile
+    assert ranked is not None
+    for at in range(3):
+        lowest, highest = plain.intent[:, at].argmin(), plain.intent[:, at].argmax()
+        assert ranked[lowest, at] < 0.01
+        assert ranked[highest, at] > 0.99
+        assert 0.4 < np.median(ranked[:, at]) < 0.6
 
 
 def test_row_i_is_window_is(free: Engine, bundle: Bundle) -> None:

@@ -1,6 +1,7 @@
 """Who is next, how a job is split and when it is answered."""
 
 from collections.abc import Hashable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,15 @@ def test_parts_make_one_answer_in_the_windows_order() -> None:
     assert not job.answer.done()
     job.add(0, scored(3))
     assert job.answer.result().intent[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_percentiles_are_parted_and_joined_like_the_scores_they_belong_to() -> None:
+    whole = replace(scored(4), intent_percentile=np.arange(12).reshape(4, 3) / 12)
+    assert whole.intent_percentile is not None
+    again = Scores.joined([whole.part(0, 1), whole.part(1, 4)])
+    assert again.intent_percentile is not None
+    assert again.intent_percentile.tolist() == whole.intent_percentile.tolist()
+    assert Scores.joined([scored(1), scored(2)]).part(0, 2).intent_percentile is None
 
 
 def test_an_answer_is_of_one_model() -> None:

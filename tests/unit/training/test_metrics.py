@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
 from worker.training.calibrate import fit, platt
-from worker.training.metrics import METRICS, bootstrap, measure
+from worker.training.metrics import LIFTS, METRICS, bootstrap, measure
 
 RNG = np.random.default_rng(3)
 P = np.round(RNG.random(4000), 2)  # with ties
@@ -19,10 +19,25 @@ def test_metrics_are_scikit_learns(weights: np.ndarray | None) -> None:
     assert found["ap"] == pytest.approx(average_precision_score(Y, P, sample_weight=weights))
     safe = np.clip(P, 1e-7, 1 - 1e-7)
     assert found["log_loss"] == pytest.approx(log_loss(Y, safe, sample_weight=weights))
+    assert found["brier"] == pytest.approx(brier_score_loss(Y, P, sample_weight=weights))
 
 
 def test_calibration_error_of_a_constant_is_its_distance_from_the_base_rate() -> None:
     assert measure(np.full(4000, 0.5), Y)["ece"] == pytest.approx(abs(0.5 - Y.mean()))
+
+
+@pytest.mark.parametrize(("metric", "share"), LIFTS.items())
+def test_lift_is_the_rate_at_the_top_over_that_of_all(metric: str, share: float) -> None:
+    distinct = RNG.permutation(4000) / 4000
+    top = np.argsort(-distinct)[: round(share * 4000)]
+    assert measure(distinct, Y)[metric] == pytest.approx(Y[top].mean() / Y.mean())
+
+
+def test_lift_shares_out_a_run_of_equal_probabilities() -> None:
+    """10 instants of 100 are the top; of 4 equal ones that the cut goes through, one counts: a quarter of each."""
+    p = np.concatenate([np.full(9, 0.9), np.full(4, 0.5), np.full(87, 0.1)])
+    y = np.concatenate([np.ones(6), np.zeros(3), np.ones(2), np.zeros(89)]).astype(np.bool_)
+    assert measure(p, y)["lift_10"] == pytest.approx((6 + 2 / 4) / 10 / 0.08)
 
 
 def test_one_class_alone_has_no_metrics() -> None:

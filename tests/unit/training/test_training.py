@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -20,7 +21,7 @@ from worker.shop.ga360 import ORDER_COMPLETED, Sample
 from worker.training import finetune, windows
 from worker.training.labels import START, labels
 from worker.training.loop import Progress
-from worker.training.score import SCHEMA, score
+from worker.training.score import PERCENTILES, SCHEMA, score
 from worker.training.train import train
 
 PLAN = finetune.Plan(
@@ -78,7 +79,7 @@ def table(
     with Engine(bundle, device="cpu") as engine:
         rows = score(sample, out, engine=engine, from_ms=from_ms, to_ms=to_ms)
     found = pq.read_table(out)
-    assert found.schema.equals(SCHEMA)
+    assert found.schema.equals(pa.schema([*SCHEMA, *PERCENTILES]))
     assert len(found) == rows
     return list(found.to_pylist())
 

@@ -1,0 +1,88 @@
+"""`intent evaluate`: what it measures of a made-up sample, what it leaves behind, what it refuses."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.unit.scoring import making
+from tests.unit.training import samples
+from worker import cli
+from worker.errors import IntentError
+from worker.scoring import bundle as bundles
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle's folder, of random weights. Not to be written to."""
+    folder = tmp_path_factory.mktemp("made")
+    bundles.save(folder, making.bundle())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    runs = tmp_path_factory.mktemp("runs")
+    fixed = ["evaluate", "--data", str(shop), "--runs", str(runs), "--slice", "validation", "--draws", "10"]
+    return lambda *arguments: CliRunner().invoke(cli.app, [*fixed, *map(str, arguments)])
+
+
+def test_numbers_page_and_tables(run: Run, made: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    result = run("--bundle", made, "--report", page, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["slice"] == "validation"
+    assert {line["horizon"] for line in document["lines"]} >= {"30 min", "24 h"}  # few buy in the week of 7 d
+    (day,) = (one for one in document["comparisons"] if (one["by"], one["horizon"]) == ("every instant", "24 h"))
+    assert set(day["scorers"]) == {"bundle", "rule", "LightGBM", "bundle + LightGBM"}
+    assert set(day["differences"]) == {"rule", "LightGBM", "bundle + LightGBM"}
+    assert day["scorers"]["rule"]["auc"]["value"] > 0.6
+    assert f"base rate {day['base_rate']:.3f}" in " ".join(page.read_text().split())
+    told = run("--bundle", made, "--rivals", "none")
+    assert f"{day['base_rate']:.4f}" in told.stdout
+    assert "LightGBM" not in told.stdout
+
+
+def test_numbers_and_percentiles_are_attached_on_request(run: Run, made: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "bundle"))
+    before = bundles.load(folder)
+    result = run("--bundle", folder, "--rivals", "none", "--attach", "--json")
+    assert result.exit_code == 0, result.output
+    after = bundles.load(folder)
+    assert after.version == json.loads(result.stdout)["version"] != before.version
+    assert after.metrics == {name: json.loads(result.stdout)[name] for name in ("slice", "draws", "lines")}
+    assert after.percentiles is not None
+    p = np.array([[0, 0, 0], [1, 1, 1]], np.float32)
+    assert after.percentiles.of(p).tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+def test_what_would_fail_later_is_refused_at_once(run: Run, made: Path, tmp_path: Path) -> None:
+    nowhere = run("--report", tmp_path / "nowhere" / "report.html")
+    assert nowhere.exit_code == 2
+    assert "--report" in nowhere.output
+    unnamed = run("--attach")
+    assert unnamed.exit_code == 2
+    assert "--bundle" in unnamed.output
+    assert run("--bundle", made, "--draws", "3").exit_code == 2
+
+
+def test_a_missing_package_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.evaluation.commands.find_spec", lambda name: None if name == "lightgbm" else object())
+    result = run()
+    assert isinstance(result.exception, IntentError)
+    assert "--rivals trees needs the package lightgbm" in str(result.exception)
+
+
+def test_a_sample_without_the_slice_is_a_sentence(made: Path, tmp_path: Path) -> None:
+    folder = samples.write(tmp_path, [samples.hit()], [samples.session()])
+    arguments = ["evaluate", "--data", str(folder), "--bundle", str(made), "--runs", str(tmp_path / "runs")]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert isinstance(result.exception, IntentError)
+    assert "has no test instants" in str(result.exception)

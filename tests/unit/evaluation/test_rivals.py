@@ -1,0 +1,129 @@
+"""The rivals learn what there is to learn, from the training slice alone, and are made once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from worker.evaluation import events_only, rivals
+from worker.evaluation.features import Features
+from worker.scoring import encode
+from worker.scoring.aggregates import NAMES
+from worker.scoring.batch import Batch
+from worker.scoring.encode import CONTEXT
+from worker.scoring.model import Shape
+from worker.shop.ga360 import Sample
+from worker.training import windows
+from worker.training.labels import labels
+
+RNG = np.random.default_rng(11)
+
+
+def features(n: int, **columns: np.ndarray) -> Features:
+    aggregates = np.zeros((n, len(NAMES)), np.float32)
+    for name, values in columns.items():
+        aggregates[:, NAMES.index(name)] = values
+    return Features(
+        aggregates=aggregates,
+        contexts=RNG.integers(0, 5, (n, len(CONTEXT))),
+        newest=np.zeros((n, 2), np.int64),
+        hashes=np.zeros((n, len(CONTEXT)), np.uint32),
+        visit_number=np.ones(n, np.int64),
+    )
+
+
+def known(of: Features, y: np.ndarray) -> rivals.Known:
+    n = len(of)
+    three = np.stack([y] * 3, axis=1)
+    return rivals.Known(features=of, member=np.ones((n, 3), np.bool_), y=three, session=np.arange(n) // 3)
+
+
+def test_the_rule_counts_the_furthest_step_and_says_its_rate() -> None:
+    steps = np.repeat(np.arange(5), 10)
+    of = features(50, view_item_count=steps > 0, add_to_cart_count=steps == 2, review_order_count=steps == 4)
+    of.aggregates[steps == 3, NAMES.index("add_payment_info_count")] = 0.7
+    assert rivals.steps(of).tolist() == steps.tolist()
+    bought = np.concatenate([np.arange(10) < count for count in (0, 1, 3, 2, 9)])
+    found = rivals.rule(known(of, bought), of)[:, 1]
+    assert found[::10] == pytest.approx([0.0, 0.1, 0.3, 0.3, 0.9])  # a further step never counts for less
+
+
+def test_the_rule_counts_the_members_of_each_horizon_alone() -> None:
+    of = features(20)
+    learnt = known(of, np.arange(20) < 5)
+    learnt.member[:10, 2] = False
+    assert rivals.rule(learnt, of)[0] == pytest.approx([0.25, 0.25, 0.0])
+
+
+def planted(n: int) -> tuple[Features, np.ndarray]:
+    """Two numbers of which one counts only in one country."""
+    one, two = RNG.normal(size=n), RNG.normal(size=n)
+    of = features(n, session_seconds=one, gap_seconds=two)
+    home = of.contexts[:, CONTEXT.index("country")] == 3
+    return of, RNG.random(n) < 1 / (1 + np.exp(-(one + 3 * home * two - 1)))
+
+
+def test_the_trees_find_a_planted_interaction_and_are_grown_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        rivals, "SETTINGS", rivals.SETTINGS | {"min_data_in_leaf": 50, "feature_fraction": 1.0, "num_threads": 1}
+    )
+    monkeypatch.setattr(rivals, "ROUNDS", (2, 40))
+    train, validation, (unseen, y) = known(*planted(4000)), known(*planted(2000)), planted(2000)
+    found = rivals.trees(train, validation, unseen, tmp_path / "made")
+    assert roc_auc_score(y, found[:, 1]) > roc_auc_score(y, unseen.aggregates[:, NAMES.index("session_seconds")]) + 0.03
+    assert found[:, 1].mean() == pytest.approx(y.mean(), abs=0.05)  # calibrated
+    assert (np.diff(found, axis=1) >= 0).all()
+    monkeypatch.setattr(rivals, "_grown", lambda *_: pytest.fail("grown again"))
+    assert np.array_equal(rivals.trees(train, validation, unseen, tmp_path / "made"), found)
+
+
+def test_features_are_the_windows_own_and_the_newest_event_is_the_newest(shop: Path, tmp_path: Path) -> None:
+    events, kept = windows.build(Sample(shop), tmp_path)
+    places = np.array([5, 700, 42])
+    vocabulary = encode.learn([Batch.of(kept.take(np.arange(3000)))], least=2)
+    found = Features.of(kept, places, vocabulary)
+    for row, place in enumerate(places):
+        batch = Batch.of(kept.take(np.array([place])))
+        newest = encode.tokens(batch, vocabulary)[-1]
+        assert found.newest[row].tolist() == [newest[encode.FIELDS.index(name)] for name in ("page", "category")]
+        assert found.contexts[row].tolist() == encode.contexts(batch, vocabulary)[0].tolist()
+    assert found.table().shape == (3, len(NAMES) + len(CONTEXT) + 2)
+    assert len(events.visitor) == len(kept)
+
+
+def test_a_bert_on_events_alone_learns_and_is_trained_once(shop: Path, tmp_path: Path) -> None:
+    events, kept = windows.build(Sample(shop), tmp_path)
+    y, places = labels(events), np.flatnonzero(events.instant)
+    split = len(places) * 2 // 3
+    recipe = events_only.Recipe(
+        shape=Shape(layers=1, hidden=32, heads=1), windows=2_000, batch_windows=64, learning_rate=3e-3, checkpoints=1
+    )
+    vocabulary = encode.learn([Batch.of(kept.take(places[:split]))], least=20)
+
+    def rows(chosen: np.ndarray) -> events_only.Rows:
+        return events_only.Rows(places=chosen, member=np.ones((len(chosen), 3), np.bool_), y=y[chosen])
+
+    seen: list[int] = []
+
+    def run() -> np.ndarray:
+        return events_only.logits(
+            kept,
+            places[split:],
+            vocabulary,
+            train=rows(places[:split]),
+            validation=rows(places[split:]),
+            folder=tmp_path / "rivals",
+            recipe=recipe,
+            device="cpu",
+            report=seen.append,
+        )
+
+    first = run()
+    assert seen == sorted(seen)
+    assert roc_auc_score(y[places[split:], 1], first[:, 1]) > 0.65
+    seen.clear()
+    assert np.array_equal(run(), first)
+    assert not seen
