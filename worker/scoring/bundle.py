@@ -8,6 +8,7 @@
 ``calibration.json`` slope and intercept of each horizon's logit
 ``reasons.json``     the surrogate behind the reason codes
 ``card.md``          the model card
+``drift.json``       may be missing: what traffic looked like, which drift is measured against
 ``checksums.sha256`` SHA-256 of all of the above; ``sha256sum -c checksums.sha256`` checks them too
 ==================== =====================================================================================
 
@@ -28,6 +29,8 @@ import safetensors.torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from worker.drift import reference as drift
+from worker.drift.reference import Reference
 from worker.errors import SettingError
 from worker.events import KINDS
 from worker.scores import HORIZONS, REASONS
@@ -57,6 +60,9 @@ FILES: Final = {
 }
 """The files and the most bytes that each may have."""
 
+OPTIONAL: Final = {drift.FILE: _JSON_BYTES}
+"""Those that a bundle may lack. The checksums say which it has."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
@@ -84,6 +90,7 @@ class Bundle:
     calibration: Calibration
     surrogate: Surrogate
     card: str
+    drift: Reference | None = None
 
     @property
     def label(self) -> ModelName:
@@ -123,6 +130,10 @@ def save(folder: Path, bundle: Bundle) -> str:
         ),
         CARD: bundle.card.encode(),
     }
+    if bundle.drift is not None:
+        contents[drift.FILE] = _json(bundle.drift.document())
+    for name in OPTIONAL.keys() - contents.keys():
+        (folder / name).unlink(missing_ok=True)
     for name, content in contents.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -132,7 +143,8 @@ def save(folder: Path, bundle: Bundle) -> str:
 
 def seal(folder: Path) -> str:
     """Writes the checksums of the files as they are; the version. For `save`, and after editing the card."""
-    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in sorted(FILES)]
+    names = [*FILES, *(name for name in OPTIONAL if (folder / name).exists())]
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in sorted(names)]
     (folder / CHECKSUMS).write_text("".join(lines))
     return _version("".join(lines).encode())
 
@@ -147,7 +159,7 @@ def verify(folder: Path) -> tuple[str, dict[str, bytes]]:
     listing = _read(folder, CHECKSUMS, _JSON_BYTES)
     expected = _checksums(folder, listing)
     contents = {}
-    for name, limit in FILES.items():
+    for name, limit in (FILES | {name: OPTIONAL[name] for name in OPTIONAL if name in expected}).items():
         content = _read(folder, name, limit)
         if hashlib.sha256(content).hexdigest() != expected[name]:
             raise SettingError(f"bundle {folder}: {name} does not match {CHECKSUMS}; restore it or train it again")
@@ -191,6 +203,8 @@ def load(folder: Path | None = None) -> Bundle:
         name = "head.safetensors"
         head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
         head.load_state_dict(_tensors(contents[name]), strict=True)
+        name = drift.FILE
+        reference = Reference.parse(_parse(folder, name, contents)) if name in contents else None
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SettingError(f"bundle {folder}: {name} does not hold what it should: {reason}") from error
@@ -203,6 +217,7 @@ def load(folder: Path | None = None) -> Bundle:
         calibration=calibration,
         surrogate=surrogate,
         card=contents[CARD].decode(errors="replace"),
+        drift=reference,
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from worker import __version__
+from worker.drift.learn import learn
 from worker.errors import IntentError
 from worker.scoring import bundle, reasons
 from worker.scoring.batch import Batch
@@ -91,6 +92,9 @@ def train(
         surrogate=surrogate,
         card="",
     )
+    recent = np.flatnonzero((events.time_ms >= events.splits.validation) & (events.time_ms < events.splits.test))
+    reference = learn(made, kept, recent, events.visitor[recent], about="validation slice", device=plan.device)
+    made = replace(made, drift=reference)
     spent = time.monotonic() - started
     lines = {}
     for which in ("validation", "test"):
