@@ -52,6 +52,7 @@ def _mount() -> None:
     from worker.demo.commands import demo
     from worker.dlq.commands import dlq_app
     from worker.doctor import check
+    from worker.drift.commands import drift_app
     from worker.evaluation.commands import evaluate
     from worker.explain.commands import explain_app
     from worker.kafka.commands import broker_app, topics_app
@@ -76,6 +77,7 @@ def _mount() -> None:
     app.command(rich_help_panel=model)(evaluate)
     app.add_typer(explain_app, name="explain", rich_help_panel=model)
     app.add_typer(model_app, name="model", rich_help_panel=model)
+    app.add_typer(drift_app, name="drift", rich_help_panel=model)
 
 
 def worker(settings: Settings = None) -> None:

@@ -136,6 +136,10 @@ class Model(_Part):
         0.0, ge=0, le=1, description="share of users whom the alias `challenger` scores too, to `topics.shadow`"
     )
 
+    drift_window_events: int = Field(
+        100_000, ge=0, le=100_000_000, description="scored events that the drift gauges look back on; 0: no gauges"
+    )
+
     @property
     def contradiction(self) -> str | None:
         """What no setting of the part can say alone."""

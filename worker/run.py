@@ -36,6 +36,7 @@ def serve(settings: Settings) -> NoReturn:
     _check_topics(settings)
     _check_folder(settings)
 
+    from worker.drift.monitor import Monitor
     from worker.registry.source import configured
     from worker.scoring.engine import Engine
 
@@ -46,6 +47,8 @@ def serve(settings: Settings) -> NoReturn:
     from worker.stream.app import serve as stream
 
     metrics = Metrics(REGISTRY)
+    if settings.model.drift_window_events:
+        engine.observer = Monitor(metrics, window_events=settings.model.drift_window_events).see
     shadow = None if source is None else _follow(source, settings, engine=engine, metrics=metrics)
     stream(settings, engine=engine, metrics=metrics, shadow=shadow)
 

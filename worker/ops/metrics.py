@@ -194,6 +194,25 @@ class Metrics:
             registry=registry,
         )
 
+        self.drift_psi = Gauge(
+            "intent_drift_psi",
+            "Population stability index of a feature of what was scored lately, against the model's reference. "
+            "No series for a model without one, or while too few events make chance alone exceed 0.1.",
+            ["feature"],
+            registry=registry,
+        )
+        self.unseen_items_ratio = Gauge(
+            "intent_unseen_items_ratio",
+            "Share of the events with an item whose item has no embedding of its own, of what was scored lately; NaN "
+            "where nothing is known.",
+            registry=registry,
+        )
+        self.drift_window_events = Gauge(
+            "intent_drift_window_events",
+            "Events that the drift gauges rest on: a sample of what was scored lately.",
+            registry=registry,
+        )
+
         self.rebalances_total = Counter(
             "intent_rebalances_total",
             "Assignments of partitions that this worker has received from its group.",
@@ -217,6 +236,7 @@ class Metrics:
             registry=registry,
         )
 
+        self.forget_drift()
         for fate in FATES:  # at 0 from the start: `rate` misses a counter's first step when it appears with a value
             self.events_total.labels(fate=fate)
         for result in RELOADS:
@@ -239,6 +259,20 @@ class Metrics:
         self.challenger_info.clear()
         if version is not None:
             self.challenger_info.labels(name=name, version=version).set(1)
+
+    def show_drift(self, *, psi: Mapping[str, float], unseen_items: float | None, events: int) -> None:
+        """Tell how far each feature has moved; those that are not named say nothing any more."""
+        self.forget_drift()
+        for feature, value in psi.items():
+            self.drift_psi.labels(feature=feature).set(value)
+        self.unseen_items_ratio.set(float("nan") if unseen_items is None else unseen_items)
+        self.drift_window_events.set(events)
+
+    def forget_drift(self) -> None:
+        """Nothing is known of drift."""
+        self.drift_psi.clear()
+        self.unseen_items_ratio.set(float("nan"))
+        self.drift_window_events.set(0)
 
     def show_progress(self, *, partition: int, watermark: int, lag_events: Callable[[], int]) -> None:
         """Tell how far an assigned partition is.

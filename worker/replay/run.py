@@ -23,7 +23,6 @@ from worker.ops.metrics import Metrics
 from worker.pipeline import Engine
 from worker.replay.plan import Plan, Stretch
 from worker.replay.report import Tally
-from worker.replay.sink import ParquetSink
 from worker.replay.tape import Tape
 from worker.scores import Rating
 from worker.watermark import Watermark
@@ -46,6 +45,13 @@ class Windows(Protocol):
     def __contains__(self, key: bytes) -> bool: ...
 
 
+class Sink(Protocol):
+    """Where scores go; `worker.replay.sink` has one."""
+
+    def write(self, partition: int, batch: Batch, ratings: Sequence[Rating]) -> None:
+        """A batch's scores; `ratings` run in parallel to `batch.updated`."""
+
+
 class ReplayPort:
     """`worker.pipeline.Port` over a tape and a file. A batch ends at the range's start: warming up never scores."""
 
@@ -55,7 +61,7 @@ class ReplayPort:
         stretch: Stretch,
         *,
         windows: Windows,
-        sink: ParquetSink,
+        sink: Sink,
         tally: Tally,
         advanced: Callable[[int], None],
     ) -> None:
@@ -85,7 +91,7 @@ class ReplayPort:
         return ()
 
     async def publish(self, batch: Batch, ratings: Sequence[Rating]) -> int:
-        """Scores to the file; there is no changelog, so its offset is 0."""
+        """Scores to the sink; there is no changelog, so its offset is 0."""
         self._sink.write(self._stretch.partition, batch, ratings)
         self._tally.add(batch, ratings)
         return 0
@@ -118,7 +124,7 @@ async def play(
     *,
     consumer: Callable[[], Consumer],
     engine: Engine,
-    sink: ParquetSink,
+    sink: Sink,
     tally: Tally,
     rules: Rules,
     mode: Mode,

@@ -10,6 +10,7 @@
 ``card.md``          the model card
 ``percentiles.json`` optional: quantiles of the validation slice's scores, behind the percentiles
 ``metrics.json``     optional: its numbers, as `intent evaluate` found them, for `intent model promote`
+``drift.json``       optional: what traffic looked like, which drift is measured against
 ``checksums.sha256`` SHA-256 of all of the above; ``sha256sum -c checksums.sha256`` checks them too
 ==================== =====================================================================================
 
@@ -30,6 +31,8 @@ import safetensors.torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from worker.drift import reference as drift
+from worker.drift.reference import Reference
 from worker.errors import SettingError
 from worker.events import KINDS
 from worker.scores import HORIZONS, REASONS
@@ -63,7 +66,7 @@ FILES: Final = {
 
 PERCENTILES: Final = "percentiles.json"
 METRICS: Final = "metrics.json"
-OPTIONAL: Final = {PERCENTILES: _JSON_BYTES, METRICS: _JSON_BYTES}
+OPTIONAL: Final = {PERCENTILES: _JSON_BYTES, METRICS: _JSON_BYTES, drift.FILE: _JSON_BYTES}
 """Files that a bundle may lack. One that is there is listed and checked like the others."""
 
 
@@ -95,6 +98,7 @@ class Bundle:
     card: str
     percentiles: Percentiles | None = None
     metrics: Mapping[str, Any] | None = None
+    drift: Reference | None = None
 
     @property
     def label(self) -> ModelName:
@@ -139,6 +143,8 @@ def save(folder: Path, bundle: Bundle) -> str:
         contents[PERCENTILES] = _json({"quantiles": dict(zip(HORIZONS, rows, strict=True))}, indent=None)
     if bundle.metrics is not None:
         contents[METRICS] = _json(bundle.metrics)
+    if bundle.drift is not None:
+        contents[drift.FILE] = _json(bundle.drift.document())
     for name in OPTIONAL.keys() - contents.keys():
         (folder / name).unlink(missing_ok=True)
     for name, content in contents.items():
@@ -214,6 +220,8 @@ def load(folder: Path | None = None) -> Bundle:
         name = "head.safetensors"
         head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
         head.load_state_dict(_tensors(contents[name]), strict=True)
+        name = drift.FILE
+        reference = Reference.parse(_parse(folder, name, contents)) if name in contents else None
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SettingError(f"bundle {folder}: {name} does not hold what it should: {reason}") from error
@@ -228,6 +236,7 @@ def load(folder: Path | None = None) -> Bundle:
         card=contents[CARD].decode(errors="replace"),
         percentiles=percentiles,
         metrics=_parse(folder, METRICS, contents) if METRICS in contents else None,
+        drift=reference,
     )
 
 

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, Self
@@ -25,7 +25,7 @@ from worker.errors import Fatal, IntentError
 from worker.scores import Model as ModelName
 from worker.scoring import reasons, risk
 from worker.scoring.answer import Scores
-from worker.scoring.batch import Batch
+from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
 from worker.scoring.changes import Change, Changes
 from worker.scoring.device import Device, Finish, Runner
@@ -33,6 +33,9 @@ from worker.scoring.lanes import Job, Lane, Part, halves, settle
 from worker.scoring.pace import Pace
 
 CLOSE_TIMEOUT_S: Final = 30.0
+
+Observer = Callable[[Batch, Floats, Bundle, float], None]
+"""Hears of each batch that the champion has scored: windows, probabilities, model, seconds. Must not raise or wait."""
 
 SHADOW_TOKENS: Final = 1024
 """Of a challenger's batch, at most: what a champion's job may have to wait for. 2 full windows of 512 events."""
@@ -94,6 +97,7 @@ class Engine:
         threads: int | None = None,
     ) -> None:
         self.max_batch_tokens = max_batch_tokens
+        self.observer: Observer | None = None
         self._device = (
             device if isinstance(device, Device) else Device.named(device, dtype, deterministic=deterministic)
         )
@@ -353,6 +357,8 @@ class Engine:
         for part in flight.parts:
             start, end = end, end + part.end - part.start
             part.job.add(part.start, scores.part(start, end))
+        if self.observer is not None and flight.runner is self._champion:
+            self.observer(batch, intent, bundle, time.perf_counter() - flight.began_s)
 
     def _failed(self, parts: list[Part], runner: Runner, error: Exception) -> None:
         """What becomes of the jobs of a batch that failed. Raises what ends the thread, after telling them."""

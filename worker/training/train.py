@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from worker import __version__
+from worker.drift.learn import learn
 from worker.errors import IntentError
 from worker.scoring import bundle, reasons
 from worker.scoring.batch import Batch
@@ -97,6 +98,9 @@ def train(
         say(f"the same again, {int(best['windows']):,} windows, on all that ends before the test slice")
         trained = finetune.finetune(events, kept, plan, report=step, refit=int(best["windows"]), keep=run.checkpoints)
         made = _bundle(name, plan, trained, events, kept, calibrated_on="refit calibration")
+    recent = np.flatnonzero((events.time_ms >= events.splits.validation) & (events.time_ms < events.splits.test))
+    reference = learn(made, kept, recent, events.visitor[recent], about="validation slice", device=plan.device)
+    made = replace(made, drift=reference)
     spent = time.monotonic() - started
     lines["test"] = []
     if test:

@@ -68,7 +68,8 @@ def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path
     told = json.loads(scored.stdout)
     scores = pq.read_table(tmp_path / "s.parquet")
     assert scores.column_names[:4] == ["user_id", "session_id", "event_id", "timestamp_ms"]
-    assert told["rows"] == len(scores) == sum(Table(table, mapping).scored(e) for e in Table(table, mapping).events())
+    again = Table(table, mapping)
+    assert told["rows"] == len(scores) == sum(map(again.scored, again.events()))
     assert {reason: entry["rows"] for reason, entry in told["table"]["rejected"].items()} == {"time": 1, "user": 1}
 
 

@@ -1,0 +1,1 @@
+"""Has the traffic moved away from what a model was trained on: inputs, scores, unseen items, calibration."""

@@ -1,0 +1,193 @@
+"""`intent drift`: has traffic moved away from what the model knows? A topic, recorded events, or a new reference."""
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from worker.drift.report import Report
+    from worker.scoring.bundle import Bundle
+    from worker.shop.source import Source
+
+out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
+err = Console(stderr=True)
+
+drift_app = typer.Typer(
+    no_args_is_help=True,
+    help="Watch whether traffic, scores and calibration still are what the model was trained on.",
+)
+
+_Json = Annotated[bool, typer.Option("--json", help="For programs: the report as JSON on standard output.")]
+_Path = Annotated[
+    Path, typer.Argument(help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events.")
+]
+_Map = Annotated[Path | None, typer.Option("--map", help="TOML file that says how a table's columns become events.")]
+_Bundle = Annotated[Path | None, typer.Option(help="Bundle folder; default: what a worker would load.")]
+_Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
+]
+
+_EVENTS = 8192  # scored at a time
+
+
+@drift_app.command("data")
+def data(
+    path: _Path,
+    *,
+    mapping: _Map = None,
+    from_: Annotated[str | None, typer.Option("--from", help="First day or time (RFC 3339); default: all.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="The end, itself not included.")] = None,
+    bundle: _Bundle = None,
+    device: _Device = "auto",
+    as_json: _Json = False,
+) -> None:
+    """Compare recorded events with what a model was trained on. Exit code 3 where something is to be acted on.
+
+    PSI below 0.1 is fine, up to 0.25 to be watched, above to be acted on; "by chance" is what PSI reaches in one of a
+    hundred samples of this size without any drift. Scores whose horizon is over are compared with what happened. What
+    lies before --from is folded, so that windows are as full as they were live.
+
+    Example: `intent drift data ../shared/data/ga360 --from 2016-09-24 --to 2016-10-01`
+    """
+    from worker.drift.report import Watch
+    from worker.scoring.engine import Engine
+    from worker.shop.source import opened
+    from worker.training.windows import fold_all
+
+    source = opened(path, mapping)
+    from_ms, to_ms = _time(source, from_, "--from"), _time(source, to, "--to")
+    loaded = _loaded(bundle)
+    watch = Watch(loaded)
+    with Engine(loaded, device=device, threads=len(os.sched_getaffinity(0))) as engine, _progress() as progress:
+        task = progress.add_task("events", total=source.count(None, to_ms))
+        folded = fold_all(source.events(None, to_ms))
+        while part := list(islice(folded, _EVENTS)):
+            progress.advance(task, len(part))
+            wanted = [one for one in part if from_ms is None or one[0].time_ms >= from_ms]
+            if wanted:
+                events, windows = [event for event, _ in wanted], [window for _, window in wanted]
+                watch.add(events, windows, engine.score_now(windows).intent, [source.scored(event) for event in events])
+    _say(watch.report(source.name), as_json=as_json)
+
+
+@drift_app.command("topic")
+def topic(
+    *,
+    name: Annotated[
+        str | None, typer.Option("--topic", help="Source topic; default: the setting topics.events.")
+    ] = None,
+    begin: Annotated[
+        str, typer.Option("--from", help="First record: earliest, a date, a time with offset, partition:offset[,...].")
+    ] = "earliest",
+    end: Annotated[str, typer.Option("--to", help="End, exclusive: latest (as of now), or as --from.")] = "latest",
+    warmup: Annotated[str, typer.Option(help="How much before --from is folded first: 0, 12h, 30d, ...")] = "30d",
+    bundle: _Bundle = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the setting model.device.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Compare a stretch of a topic's history with what the model was trained on, through the worker's own pipeline.
+
+    Reads as `intent replay` does: committed records, no consumer group, nothing written. Exit code 3 where something is
+    to be acted on; a scheduler that runs it each morning has its alarm.
+
+    Example: `intent drift topic --from 2024-05-01 --to 2024-05-08`
+    """
+    from worker.config import load
+    from worker.drift.report import Watch
+    from worker.drift.topic import watched
+    from worker.scoring.engine import Engine
+
+    settings = load({"model": {"device": device} if device else {}, "topics": {"events": name} if name else {}})
+    loaded = _loaded(bundle)
+    watch = Watch(loaded)
+    with Engine.configured(loaded, settings.model) as engine, _progress() as progress:
+        asyncio.run(watched(settings, watch, engine, progress, begin=begin, end=end, warmup=warmup))
+    _say(watch.report(settings.topics.events), as_json=as_json)
+
+
+@drift_app.command("reference")
+def reference(
+    path: _Path,
+    *,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the bundle with its reference; replaced.")],
+    mapping: _Map = None,
+    from_: Annotated[str | None, typer.Option("--from", help="First day or time; default: the validation's.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="The end, itself not included; default: the test's.")] = None,
+    bundle: _Bundle = None,
+    runs: Annotated[Path, typer.Option(help="Keeps the folded windows for the next run.")] = Path("runs"),
+    as_json: _Json = False,
+) -> None:
+    """Give a bundle a reference: the counts that drift is measured against. `intent train` makes one by itself.
+
+    The result is the same model as a version of its own. Default: the time between training and test, which the
+    model was not fitted to. For a shop that has changed for good, a later time.
+
+    Example: `intent drift reference ../shared/data/ga360 --out my-bundle`
+    """
+    import numpy as np
+
+    from worker.drift.learn import learn
+    from worker.errors import IntentError
+    from worker.scoring import bundle as bundles
+    from worker.shop.source import opened
+    from worker.training.windows import build
+
+    source = opened(path, mapping)
+    loaded = _loaded(bundle)
+    with err.status(f"folding and scoring {source.name}"):
+        events, windows = build(source, runs / "cache")
+        start = _time(source, from_, "--from") if from_ else source.splits.validation
+        end = _time(source, to, "--to") if to else source.splits.test
+        places = np.flatnonzero((events.time_ms >= (start or 0)) & (events.time_ms < (end or 0)))
+        if not len(places):
+            raise IntentError(f"{source.name} has no events between --from and --to")
+        about = f"{from_ or 'validation slice'}{f' to {to}' if to else ''}"
+        made = replace(loaded, drift=learn(loaded, windows, places, events.visitor[places], about=about))
+        version = bundles.save(folder, made)
+    assert made.drift is not None
+    result = {"bundle": str(folder), "name": made.name, "version": version, "windows": made.drift.windows}
+    if as_json:
+        out.print_json(json.dumps(result))
+        return
+    out.print(
+        f"{made.name} {version} in {folder}: {len(made.drift.features)} features of {made.drift.windows:,} windows",
+        highlight=False,
+    )
+
+
+def _loaded(folder: Path | None) -> "Bundle":
+    """A folder's, or what a worker would load."""
+    from worker.config import load
+    from worker.registry.source import configured
+    from worker.scoring import bundle as bundles
+
+    return bundles.load(folder) if folder is not None else configured(load().model)[1]
+
+
+def _time(source: "Source", text: str | None, option: str) -> int | None:
+    try:
+        return None if text is None else source.time(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def _say(report: "Report", *, as_json: bool) -> None:
+    if as_json:
+        out.print_json(json.dumps(report.document()))
+    else:
+        out.print(report.table(), highlight=False)
+    report.check()
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)

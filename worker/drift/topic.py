@@ -1,0 +1,66 @@
+"""A stretch of a topic, watched: the replay's own reading and pipeline, with a watch where its file would be."""
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+from rich.progress import Progress
+
+from worker.config import Settings
+from worker.drift.report import Watch
+from worker.fold import Batch
+from worker.replay.plan import KafkaOffsets, parse_bound, parse_duration, resolve
+from worker.replay.report import Tally
+from worker.replay.run import play
+from worker.replay.tape import reader
+from worker.scores import Rating
+from worker.scoring.engine import Engine
+from worker.window import Rules
+
+
+class WatchSink:
+    """Hands a batch's scored windows to a watch. A purchase is no instant: what is asked there is the next one."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def write(self, partition: int, batch: Batch, ratings: Sequence[Rating]) -> None:  # noqa: ARG002 - the protocol's
+        """A batch's windows and scores."""
+        if not batch.updated:
+            return
+        events = [update.event for update in batch.updated]
+        self._watch.add(
+            events,
+            [update.window for update in batch.updated],
+            np.array([rating.intent for rating in ratings], np.float32),
+            [event.type != "purchase" for event in events],
+        )
+
+
+async def watched(
+    settings: Settings, watch: Watch, engine: Engine, progress: Progress, *, begin: str, end: str, warmup: str
+) -> None:
+    """Plays the stretch into the watch. Raises as `intent replay` does for what cannot be read."""
+    first, last = parse_bound(begin, option="--from"), parse_bound(end, option="--to")
+    warmup_ms = parse_duration(warmup, option="--warmup")
+    consumer = reader(settings.kafka)
+    try:
+        plan = await asyncio.to_thread(
+            lambda: resolve(settings.topics.events, first, last, warmup_ms=warmup_ms, offsets=KafkaOffsets(consumer))
+        )
+    finally:
+        consumer.close()
+    task = progress.add_task("offsets", total=plan.offsets)
+    await play(
+        plan,
+        consumer=lambda: reader(settings.kafka),
+        engine=engine,
+        sink=WatchSink(watch),
+        tally=Tally(),
+        rules=Rules.of_seconds(
+            max_lateness_s=settings.window.max_lateness_s, expire_after_s=settings.window.expire_after_s
+        ),
+        mode="every",
+        max_batch_events=settings.worker.max_batch_events,
+        advanced=lambda offsets: progress.advance(task, offsets),
+    )
