@@ -37,12 +37,13 @@ class Recipe:
     """Sizes and schedule. The defaults are those of the smallest bundle; fewer windows, since it overfits sooner."""
 
     shape: Shape = field(default_factory=lambda: Shape(layers=2, hidden=128, heads=4))
-    windows: int = 102_400
+    windows: int = 81_920
     batch_windows: int = 512
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     forget: float = 0.2
     checkpoints: int = 5
+    validation_windows: int = 16_000
     seed: int = 1
 
 
@@ -124,6 +125,7 @@ def _train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min(1, 20 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
     )
+    judged = _drawn(validation, recipe.validation_windows, rng)
     best, most = network.state_dict(), -math.inf
     for step in range(1, steps + 1):
         network.train()
@@ -143,10 +145,16 @@ def _train(
         schedule.step()
         report(step * recipe.batch_windows)
         if step % max(1, steps // recipe.checkpoints) == 0 or step == steps:
-            found = _worth(_predict(network, windows, validation.places, vocabulary), validation)
+            found = _worth(_predict(network, windows, judged.places, vocabulary), judged)
             if found > most:
                 best, most = copy.deepcopy(network.state_dict()), found
     network.load_state_dict(best)
+
+
+def _drawn(rows: Rows, most: int, rng: np.random.Generator) -> Rows:
+    """Some of them."""
+    drawn = np.sort(rng.permutation(len(rows.places))[:most])
+    return Rows(places=rows.places[drawn], member=rows.member[drawn], y=rows.y[drawn])
 
 
 def _predict(network: EventsOnly, windows: Windows, places: Places, vocabulary: encode.Vocabulary) -> Floats:

@@ -71,8 +71,8 @@ def evaluate(
     out = finetune.predict(bundle.model, bundle.vocabulary, kept, places, device=device)
     scorers = {BUNDLE: bundle.calibration.probabilities(out)}
     if against != "none":
-        folder = cache / f"rivals-{_key(source)}"
-        scorers |= _rivals(events, kept, places, folder, everything=against == "all", device=device, report=report)
+        data = windows.key(source)
+        scorers |= _rivals(events, kept, places, data, cache, everything=against == "all", device=device, report=report)
         scorers[BLEND] = _blend(scorers[BUNDLE], scorers[TREES])
     names = {field: source.names(field) for field in ("channel", "device")}
     features = Features.of(kept, places, bundle.vocabulary)
@@ -118,7 +118,8 @@ def _rivals(
     events: Events,
     kept: windows.Windows,
     places: NDArray[np.int64],
-    folder: Path,
+    data: str,
+    cache: Path,
     *,
     everything: bool,
     device: str,
@@ -137,24 +138,29 @@ def _rivals(
         features = Features.of(kept, at, vocabulary)
         return rivals.Known(features=features, member=inside[at], y=y[at], session=events.session[at])
 
+    def folder(rival: str, made_by: object) -> Path:
+        """Changes with the data and with all that the rival is made by."""
+        said = json.dumps([data, SHARE, AGGREGATES, made_by])
+        return cache / f"{rival}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+
     learnt, chosen = known(drawn, train), known(judged, validation)
     features = Features.of(kept, places, vocabulary)
     report("growing the rival's trees")
     found = {
         RULE: rivals.rule(learnt, features),
-        TREES: rivals.trees(learnt, chosen, features, folder),
+        TREES: rivals.trees(learnt, chosen, features, folder("trees", [rivals.SETTINGS, rivals.ROUNDS, CATEGORIES])),
     }
     if everything:
         report("training the rival BERT on events alone")
-        both = np.union1d(places, judged)
+        both, recipe = np.union1d(places, judged), events_only.Recipe()
         out = events_only.logits(
             kept,
             both,
             vocabulary,
             train=events_only.Rows(places=pool, member=train[pool], y=y[pool]),
             validation=events_only.Rows(places=judged, member=validation[judged], y=y[judged]),
-            folder=folder,
-            recipe=events_only.Recipe(),
+            folder=folder("events-only", asdict(recipe)),
+            recipe=recipe,
             device=device,
             report=lambda windows: report(f"training the rival BERT on events alone, {windows:,} windows"),
         )
@@ -168,19 +174,3 @@ def _blend(one: Floats, other: Floats) -> Floats:
     safe = [np.clip(p.astype(np.float64), 1e-7, 1 - 1e-7) for p in (one, other)]
     mean = sum(np.log(p / (1 - p)) for p in safe) / 2
     return np.asarray(1 / (1 + np.exp(-mean)), np.float32)
-
-
-def _key(source: Source) -> str:
-    """Of the data and of all that rivals are made by."""
-    from worker.evaluation import events_only, rivals
-
-    parts = [
-        windows.key(source),
-        SHARE,
-        rivals.SETTINGS,
-        rivals.ROUNDS,
-        AGGREGATES,
-        CATEGORIES,
-        asdict(events_only.Recipe()),
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
