@@ -62,7 +62,7 @@ def train(
     _write(folder / "plan.json", {"command": command, **asdict(plan)})
     say(f"folding the events of {data} into windows")
     source = opened(data, mapping)
-    events, kept = windows.build(source, runs / "cache")
+    events, kept = windows.build(source, runs / "cache", say=say)
     inside = {which: member(events, which) for which in ("train", "validation")}
     for which, rows in inside.items():
         if not rows.any(axis=0).all():
