@@ -115,7 +115,7 @@ def test_the_alarm_comes_where_the_mix_shifts(watched: Bundle) -> None:
     found = moved(watched, shop(7, visitors=1000, mix={"Direct": 0.1, "Organic Search": 0.2, "Social": 0.7}))
     assert found["channel"] == "act"
     assert found["price_cents"] == found["window_events"] == "fine"
-    assert moved(watched, shop(8, visitors=1000, new_items=0.8))["item"] == "act"
+    assert moved(watched, shop(8, visitors=1000, new_items=1.0))["item"] == "act"
 
 
 def test_a_handful_of_visitors_is_too_few(watched: Bundle) -> None:
@@ -285,5 +285,5 @@ def test_a_report_says_what_is_to_be_done(watched: Bundle) -> None:
         watch.add(events[part], windows[part], intent[part], [True] * len(events[part]))
     report = watch.report("test")
     assert report.events == len(events)
-    with pytest.raises(CheckFailed, match="drift to act on: .*channel"):
+    with pytest.raises(CheckFailed, match=r"drift to act on: .*channel"):
         report.check()

@@ -81,8 +81,9 @@ def test_a_visitors_events_are_not_independent() -> None:
         (0.05, 0.02, "fine"),
         (0.12, 0.02, "watch"),
         (ACT + 0.01, 0.02, "act"),
-        (0.12, 0.3, "too few"),
-        (0.5, 0.3, "act"),
+        (0.12, 0.2, "too few"),
+        (0.5, 0.2, "act"),
+        (0.5, 0.3, "too few"),
         (0.05, math.inf, "too few"),
     ],
 )
