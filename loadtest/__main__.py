@@ -41,6 +41,7 @@ def _mount() -> None:
     from loadtest.soak import soak
     from loadtest.stages import stages
     from loadtest.state import state
+    from loadtest.transfer import transfer
 
     app.command()(pipeline)
     app.command()(stages)
@@ -53,6 +54,7 @@ def _mount() -> None:
     app.command()(soak)
     app.command()(engine)
     app.command()(batching)
+    app.command()(transfer)
 
 
 @app.callback()

@@ -43,6 +43,7 @@ def exposed_names() -> set[str]:
     metrics.show_model(name="m", version="1")
     metrics.show_progress(partition=0, watermark=0, lag_events=lambda: 0)
     metrics.dead_letters_total.labels(reason="json")
+    metrics.show_drift(psi={"channel": 0.0}, unseen_items=0.0, events=1)
     return set(re.findall(r"^(?:# HELP )?(intent_\w+)", generate_latest(metrics.registry).decode(), re.MULTILINE))
 
 
@@ -99,6 +100,18 @@ def test_metrics_named_in_alerts_exist() -> None:
     assert len(named) >= 5
     assert named <= exposed_names()
     assert set(re.findall(r'fate="(\w+)"', text)) <= set(FATES)
+
+
+@pytest.mark.parametrize("path", sorted((DEPLOY / "grafana").glob("*.json")), ids=lambda path: path.stem)
+def test_metrics_named_in_dashboards_exist(path: Path) -> None:
+    board = json.loads(path.read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    assert queries
+    for query in queries:
+        named = set(re.findall(r"\bintent_\w+", query))
+        assert named
+        assert named <= exposed_names()
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
 def test_alerts_are_complete() -> None:

@@ -56,8 +56,8 @@ def learn(
     found = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
     opening = np.concatenate(opens)
     day = _ranks(found[HORIZONS[1]])
-    weight = {name: abs(float(np.corrcoef(_ranks(found[name]), day)[0, 1])) for name in values.AGGREGATES}
-    important = sorted(values.AGGREGATES, key=lambda name: -np.nan_to_num(weight[name]))[:IMPORTANT]
+    weight = {name: abs(_correlation(_ranks(found[name]), day)) for name in values.AGGREGATES}
+    important = sorted(values.AGGREGATES, key=lambda name: -weight[name])[:IMPORTANT]
     everyone = np.ones(len(places), np.bool_)
     features = []
     for name in (*values.NAMES, *values.NUMBERS, *important, *HORIZONS):
@@ -105,3 +105,10 @@ def _ranks(found: NDArray[Any]) -> NDArray[np.float64]:
     _, which, counts = np.unique(found, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return np.asarray((ends - (counts - 1) / 2)[which], np.float64)
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Pearson's; 0 where one does not vary."""
+    a, b = a - a.mean(), b - b.mean()
+    spread = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / spread if spread > 0 else 0.0

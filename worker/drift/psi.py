@@ -49,8 +49,8 @@ def least(reference: Counts, *, effect: float = 1.0) -> int:
 
 
 def verdict(value: float, noise: float) -> Verdict:
-    """By the customary bounds; "too few" where as much may come of chance alone."""
-    if noise > WATCH and value <= noise:
+    """By the customary bounds; "too few" where as much may come of chance, or chance alone may exceed `ACT`."""
+    if noise > ACT or (noise > WATCH and value <= noise):
         return "too few"
     if value < WATCH:
         return "fine"

@@ -122,6 +122,10 @@ class Sample:
         """Not on the order-completed page."""
         return event.page != ORDER_COMPLETED
 
+    def losses(self) -> str:
+        """None: each hit is an event."""
+        return ""
+
     def time(self, text: str) -> int:
         """`parse_time`."""
         return parse_time(text)

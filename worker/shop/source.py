@@ -73,6 +73,9 @@ class Source(Protocol):
     def scored(self, event: Event) -> bool:
         """Whether the event is an instant: not on a page that is reached only by buying."""
 
+    def losses(self) -> str:
+        """What of it became no event, in a sentence, once all events were read; empty for nothing."""
+
     def time(self, text: str) -> int:
         """RFC 3339, or a date: the start of the shop's day. UTC ms. `ValueError` with what is accepted."""
 

@@ -140,6 +140,10 @@ class Table:
         """Not on one of `pages.confirmation`."""
         return event.page is None or not event.page.startswith(self.mapping.pages.confirmation or ("\0",))
 
+    def losses(self) -> str:
+        """The rejected rows, by reason."""
+        return str(self.rejects) if self.rejects.total else ""
+
     def time(self, text: str) -> int:
         """RFC 3339, or a date: midnight in the mapping's zone. UTC ms. `ValueError` with what is accepted."""
         try:

@@ -74,7 +74,7 @@ def train(
 
     say(f"folding the events of {data} into windows")
     source = opened(data, mapping)
-    events, kept = windows.build(source, runs / "cache")
+    events, kept = windows.build(source, runs / "cache", say=say)
     inside = {
         which: member(events, which)
         for which in ("train", "validation", *(("refit", "refit calibration") if plan.refit else ()))

@@ -7,7 +7,7 @@ Owns the cache's files. The windows are those the stream worker would hold after
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -54,11 +54,16 @@ def fold_all(events: Iterator[Event]) -> Iterator[tuple[Event, bytes]]:
             yield event, folded.window
 
 
-def build(source: Source, scratch: Path) -> tuple[Events, Windows]:
-    """Every event of the source and its window: from `scratch` if a former run left them there, else made (20 s)."""
+def build(source: Source, scratch: Path, *, say: Callable[[str], None] = lambda _: None) -> tuple[Events, Windows]:
+    """Every event of the source and its window: from `scratch` if a former run left them there, else made (20 s).
+
+    `say` hears what of the source became no event, if anything.
+    """
     folder = scratch / f"windows-{key(source)}"
     if not (folder / "complete").exists():
         _make(source, folder)
+    if losses := (folder / "complete").read_text().partition("\n")[2]:
+        say(losses)
     columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _COLUMNS}
     content = np.load(folder / "content.npy", mmap_mode="r", allow_pickle=False)
     return Events(**columns, splits=source.splits), Windows(content, np.load(folder / "ends.npy", allow_pickle=False))
@@ -101,5 +106,5 @@ def _make(source: Source, folder: Path) -> None:
         content[at : at + len(joined)] = np.frombuffer(joined, np.uint8)
         at += len(joined)
     content.flush()
-    (folder / "complete").write_text(f"{len(pieces)} windows\n")
+    (folder / "complete").write_text(f"{len(pieces)} windows\n{source.losses()}")
     os.sync()

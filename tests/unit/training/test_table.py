@@ -57,6 +57,7 @@ def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path
     size = ["--windows", "1000", "--layers", "1", "--hidden", "32", "--draws", "10", "--precision", "float32"]
     trained = run(cli.app, ["train", *source, *runs, *size, "--name", "own", "--out", str(tmp_path / "b"), "--json"])
     assert trained.exit_code == 0, trained.output
+    assert "2 rows rejected: time 1 (row 4: 'noon' is not a time by 'us')" in trained.output
     card = bundles.load(tmp_path / "b").card
     assert "`events.csv`" in card
     assert "Merchandise" not in card.split("## Limits")[0]

@@ -1,0 +1,289 @@
+"""Traffic that shifts rings and traffic that does not stays silent: live gauges, job and command line."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from typer.testing import CliRunner
+
+from tests.unit.scoring import making
+from tests.unit.shop.tables import of_events, write
+from tests.unit.shop.test_table import GA4
+from worker import cli, facts, window
+from worker.drift import values
+from worker.drift.findings import findings, unseen_items
+from worker.drift.learn import learn
+from worker.drift.matured import calibrations, of_rows
+from worker.drift.monitor import PARTS, Monitor
+from worker.drift.reference import Reference
+from worker.drift.report import Watch
+from worker.errors import CheckFailed, SettingError
+from worker.events import Context, Event, Item
+from worker.ops.metrics import Metrics
+from worker.scores import HORIZONS
+from worker.scoring import bundle as bundles
+from worker.scoring.batch import Batch
+from worker.scoring.bundle import Bundle
+from worker.scoring.engine import Engine
+from worker.training.windows import Windows
+
+MINUTE = 60_000
+MIX = {"Direct": 0.5, "Organic Search": 0.4, "Social": 0.1}
+
+
+def shop(seed: int, *, visitors: int, mix: dict[str, float] = MIX, new_items: float = 0.0) -> list[Event]:
+    """One session a visitor, 1 to 8 events of a few kinds, prices and items; in time order."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for visitor in range(visitors):
+        time_ms = making.START_MS + int(rng.integers(0, 3 * 86_400_000))
+        context = Context(channel=str(rng.choice(list(mix), p=list(mix.values()))), device="desktop")
+        for number in range(int(rng.integers(1, 9))):
+            name = f"new{rng.integers(9)}" if rng.random() < new_items else f"sku{rng.integers(30)}"
+            item = Item(item_id=name, item_category=f"c{rng.integers(5)}", price=float(rng.integers(1, 90)))
+            found.append(
+                Event(
+                    event_id=f"{seed}-{visitor}-{number}",
+                    user_id=f"{seed}-{visitor}",
+                    event_time=time_ms,
+                    type=str(rng.choice(["page_view", "view_item", "add_to_cart"], p=[0.5, 0.4, 0.1])),
+                    session_id=f"s{visitor}",
+                    items=(item,) if rng.random() < 0.6 else (),
+                    context=context,
+                )
+            )
+            time_ms += int(rng.exponential(30_000))
+    return sorted(found, key=lambda event: event.time_ms)
+
+
+def folded(events: list[Event]) -> Iterator[bytes]:
+    held: dict[str, bytes] = {}
+    for event in events:
+        held[event.user_id] = window.fold(held.get(event.user_id), facts.of(event), rules=making.RULES).window
+        yield held[event.user_id]
+
+
+@pytest.fixture(scope="module")
+def watched() -> Bundle:
+    """A random model with a reference of 1,500 visitors."""
+    made = making.bundle()
+    events = shop(1, visitors=1500)
+    pieces = list(folded(events))
+    kept = Windows(np.frombuffer(b"".join(pieces), np.uint8), np.cumsum([len(piece) for piece in pieces]))
+    _, visitor = np.unique([event.user_id for event in events], return_inverse=True)
+    return replace(made, drift=learn(made, kept, np.arange(len(events)), visitor, about="test"))
+
+
+def reference(bundle: Bundle) -> Reference:
+    assert bundle.drift is not None
+    return bundle.drift
+
+
+def scored(bundle: Bundle, events: list[Event]) -> tuple[list[bytes], np.ndarray]:
+    windows = list(folded(events))
+    with Engine(bundle, device="cpu") as engine:
+        return windows, engine.score_now(windows).intent
+
+
+def moved(bundle: Bundle, events: list[Event]) -> dict[str, str]:
+    windows, intent = scored(bundle, events)
+    counts = values.count(Batch.of(windows), intent, bundle.vocabulary, reference(bundle))
+    return {finding.feature: finding.verdict for finding in findings(reference(bundle), counts)}
+
+
+def test_the_alarm_stays_silent_where_nothing_shifts(watched: Bundle) -> None:
+    for seed in range(2, 6):
+        found = moved(watched, shop(seed, visitors=1000))
+        assert set(found) >= {
+            "kind",
+            "item",
+            "category",
+            "channel",
+            "gap_ms",
+            "price_cents",
+            "window_events",
+            *HORIZONS,
+        }
+        assert set(found.values()) == {"fine"}, found
+
+
+def test_the_alarm_comes_where_the_mix_shifts(watched: Bundle) -> None:
+    found = moved(watched, shop(7, visitors=1000, mix={"Direct": 0.1, "Organic Search": 0.2, "Social": 0.7}))
+    assert found["channel"] == "act"
+    assert found["price_cents"] == found["window_events"] == "fine"
+    assert moved(watched, shop(8, visitors=1000, new_items=1.0))["item"] == "act"
+
+
+def test_a_handful_of_visitors_is_too_few(watched: Bundle) -> None:
+    found = moved(watched, shop(9, visitors=12))
+    assert "act" not in found.values()
+    assert found["price_cents"] == "too few"
+
+
+def test_the_unseen_share_is_that_of_a_plain_count(watched: Bundle) -> None:
+    events = shop(10, visitors=300, new_items=0.3)
+    known = set(watched.vocabulary.items.tolist())
+    with_item = [event for event in events if event.items]
+    wanted = np.mean([facts.hash32(event.items[0].item_id) not in known for event in with_item])
+    windows, intent = scored(watched, events)
+    counts = values.count(Batch.of(windows), intent, watched.vocabulary, reference(watched))
+    assert unseen_items(reference(watched), counts) == pytest.approx(wanted)
+
+
+def test_sessions_count_once(watched: Bundle) -> None:
+    events = shop(11, visitors=200)
+    windows, intent = scored(watched, events)
+    counts = values.count(Batch.of(windows), intent, watched.vocabulary, reference(watched))
+    found = {finding.feature: finding.seen for finding in findings(reference(watched), counts)}
+    assert found["channel"] == 200
+    assert found["kind"] == len(events)
+
+
+def test_a_bundle_carries_its_reference_and_old_ones_have_none(watched: Bundle, tmp_path: Path) -> None:
+    version = bundles.save(tmp_path, watched)
+    again = bundles.load(tmp_path)
+    assert again.version == version
+    assert reference(again).document() == reference(watched).document()
+    content = json.loads((tmp_path / "drift.json").read_text())
+    content["features"][0]["counts"].append(-1)
+    (tmp_path / "drift.json").write_text(json.dumps(content))
+    with pytest.raises(SettingError, match=r"drift\.json does not match"):
+        bundles.load(tmp_path)
+    bundles.seal(tmp_path)
+    with pytest.raises(SettingError, match=r"drift\.json does not hold what it should: kind has"):
+        bundles.load(tmp_path)
+    assert bundles.save(tmp_path, replace(watched, drift=None)) != version
+    assert not (tmp_path / "drift.json").exists()
+    assert bundles.load(tmp_path).drift is None
+    (tmp_path / "drift.json").write_text("{}")  # not among the checksums: not the bundle's
+    assert bundles.load(tmp_path).drift is None
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.001  # what a look at the clock takes
+        return self.now
+
+
+def gauge(metrics: Metrics, feature: str) -> float | None:
+    return metrics.registry.get_sample_value("intent_drift_psi", {"feature": feature})
+
+
+def test_the_worker_tells_of_a_shift_and_of_its_end(watched: Bundle) -> None:
+    metrics, clock = Metrics(CollectorRegistry()), Clock()
+    monitor = Monitor(metrics, window_events=4000, clock=clock)
+
+    def play(seed: int, mix: dict[str, float]) -> None:
+        windows, intent = scored(watched, shop(seed, visitors=1200, mix=mix))
+        for start in range(0, len(windows), 200):
+            clock.now += 10
+            monitor.see(Batch.of(windows[start : start + 200]), intent[start : start + 200], watched, 5.0)
+
+    assert gauge(metrics, "channel") is None
+    play(21, MIX)
+    assert gauge(metrics, "channel") == pytest.approx(0, abs=0.1)
+    assert gauge(metrics, "purchase_24h") == pytest.approx(0, abs=0.1)
+    play(22, {"Direct": 0.1, "Organic Search": 0.2, "Social": 0.7})
+    shifted = gauge(metrics, "channel")
+    assert shifted is not None
+    assert shifted > 0.25
+    play(23, MIX)  # the window has moved on
+    assert gauge(metrics, "channel") == pytest.approx(0, abs=0.1)
+    events = metrics.registry.get_sample_value("intent_drift_window_events")
+    assert events == pytest.approx(4000, abs=2 * 4000 / PARTS)
+    unseen = metrics.registry.get_sample_value("intent_unseen_items_ratio")
+    assert unseen is not None
+    assert 0 <= unseen < 1
+    monitor.see(
+        Batch.of(list(folded(shop(24, visitors=3)))), np.zeros((0, 3), np.float32), making.bundle(name="b"), 1.0
+    )
+    assert gauge(metrics, "channel") is None  # another model, without a reference
+
+
+def test_counting_keeps_to_its_budget(watched: Bundle) -> None:
+    """Counting that takes a millisecond, beside scoring that takes as long: one batch in a hundred."""
+    metrics, clock = Metrics(CollectorRegistry()), Clock()
+    monitor = Monitor(metrics, window_events=10**9, clock=clock)
+    windows, intent = scored(watched, shop(25, visitors=5))
+    batch = Batch.of(windows)
+    for _ in range(1000):
+        monitor.see(batch, intent, watched, 0.001)
+    assert monitor._parts[-1][0] / len(batch) == pytest.approx(10, abs=2)
+
+
+def test_a_monitor_that_fails_leaves_the_scoring_alone(watched: Bundle) -> None:
+    metrics = Metrics(CollectorRegistry())
+    monitor = Monitor(metrics, window_events=100)
+    windows, intent = scored(watched, shop(26, visitors=5))
+    for _ in range(2):
+        monitor.see(Batch.of(windows), intent[:, :1], watched, 1.0)
+    assert metrics.registry.get_sample_value("intent_drift_window_events") == 0
+    heard = []
+    with Engine(watched, device="cpu") as engine:
+        engine.observer = lambda batch, intent, bundle, s: heard.append((len(batch), intent.shape, bundle.name, s > 0))
+        engine.score_now(windows)
+    assert heard == [(len(windows), (len(windows), 3), "test", True)]
+
+
+@pytest.mark.parametrize(
+    ("off", "verdict"),
+    [pytest.param(1.0, "fine", id="calibrated"), pytest.param(3.0, "act", id="three times too high")],
+)
+def test_calibration_on_matured_labels(off: float, verdict: str) -> None:
+    """Scores that come true as often as they say, and scores that promise more; those not yet mature do not count."""
+    rng = np.random.default_rng(31)
+    n, rows, p = 6000, [], []
+    for user in range(n):
+        promised = float(rng.uniform(0.02, 0.3))
+        rows.append((str(user), user, True, False))
+        p.append(promised * off)
+        if rng.random() < promised:
+            rows.append((str(user), user + 20 * MINUTE, False, True))
+            p.append(0.9)  # at no instant: never counted
+    rows += [("late", n + 40 * MINUTE, True, False)]
+    p.append(1.0)
+    found = calibrations(of_rows(rows), np.repeat(np.array(p, np.float32)[:, None], 3, axis=1))
+    (half_hour,) = found  # a day and a week have not passed for anybody
+    assert (half_hour.scores, half_hour.verdict) == (n, verdict)
+    assert half_hour.ratio == pytest.approx(1 / off, rel=0.1)
+    assert half_hour.low < 1 / off < half_hour.high
+
+
+def test_the_job_on_the_command_line(watched: Bundle, tmp_path: Path) -> None:
+    bundles.save(tmp_path / "b", watched)
+    run = CliRunner().invoke
+    files = {
+        "same": write(tmp_path / "same.csv", of_events(shop(41, visitors=900))),
+        "other": write(tmp_path / "other.csv", of_events(shop(42, visitors=900, mix={"Social": 1.0}))),
+    }
+    arguments = ["--map", str(GA4), "--bundle", str(tmp_path / "b")]
+    found = {name: run(cli.app, ["drift", "data", str(file), *arguments, "--json"]) for name, file in files.items()}
+    told = {name: json.loads(done.stdout[: done.stdout.rindex("}") + 1]) for name, done in found.items()}
+    assert "channel" in told["other"]["act"]
+    assert isinstance(found["other"].exception, CheckFailed)  # exit code 3
+    assert "channel" not in told["same"]["act"]
+    shown = run(cli.app, ["drift", "data", str(files["other"]), *arguments]).stdout
+    assert "what moved most" in shown
+    bundles.save(tmp_path / "old", replace(watched, drift=None))
+    refused = run(cli.app, ["drift", "data", str(files["same"]), "--map", str(GA4), "--bundle", str(tmp_path / "old")])
+    assert "`intent drift reference` makes" in str(refused.exception)
+
+
+def test_a_report_says_what_is_to_be_done(watched: Bundle) -> None:
+    watch = Watch(watched)
+    events = shop(43, visitors=400, mix={"Social": 1.0})
+    windows, intent = scored(watched, events)
+    for start in range(0, len(events), 500):
+        part = slice(start, start + 500)
+        watch.add(events[part], windows[part], intent[part], [True] * len(events[part]))
+    report = watch.report("test")
+    assert report.events == len(events)
+    with pytest.raises(CheckFailed, match=r"drift to act on: .*channel"):
+        report.check()
