@@ -1,9 +1,10 @@
 # What there is to do here. Every target sets up what it needs; ARGS goes on to the command behind it.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench latency chaos soak lock clean
+.PHONY: help setup demo model test lint format bench latency chaos soak lock clean
 .NOTPARALLEL:
 
 ARGS ?=
+DATA ?= ../shared/data/ga360
 export PYTHON
 # What is said shows at once, also where a build machine reads it through a pipe.
 export PYTHONUNBUFFERED := 1
@@ -14,6 +15,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '%s\n' '' '  make demo ARGS="--seconds 60"    options of `intent demo`' \
 	  '  make test ARGS="-k window"       options of pytest' \
+	  '  make model ARGS="--size mini"    options of `intent train`' \
 	  '  make setup PYTHON=python3.12     which Python makes .venv (3.11 to 3.13; default: the newest found)'
 
 setup: ## the virtual environment, the locked packages, Apache Kafka's jars
@@ -21,6 +23,9 @@ setup: ## the virtual environment, the locked packages, Apache Kafka's jars
 
 demo: setup ## the whole system on this machine, live in the terminal
 	@.venv/bin/intent demo $(ARGS)
+
+model: setup ## train a bundle from the real sample in DATA, into models/shop-tiny
+	@.venv/bin/intent train --data $(DATA) --out models/shop-tiny $(ARGS)
 
 test: setup ## every test, on a real Kafka, two files at a time
 	@.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term $(ARGS)

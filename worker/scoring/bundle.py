@@ -44,7 +44,7 @@ from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
 
 FORMAT: Final = 2
-"""Of what `save` writes. 2: a head of ramps and members; `load` reads 1 as well, whose heads are plain."""
+"""Of what `save` writes. 2: a head of members; `load` reads 1 as well, whose heads are one."""
 CHECKSUMS: Final = "checksums.sha256"
 CARD: Final = "card.md"
 SHIPPED: Final = Path(__file__).parent.parent / "bundles" / "shop-tiny"
@@ -219,7 +219,8 @@ def load(folder: Path | None = None) -> Bundle:
         bert.load_state_dict(_tensors(contents[name]), strict=True)
         name = "head.safetensors"
         head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
-        head.load_state_dict(_tensors(contents[name]), strict=True)
+        tensors = _tensors(contents[name])
+        head.load_state_dict(tensors if config["format"] > 1 else _members(tensors), strict=True)
         name = drift.FILE
         reference = Reference.parse(_parse(folder, name, contents)) if name in contents else None
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, safetensors.SafetensorError) as error:
@@ -305,6 +306,15 @@ def _check_sizes(config: BertConfig, shape: Shape) -> None:
 def _packed(module: nn.Module) -> bytes:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     return safetensors.torch.save(tensors, metadata={"format": "pt"})  # transformers asks for the format
+
+
+def _members(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A head of format 1, which was plain layers, as an ensemble of one."""
+    renamed = dict(tensors)
+    for old, new in (("side.0", "read"), ("side.3", "digest"), ("out.1", "join"), ("out.4", "answer")):
+        renamed[f"fusion.{new}.weight"] = renamed.pop(f"{old}.weight").T[None]
+        renamed[f"fusion.{new}.bias"] = renamed.pop(f"{old}.bias")[None]
+    return renamed
 
 
 def _tensors(content: bytes) -> dict[str, Tensor]:

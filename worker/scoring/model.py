@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from worker.scoring import aggregates, encode
-from worker.scoring.fusion import Ensemble, Ramps
+from worker.scoring.fusion import Ensemble
 
 HORIZONS: Final = 3
 """Heads: a purchase within 30 minutes, 24 hours, 7 days."""
@@ -34,10 +34,8 @@ class Shape:
     head_dropout: float = 0.4
     positions: int = encode.MAX_POSITIONS
     """Tokens of the longest window: a first one, and its events."""
-    bins: int = 0
-    """Ramps of each aggregate beside its standardised value; 0: none."""
-    members: int = 0
-    """Of the ensemble that the head is; 0: plain layers."""
+    members: int = 1
+    """Of the ensemble that the head is."""
 
     def bert(self) -> BertConfig:
         """A plain BERT; its word embeddings are never used and have one row."""
@@ -80,32 +78,14 @@ class Head(nn.Module):
         self.register_buffer("context_base", starts, persistent=False)
         self.register_buffer("means", torch.zeros(n_aggregates))
         self.register_buffer("deviations", torch.ones(n_aggregates))
-        side = n_aggregates * (1 + shape.bins) + len(context_rows) * shape.context_width
-        self.ramps = Ramps(n_aggregates, bins=shape.bins) if shape.bins else None
-        self.ensemble: Ensemble | None = None
-        if shape.members:
-            self.ensemble = Ensemble(
-                shape.hidden + side,
-                members=shape.members,
-                width=shape.head_width,
-                outputs=HORIZONS,
-                dropout=shape.head_dropout,
-            )
-        else:
-            self.side = nn.Sequential(
-                nn.Linear(side, shape.head_width),
-                nn.GELU(),
-                nn.Dropout(shape.head_dropout),
-                nn.Linear(shape.head_width, shape.head_width),
-                nn.GELU(),
-            )
-            self.out = nn.Sequential(
-                nn.Dropout(shape.head_dropout),
-                nn.Linear(shape.hidden + shape.head_width, shape.head_width),
-                nn.GELU(),
-                nn.Dropout(shape.head_dropout),
-                nn.Linear(shape.head_width, HORIZONS),
-            )
+        self.fusion = Ensemble(
+            shape.hidden,
+            n_aggregates + len(context_rows) * shape.context_width,
+            members=shape.members,
+            width=shape.head_width,
+            outputs=HORIZONS,
+            dropout=shape.head_dropout,
+        )
         for table in (self.events.weight, self.first, self.contexts.weight):
             nn.init.normal_(table, std=0.05)
         with torch.no_grad():
@@ -128,36 +108,22 @@ class Head(nn.Module):
         return self.each(window, contexts, sums).mean(dim=1)
 
     def each(self, window: Tensor, contexts: Tensor, sums: Tensor) -> Tensor:
-        """As `fuse`, of every member: [b, members, HORIZONS]; of one where the head is plain."""
-        standard = self.standard(sums)
+        """As `fuse`, of every member: [b, members, HORIZONS]."""
         known = self.contexts(contexts + self.context_base).flatten(1)  # [b, CONTEXT * context_width]
-        parts = [standard, known] if self.ramps is None else [standard, self.ramps(standard), known]
-        out: Tensor
-        if self.ensemble is None:
-            out = self.out(torch.cat([window, self.side(torch.cat(parts, dim=1))], dim=1))[:, None]
-        else:
-            out = self.ensemble(torch.cat([window, *parts], dim=1))
+        out: Tensor = self.fusion(window, torch.cat([self.standard(sums), known], dim=1))
         return out
 
     @torch.no_grad()
     def mute(self) -> None:
         """Makes the BERT's vector say nothing yet: a head that was trained without it is left as it is."""
-        hidden = len(self.first)
-        taking = self.out[1] if self.ensemble is None else self.ensemble.first
-        assert isinstance(taking, nn.Linear)
-        taking.weight[:, :hidden].zero_()
+        self.fusion.join.weight[:, : len(self.first)].zero_()
 
     @torch.no_grad()
     def rescale(self, means: Tensor, deviations: Tensor) -> None:
         """Turns logits of these means and deviations, [HORIZONS] each, into ones of mean 0 and deviation 1."""
-        if self.ensemble is None:
-            last = self.out[-1]
-            assert isinstance(last, nn.Linear)
-            last.weight.div_(deviations[:, None])
-            last.bias.sub_(means).div_(deviations)
-        else:
-            self.ensemble.last.div_(deviations)
-            self.ensemble.bias.sub_(means).div_(deviations)
+        last = self.fusion.answer
+        last.weight.div_(deviations)
+        last.bias.sub_(means).div_(deviations)
 
 
 class IntentModel(nn.Module):

@@ -34,7 +34,7 @@ _Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
 ]
 _Bundle = Annotated[Path | None, typer.Option(help="Bundle folder; default: the one shipped with the package.")]
-_UNPROVEN = "What has shown no gain on the sample, and is off"
+_UNPROVEN = "Unproven on the sample, therefore off"
 _Runs = Annotated[Path, typer.Option(help="Keeps a folder for each run, and the folded windows for the next.")]
 
 
@@ -57,10 +57,7 @@ def train(
     head_windows: Annotated[
         int, typer.Option(min=0, help="Windows that the head sees first, alone: aggregates and context, no events.")
     ] = 400_000,
-    bins: Annotated[int, typer.Option(min=0, max=64, help="Quantile ramps of each aggregate; 0: none.")] = 8,
-    members: Annotated[
-        int, typer.Option(min=0, max=64, help="Of the ensemble that shares the head's weights; 0: plain layers.")
-    ] = 8,
+    members: Annotated[int, typer.Option(min=1, max=64, help="Small networks that make up the head, averaged.")] = 4,
     even: Annotated[
         float,
         typer.Option(min=0, max=1, help="Draw every instant as often (0), every session as often (1), or between."),
@@ -142,7 +139,7 @@ def train(
         learning_rate=learning_rate,
         bf16=precision == "bf16" or (precision == "auto" and _has_bf16(where)),
         device=where,
-        shape=replace(SIZES[size], bins=bins, members=members),
+        shape=replace(SIZES[size], members=members),
     )
     with _progress() as progress:
         task = progress.add_task("training", total=windows)

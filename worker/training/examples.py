@@ -1,4 +1,4 @@
-"""What a run learns from, and what is learnt of it before the first step: vocabulary, means, quantiles.
+"""What a run learns from, and what is learnt of it before the first step: vocabulary, means, deviations.
 
 An example is an instant: the window after it, its labels, and for which horizons they count. Knows no optimiser.
 """
@@ -21,7 +21,7 @@ Bools = NDArray[np.bool_]
 
 VOCABULARY_WINDOWS: Final = 200_000
 STANDARD_WINDOWS: Final = 50_000
-"""Windows drawn for the vocabulary, and for the aggregates' means, deviations and quantiles."""
+"""Windows drawn for the vocabulary, and for the aggregates' means and deviations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +76,11 @@ def learn_vocabulary(windows: Windows, places: Places, *, least: int = 20) -> en
 
 
 def standardise(network: model.IntentModel, windows: Windows, places: Places) -> None:
-    """Sets the head's means, deviations and ramps of the aggregates; one that does not vary is left as it is."""
+    """Sets the head's means and deviations of the aggregates; one that does not vary is left as it is."""
     sums = np.concatenate([aggregates.aggregates(Batch.of(windows.take(part))) for part in parts(places)])
     deviation = sums.std(axis=0)
     network.head.means.copy_(torch.from_numpy(sums.mean(axis=0)))
     network.head.deviations.copy_(torch.from_numpy(np.where(deviation > 1e-4, deviation, 1.0).astype(np.float32)))
-    if network.head.ramps is not None:
-        network.head.ramps.fit(network.head.standard(torch.from_numpy(sums)))
 
 
 def predict(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from worker.scoring.fusion import Ensemble
+from worker.scoring.fusion import Linears
 
 
 class Optimiser:
@@ -62,10 +62,9 @@ def _rate(step: int, steps: int, warm_up: float) -> float:
 
 
 def _decayed(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Weight matrices, which decay; biases, norms, embeddings and the members' scales, which do not."""
+    """Weight matrices, which decay; biases, norms and embeddings, which do not."""
     modules = list(network.modules())
-    matrices = [module.weight for module in modules if isinstance(module, nn.Linear)]
-    matrices += [module.last for module in modules if isinstance(module, Ensemble)]
+    matrices = [module.weight for module in modules if isinstance(module, nn.Linear | Linears)]
     chosen = {id(parameter) for parameter in matrices}
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return [p for p in trained if id(p) in chosen], [p for p in trained if id(p) not in chosen]

@@ -68,20 +68,6 @@ def test_sha256sum_checks_it_too(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_bundle_of_the_first_format_is_read(folder: Path, copy: Path) -> None:
-    """Its shape knows neither ramps nor members."""
-    before = logits(bundles.load(folder), making.random_windows(20, seed=31))
-
-    def first(value: dict[str, Any]) -> None:
-        value["format"] = 1
-        for name in ("positions", "bins", "members"):
-            del value["shape"][name]
-
-    edit("config.json", first)(copy)
-    bundles.seal(copy)
-    assert np.array_equal(logits(bundles.load(copy), making.random_windows(20, seed=31)), before)
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_a_touched_file_is_refused(copy: Path, name: str) -> None:
     content = bytearray((copy / name).read_bytes())

@@ -1,86 +1,98 @@
-"""The ramps and the ensemble: what they make of numbers, and that a bundle with them comes back as it went."""
+"""The head's ensemble: what each member computes, and that bundles of either format come back as they went."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from torch import nn
 
 from tests.unit.scoring import making
 from worker.scoring import bundle as bundles
 from worker.scoring import forward
 from worker.scoring.batch import Batch
-from worker.scoring.fusion import NARROWEST, Ensemble, Ramps
-from worker.scoring.model import HORIZONS
+from worker.scoring.fusion import Ensemble, Linears
+from worker.scoring.model import HORIZONS, Head
+
+WINDOW, SIDE = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.linspace(-2, 2, 30).view(6, 5)
 
 
-def fitted(column: list[float], *, bins: int) -> Ramps:
-    ramps = Ramps(1, bins=bins)
-    ramps.fit(torch.tensor(column)[:, None])
-    return ramps
+def plain(ensemble: Ensemble, member: int) -> torch.Tensor:
+    """One member out of torch's own layers, step by step."""
+
+    def linear(layer: Linears, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, layer.weight[member].T, layer.bias[member])
+
+    known = SIDE
+    for layer in (ensemble.read, ensemble.digest):
+        known = nn.functional.gelu(linear(layer, known))
+    both = torch.cat([WINDOW, known], dim=1)
+    return linear(ensemble.answer, nn.functional.gelu(linear(ensemble.join, both)))
 
 
-@pytest.mark.parametrize(
-    ("value", "ramp"),
-    [
-        pytest.param(-1.0, [-1, -1, -1, -1], id="below all"),
-        pytest.param(0.0, [-1, -1, -1, -1], id="at the lowest"),
-        pytest.param(1.0, [1, -1, -1, -1], id="at the first edge"),
-        pytest.param(1.5, [1, 0, -1, -1], id="within the second"),
-        pytest.param(9.0, [1, 1, 1, 1], id="above all"),
-    ],
-)
-def test_a_number_rises_through_its_quantiles(value: float, ramp: list[float]) -> None:
-    """Half of the column is at its lowest, and takes no bin from the rest."""
-    ramps = fitted([0.0] * 4 + [1.0, 2.0, 3.0, 4.0], bins=4)
-    assert ramps(torch.tensor([[value]])).tolist()[0] == pytest.approx(ramp)
-
-
-@pytest.mark.parametrize(
-    "column",
-    [
-        pytest.param([2.0, 2.0, 2.0], id="does not vary"),
-        pytest.param([0.0, 1.0, 1.0], id="yes or no"),
-        pytest.param([0.0, 1e-7, 2e-7], id="hardly varies"),
-    ],
-)
-def test_no_ramp_is_a_step(column: list[float]) -> None:
-    ramps = fitted(column, bins=4)
-    assert (ramps.widths >= NARROWEST).all()
-    values = torch.linspace(-3, 3, 600)[:, None]
-    assert ramps(values).diff(dim=0).abs().max() <= 2 * 6 / 599 / NARROWEST + 1e-4
-
-
-def test_members_answer_apart_and_are_served_as_their_mean() -> None:
+def test_each_member_is_a_network_of_its_own() -> None:
     torch.manual_seed(1)
-    ensemble = Ensemble(5, members=3, width=8, outputs=2, dropout=0.0)
-    out = ensemble(torch.randn(4, 5))
-    assert out.shape == (4, 3, 2)
+    ensemble = Ensemble(4, 5, members=3, width=8, outputs=2, dropout=0.5).eval()
+    with torch.inference_mode():
+        out = ensemble(WINDOW, SIDE)
+        assert out.shape == (6, 3, 2)
+        for member in range(3):
+            assert torch.allclose(out[:, member], plain(ensemble, member), atol=1e-6)
     assert (out.std(dim=1) > 1e-3).all()
-    head = making.bundle(bins=4, members=3).model.head
-    assert head.ensemble is not None
-    inputs = (torch.randn(4, 32), torch.zeros(4, 7, dtype=torch.int64), torch.rand(4, len(head.means)))
+
+
+def test_a_loss_of_one_member_leaves_the_others_alone() -> None:
+    ensemble = Ensemble(4, 5, members=3, width=8, outputs=2, dropout=0.0)
+    ensemble(WINDOW, SIDE)[:, 1].sum().backward()
+    for parameter in ensemble.parameters():
+        assert parameter.grad is not None
+        moved = parameter.grad.flatten(1).abs().sum(dim=1) > 0
+        assert moved.tolist() == [False, True, False]
+
+
+def inputs(head: Head) -> tuple[torch.Tensor, ...]:
+    return torch.randn(50, 32), torch.zeros(50, 7, dtype=torch.int64), torch.rand(50, len(head.means))
+
+
+def test_the_members_are_served_as_their_mean() -> None:
+    head = making.bundle(members=3).model.head
+    given = inputs(head)
     with torch.inference_mode():
-        each = head.each(*inputs)
-        assert each.shape == (4, 3, HORIZONS)
-        assert torch.allclose(head.fuse(*inputs), each.mean(dim=1))
+        each = head.each(*given)
+        assert each.shape == (50, 3, HORIZONS)
+        assert torch.allclose(head.fuse(*given), each.mean(dim=1))
 
 
-@pytest.mark.parametrize("members", [0, 3])
+def test_a_mute_head_does_not_hear_the_bert() -> None:
+    head = making.bundle(members=3).model.head
+    window, contexts, sums = inputs(head)
+    with torch.inference_mode():
+        heard = head.fuse(window, contexts, sums)
+        head.mute()
+        assert torch.equal(head.fuse(window, contexts, sums), head.fuse(window * 0, contexts, sums))
+        assert not torch.equal(head.fuse(window, contexts, sums), heard)
+    head.each(window, contexts, sums).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    grad = head.fusion.join.weight.grad
+    assert grad is not None
+    assert (grad[:, :32].abs().sum(dim=(1, 2)) > 0).all()  # but may learn to
+
+
+@pytest.mark.parametrize("members", [1, 3])
 def test_rescaled_logits_have_no_mean_and_a_deviation_of_one(members: int) -> None:
-    head = making.bundle(bins=4, members=members).model.head
-    inputs = (torch.randn(50, 32), torch.zeros(50, 7, dtype=torch.int64), torch.rand(50, len(head.means)))
+    head = making.bundle(members=members).model.head
+    given = inputs(head)
     with torch.inference_mode():
-        before = head.fuse(*inputs)
+        before = head.fuse(*given)
         head.rescale(before.mean(dim=0), before.std(dim=0))
-        after = head.fuse(*inputs)
+        after = head.fuse(*given)
     assert after.mean(dim=0).tolist() == pytest.approx([0.0] * HORIZONS, abs=1e-4)
     assert after.std(dim=0).tolist() == pytest.approx([1.0] * HORIZONS, abs=1e-4)
 
 
-@pytest.mark.parametrize(("bins", "members"), [(0, 3), (4, 0), (4, 3)], ids=["ensemble", "ramps", "both"])
-def test_a_bundle_with_them_comes_back_as_it_went(tmp_path: Path, bins: int, members: int) -> None:
-    made = making.bundle(bins=bins, members=members)
+def test_a_bundle_of_members_comes_back_as_it_went(tmp_path: Path) -> None:
+    made = making.bundle(members=3)
     bundles.save(tmp_path / "bundle", made)
     loaded = bundles.load(tmp_path / "bundle")
     assert loaded.shape == made.shape
@@ -89,3 +101,30 @@ def test_a_bundle_with_them_comes_back_as_it_went(tmp_path: Path, bins: int, mem
         forward.logits(one.model, one.vocabulary, batch, device=torch.device("cpu")) for one in (made, loaded)
     )
     assert np.array_equal(before, after)
+
+
+def test_a_head_of_the_first_format_is_the_layers_that_it_was(tmp_path: Path) -> None:
+    """Its file is written from torch's own layers, under the names that they had."""
+    made = making.bundle()
+    bundles.save(tmp_path, made)
+    head = made.model.head
+    width, side = made.shape.head_width, len(head.means) + 7 * made.shape.context_width
+    sides = nn.Sequential(nn.Linear(side, width), nn.GELU(), nn.Identity(), nn.Linear(width, width), nn.GELU())
+    outs = nn.Sequential(
+        nn.Identity(), nn.Linear(32 + width, width), nn.GELU(), nn.Identity(), nn.Linear(width, HORIZONS)
+    )
+    file = tmp_path / "head.safetensors"
+    tensors = {name: t for name, t in safetensors.torch.load_file(file).items() if not name.startswith("fusion.")}
+    for name, layers in {"side": sides, "out": outs}.items():
+        tensors |= {f"{name}.{key}": tensor for key, tensor in layers.state_dict().items()}
+    safetensors.torch.save_file(tensors, file)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"format": 1}
+    del config["shape"]["members"], config["shape"]["positions"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    bundles.seal(tmp_path)
+    loaded = bundles.load(tmp_path).model.head
+    window, contexts, sums = inputs(head)
+    with torch.inference_mode():
+        known = head.contexts(contexts + head.context_base).flatten(1)
+        wanted = outs(torch.cat([window, sides(torch.cat([head.standard(sums), known], dim=1))], dim=1))
+        assert torch.allclose(loaded.fuse(window, contexts, sums), wanted, atol=1e-5)

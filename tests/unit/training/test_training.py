@@ -1,5 +1,6 @@
 """From a small sample to a bundle and back to scores; and that nothing of the future leaks into any of it."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from tests.unit.training import samples
@@ -21,8 +23,9 @@ from worker.shop.ga360 import ORDER_COMPLETED, Sample
 from worker.training import finetune, windows
 from worker.training.labels import START, labels
 from worker.training.loop import Progress
+from worker.training.runs import Run
 from worker.training.score import PERCENTILES, SCHEMA, score
-from worker.training.train import train
+from worker.training.train import Outcome, train
 
 PLAN = finetune.Plan(
     windows=4_000,
@@ -35,9 +38,7 @@ PLAN = finetune.Plan(
 )
 
 
-FULL = replace(
-    PLAN, head_windows=2_048, windows=2_048, even=0.5, refit=True, shape=replace(PLAN.shape, bins=4, members=2)
-)
+FULL = replace(PLAN, head_windows=2_048, windows=2_048, even=0.5, refit=True, shape=replace(PLAN.shape, members=2))
 """With all that a plain run is spared."""
 
 
@@ -178,14 +179,102 @@ def test_a_refit_is_the_same_run_on_more_and_stops_where_it_is_told(shop: Path, 
 
 
 def test_the_head_learns_before_the_bert_does(shop: Path, tmp_path: Path) -> None:
-    """After one step of the whole, what is known is what the head began with."""
+    """What the last stage begins with; and its first step does not undo it."""
     events, kept = windows.build(Sample(shop), tmp_path)
-    auc = {}
-    for begun in (0, 2_048):
+    loss = {}
+    for begun in (0, 8_192):
         plan = replace(FULL, windows=128, head_windows=begun)
-        auc[begun] = finetune.finetune(events, kept, plan, report=lambda _: None).history[-1]["auc_24h"]
-    assert auc[2_048] > 0.6
-    assert auc[2_048] > auc[0] + 0.05
+        history = finetune.finetune(events, kept, plan, report=lambda _: None).history
+        assert [entry["windows"] for entry in history] == [0, 128]
+        loss[begun] = [entry["log_loss_24h"] for entry in history]
+    assert max(loss[8_192]) < min(loss[0]) - 0.1
+
+
+SHORT = replace(FULL, pretrain_windows=1_024, head_windows=1_024, windows=1_024, validation_windows=400)
+"""Every stage, a few steps of each."""
+
+
+class Killed(Exception):
+    """Planted."""
+
+
+def run(
+    shop: Path,
+    folder: Path,
+    *,
+    plan: finetune.Plan = SHORT,
+    kill_at: str | None = None,
+    resume: Path | None = None,
+) -> Outcome:
+    """Training without the test slice; killed in the middle of that stage."""
+
+    def report(progress: Progress) -> None:
+        if progress.stage == kill_at and progress.windows > progress.of_windows / 2:
+            raise Killed
+
+    return train(
+        shop,
+        folder / "bundle",
+        name="small",
+        plan=plan,
+        runs=folder / "runs",
+        draws=20,
+        command="intent train --data shop",
+        say=lambda _: None,
+        report=report,
+        resume=resume,
+        test=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """An unbroken run."""
+    return run(shop, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("stage", [finetune.PRETRAINING, finetune.ALL, finetune.REFIT + finetune.HEAD])
+def test_a_killed_run_goes_on_to_the_same_bundle(shop: Path, whole: Outcome, tmp_path: Path, stage: str) -> None:
+    threads = torch.get_num_threads()
+    with pytest.raises(Killed):
+        run(shop, tmp_path, kill_at=stage)
+    assert not (tmp_path / "bundle").exists()
+    (folder,) = (tmp_path / "runs").glob("small-*")
+    resumed = run(shop, tmp_path, resume=folder)
+    assert threads == torch.get_num_threads()
+    for name in ("bert/model.safetensors", "head.safetensors", "vocabulary.json", "calibration.json"):
+        assert (resumed.bundle / name).read_bytes() == (whole.bundle / name).read_bytes(), name
+    histories = [
+        [(entry["stage"], entry["windows"], entry["loss"]) for entry in Run(one.folder, {}).history()]
+        for one in (whole, resumed)
+    ]
+    assert sorted(histories[0]) == sorted(histories[1])
+
+
+def test_without_the_test_slice_nothing_of_it_is_told(whole: Outcome) -> None:
+    assert whole.test == []
+    assert whole.validation
+    assert "Not scored in this run" in bundles.load(whole.bundle).card
+    assert json.loads((whole.folder / "report.json").read_text())["test"] == []
+
+
+def test_only_the_same_command_on_the_same_data_resumes(shop: Path, whole: Outcome, tmp_path: Path) -> None:
+    with pytest.raises(IntentError, match=r"that run has seed = 1, this command 2; repeat its command: intent train"):
+        run(shop, tmp_path, plan=replace(SHORT, seed=2), resume=whole.folder)
+    with pytest.raises(IntentError, match=r"no run\.json of a run is there"):
+        run(shop, tmp_path, resume=tmp_path)
+    other = samples.write(tmp_path, [samples.hit()], [samples.session()])
+    with pytest.raises(IntentError, match=r"does not hold the data of that run"):
+        run(other, tmp_path, resume=whole.folder)
+
+
+def test_a_runs_folder_says_what_it_was_made_from(shop: Path, whole: Outcome) -> None:
+    told = json.loads((whole.folder / "run.json").read_text())
+    hits = hashlib.sha256((shop / "hits.parquet").read_bytes()).hexdigest()
+    assert told["data"]["hits.parquet"] == hits
+    assert told["plan"]["head_windows"] == SHORT.head_windows
+    assert told["command"] == "intent train --data shop"
+    assert (whole.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_sample_that_lacks_a_slice_is_refused_before_training(tmp_path: Path) -> None:
