@@ -86,7 +86,7 @@ class Source:
             self._copy(version, bundles.CHECKSUMS, beside, limit=_CHECKSUMS_BYTES)
             listing = (beside / bundles.CHECKSUMS).read_text(errors="replace")
             listed = {line.partition("  ")[2] for line in listing.splitlines()}
-            for file, limit in bundles.FILES.items():
+            for file, limit in (bundles.FILES | bundles.OPTIONAL).items():
                 if file in listed:
                     self._copy(version, file, beside, limit=limit)
             bundles.verify(beside)

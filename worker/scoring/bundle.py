@@ -7,6 +7,7 @@
 ``vocabulary.json``  which hashes own an embedding row
 ``calibration.json`` slope and intercept of each horizon's logit
 ``reasons.json``     the surrogate behind the reason codes
+``habits.safetensors`` optional: what is usual in the shop, behind the risk score
 ``card.md``          the model card
 ``checksums.sha256`` SHA-256 of all of the above; ``sha256sum -c checksums.sha256`` checks them too
 ==================== =====================================================================================
@@ -24,16 +25,18 @@ from typing import Any, Final
 
 import numpy as np
 import safetensors
+import safetensors.numpy
 import safetensors.torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from worker.errors import SettingError
 from worker.events import KINDS
-from worker.scores import HORIZONS, REASONS
+from worker.scores import HORIZONS, REASONS, RISK_REASONS
 from worker.scores import Model as ModelName
 from worker.scoring import aggregates, encode
 from worker.scoring.batch import Floats, Hashes
+from worker.scoring.habits import LEVELS, SYMBOLS, Chain, Habits
 from worker.scoring.model import Head, IntentModel, Shape
 from worker.scoring.reasons import Surrogate
 
@@ -56,6 +59,10 @@ FILES: Final = {
     CARD: _JSON_BYTES,
 }
 """The files and the most bytes that each may have."""
+
+HABITS: Final = "habits.safetensors"
+OPTIONAL: Final = {HABITS: 16 * 2**20}
+"""Likewise, of files that a bundle may lack: older ones do, and older workers pass them over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +91,7 @@ class Bundle:
     calibration: Calibration
     surrogate: Surrogate
     card: str
+    habits: Habits | None = None
 
     @property
     def label(self) -> ModelName:
@@ -123,6 +131,10 @@ def save(folder: Path, bundle: Bundle) -> str:
         ),
         CARD: bundle.card.encode(),
     }
+    if bundle.habits is not None:
+        contents[HABITS] = _habits_packed(bundle.habits)
+    for name in OPTIONAL.keys() - contents:
+        (folder / name).unlink(missing_ok=True)
     for name, content in contents.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -132,7 +144,8 @@ def save(folder: Path, bundle: Bundle) -> str:
 
 def seal(folder: Path) -> str:
     """Writes the checksums of the files as they are; the version. For `save`, and after editing the card."""
-    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in sorted(FILES)]
+    names = [*FILES, *(name for name in OPTIONAL if (folder / name).exists())]
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in sorted(names)]
     (folder / CHECKSUMS).write_text("".join(lines))
     return _version("".join(lines).encode())
 
@@ -147,7 +160,7 @@ def verify(folder: Path) -> tuple[str, dict[str, bytes]]:
     listing = _read(folder, CHECKSUMS, _JSON_BYTES)
     expected = _checksums(folder, listing)
     contents = {}
-    for name, limit in FILES.items():
+    for name, limit in (FILES | {name: limit for name, limit in OPTIONAL.items() if name in expected}).items():
         content = _read(folder, name, limit)
         if hashlib.sha256(content).hexdigest() != expected[name]:
             raise SettingError(f"bundle {folder}: {name} does not match {CHECKSUMS}; restore it or train it again")
@@ -182,6 +195,8 @@ def load(folder: Path | None = None) -> Bundle:
         calibration = _calibration(_parse(folder, name, contents))
         name = "reasons.json"
         surrogate = _surrogate(_parse(folder, name, contents))
+        name = HABITS
+        habits = _habits(contents[name]) if name in contents else None
         name = "bert/config.json"
         bert_config = BertConfig.from_dict(_parse(folder, name, contents))
         _check_sizes(bert_config, shape)
@@ -203,6 +218,7 @@ def load(folder: Path | None = None) -> Bundle:
         calibration=calibration,
         surrogate=surrogate,
         card=contents[CARD].decode(errors="replace"),
+        habits=habits,
     )
 
 
@@ -252,6 +268,26 @@ def _surrogate(parsed: Mapping[str, Any]) -> Surrogate:
     if not np.isfinite(weights).all():
         raise ValueError("weights must be finite")
     return Surrogate(weights=weights, intercept=float(parsed["intercept"]), r2=float(parsed["r2"]))
+
+
+def _habits(content: bytes) -> Habits:
+    """Sizes and order are checked: a loop without bounds reads these tables."""
+    arrays = {name: tensor.numpy() for name, tensor in _tensors(content).items()}
+    made = Habits(
+        chain=Chain(*(arrays[name] for name in Chain._fields)), levels=arrays["levels"], joined=arrays["joined"]
+    )
+    wanted = [(SYMBOLS, SYMBOLS), (SYMBOLS,), (SYMBOLS,), (len(RISK_REASONS), LEVELS), (LEVELS,)]
+    found = [*made.chain, made.levels, made.joined]
+    if [part.shape for part in found] != wanted or any(part.dtype != np.float32 for part in found):
+        raise ValueError(f"tables of the sizes {wanted} in float32 are wanted")
+    if (np.diff(made.levels) < 0).any() or (np.diff(made.joined) < 0).any():
+        raise ValueError("levels must ascend")
+    return made
+
+
+def _habits_packed(habits: Habits) -> bytes:
+    arrays = {**habits.chain._asdict(), "levels": habits.levels, "joined": habits.joined}
+    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def _check_sizes(config: BertConfig, shape: Shape) -> None:

@@ -19,7 +19,7 @@ from worker.scoring import bundle, reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.shop.ga360 import Sample
-from worker.training import calibrate, card, evaluate, finetune, windows
+from worker.training import calibrate, card, evaluate, finetune, habits, windows
 from worker.training.labels import labels, member
 
 SURROGATE_WINDOWS = 40_000
@@ -84,6 +84,7 @@ def train(
         calibration=calibration,
         surrogate=surrogate,
         card="",
+        habits=habits.fit(events, kept, seed=plan.seed),
     )
     spent = time.monotonic() - started
     lines = {}
