@@ -3,6 +3,7 @@
 Owns the study: whose windows are the background, what counts as found, and the tables. The abuse is `loadtest.abuse`'s.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,19 +32,32 @@ FALSE_ALARMS: Final = (0.001, 0.01)
 CHOSEN_ON: Final = ("scripted browsing", "cart hoarding", "card testing")
 """Kinds that the way to join signs was chosen on, with windows of the training weeks. The others are held out."""
 
-DETECTORS: Final = {
-    "all signs": RISK_REASONS,
-    "without the surprise": tuple(code for code in RISK_REASONS if code != "unusual_sequence"),
-    "the surprise alone": ("unusual_sequence",),
-    "the rule's signs": RISK_REASONS[:4],
+SURPRISE: Final = "unusual_sequence"
+
+MADE_FOR: Final = {
+    "scripted browsing": {"machine_pace", "no_dwell", "regular_pace"},
+    "cart hoarding": set[str](),
+    "card testing": {"repetition", "repeated_sequence"},
+    "account sharing": {"overlapping_sessions"},
+    "replayed session": {"repeated_sequence"},
 }
-"""Which signs' rarities are looked at; the rarest counts. Beside them stands the rule as it is."""
+"""Signs that were thought of with a kind in mind. Without them the kind is one that nobody foresaw."""
 
 RULE: Final = "the rule"
+UNFORESEEN: Final = "unforeseen: "
+DETECTORS: Final = {
+    "all signs": set(RISK_REASONS),
+    "without the surprise": set(RISK_REASONS) - {SURPRISE},
+    "the surprise alone": {SURPRISE},
+    f"{UNFORESEEN}all signs": set(RISK_REASONS),
+    f"{UNFORESEEN}without the surprise": set(RISK_REASONS) - {SURPRISE},
+    RULE: set[str](),
+}
+"""Which signs' rarities are looked at; the rarest counts. Unforeseen: less those made for the kind at hand."""
 
 Doubles = NDArray[np.float64]
 
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
 err = Console(stderr=True)
 
 
@@ -51,13 +65,24 @@ err = Console(stderr=True)
 class Measured:
     """What some windows show, and whose they are."""
 
-    scores: dict[str, Doubles]  # by detector, [n]
+    rare: Doubles  # [n, signs] decades
+    rule: Doubles  # [n]
     owner: NDArray[np.int64]  # [n] 0, 1, ...
 
-    def greatest(self, detector: str) -> Doubles:
-        """[owners]"""
-        most = np.full(int(self.owner.max()) + 1, -np.inf)
-        np.maximum.at(most, self.owner, self.scores[detector])
+    @property
+    def owners(self) -> int:
+        """How many visitors."""
+        return int(self.owner.max()) + 1
+
+    def greatest(self, detector: str, kind: str | None = None) -> Doubles:
+        """[owners] the most that each visitor's windows show to one of `DETECTORS` that looks for a kind."""
+        codes = DETECTORS[detector]
+        if kind is not None and detector.startswith(UNFORESEEN):
+            codes = codes - MADE_FOR[kind]
+        columns = [at for at, code in enumerate(RISK_REASONS) if code in codes]
+        scores = self.rare[:, columns].max(axis=1) if columns else self.rule
+        most = np.full(self.owners, -np.inf)
+        np.maximum.at(most, self.owner, scores)
         return most
 
 
@@ -106,7 +131,7 @@ def risk(
     document = {
         "taken": taken.provenance(load_before=load_before, packages=("numba", "numpy")),
         "synthetic": "abuse is injected by generators; the sample has no labels of it",
-        "background_visitors": int(ordinary.owner.max()) + 1,
+        "background_visitors": ordinary.owners,
         "chosen_on": CHOSEN_ON,
         **recalls(ordinary, found, bots),
     }
@@ -161,32 +186,32 @@ def injected(
 
 
 def measure(batches: "Sequence[Batch]", owner: NDArray[np.int64], known: "Habits") -> Measured:
-    """All detectors on the same windows."""
+    """All signs, and the rule, on the same windows."""
     from worker.scoring import habits
     from worker.scoring import risk as scoring
 
     rare = np.concatenate([habits.decades(habits.signs(batch, known), known.levels) for batch in batches])
     rule = np.concatenate([scoring.risk(batch)[0] for batch in batches]).astype(np.float64)
-    scores = {
-        name: rare[:, [RISK_REASONS.index(code) for code in codes]].max(axis=1) for name, codes in DETECTORS.items()
-    }
-    return Measured({**scores, RULE: rule}, owner)
+    return Measured(rare, rule, owner)
 
 
 def recalls(ordinary: Measured, found: dict[str, Measured], bots: Measured) -> dict[str, Any]:
     """By detector and share of false alarms: recall of each kind with its 95 % interval; of the bot-like, how many."""
-    result: dict[str, Any] = {"recall": {}, "bot_like_of": int(bots.owner.max()) + 1, "bot_like_found": {}}
-    for detector in ordinary.scores:
-        calm = np.sort(ordinary.greatest(detector))
+    result: dict[str, Any] = {"recall": {}, "bot_like_of": bots.owners, "bot_like_found": {}}
+    for detector in DETECTORS:
         for share in FALSE_ALARMS:
-            threshold = calm[-int(share * len(calm)) - 1]
             name = f"{detector} at {100 * share:g} %"
-            result["bot_like_found"][name] = int((bots.greatest(detector) > threshold).sum())
             result["recall"][name] = {
-                kind: wilson(int((each.greatest(detector) > threshold).sum()), int(each.owner.max()) + 1)
-                for kind, each in found.items()
+                kind: wilson(caught(ordinary, each, detector, share, kind), each.owners) for kind, each in found.items()
             }
+            result["bot_like_found"][name] = caught(ordinary, bots, detector, share, None)
     return result
+
+
+def caught(ordinary: Measured, others: Measured, detector: str, share: float, kind: str | None) -> int:
+    """How many of the others show more than all but a share of the ordinary visitors."""
+    calm = np.sort(ordinary.greatest(detector, kind))
+    return int((others.greatest(detector, kind) > calm[-int(share * len(calm)) - 1]).sum())
 
 
 def wilson(hits: int, of: int) -> list[float]:
@@ -223,8 +248,8 @@ def plot(ordinary: Measured, found: dict[str, Measured], path: Path) -> None:
     figure = Figure(figsize=(3.4 * len(found), 3.6), layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True)
     for axes, (kind, each) in zip(panels, found.items(), strict=True):
-        for detector in (*DETECTORS, RULE):
-            calm, rare = np.sort(ordinary.greatest(detector)), each.greatest(detector)
+        for detector in DETECTORS:
+            calm, rare = np.sort(ordinary.greatest(detector, kind)), each.greatest(detector, kind)
             thresholds = np.unique(np.concatenate((calm, rare)))[::-1]
             alarms = 1 - np.searchsorted(calm, thresholds, side="left") / len(calm)
             caught = 1 - np.searchsorted(np.sort(rare), thresholds, side="left") / len(rare)
