@@ -1,5 +1,6 @@
 """`python -m loadtest reasons`: what reason codes and risk cost beside the score, window by window. Without Kafka."""
 
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -17,13 +18,14 @@ from rich.table import Table
 from loadtest import gather, taken, workload
 from loadtest.options import Sample
 from worker.errors import CheckFailed
+from worker.ops import logs
 
 MOST: Final = 0.10
 """Of a score's time, for reason codes and risk together."""
 
 _BATCHES: Final = 4
 
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 132)
 err = Console(stderr=True)
 
 
@@ -37,12 +39,13 @@ def reasons(
         bool, typer.Option("--json", help="The JSON on standard output too, in place of the table.")
     ] = False,
 ) -> None:
-    """Measure reason codes and risk: microseconds of a window, and their share of scoring it.
+    """Measure reason codes and risk: CPU microseconds of a window, and their share of scoring it.
 
     The shipped model on one thread of the CPU, whole engine, from a window's bytes to its score. Habits are learnt from
     the same windows where the bundle has none. On a GPU both run while the device computes. Exit code 3 when they take
     more than a tenth.
     """
+    logs.quiet()
     load_before = taken.load_before(err)
     with err.status("making windows") as status:
         from worker.scoring import bundle as bundles
@@ -77,7 +80,7 @@ def reasons(
 
 
 def measure(bundle: Any, batches: Sequence[Sequence[bytes]], *, rounds: int) -> dict[str, float]:
-    """Microseconds a window by part, in turn, the median over all batches and rounds."""
+    """Microseconds of the process's CPU for a window by part, in turn, the median over all batches and rounds."""
     from worker.scoring import reasons as codes
     from worker.scoring import risk
     from worker.scoring.batch import Batch
@@ -86,9 +89,9 @@ def measure(bundle: Any, batches: Sequence[Sequence[bytes]], *, rounds: int) -> 
     seconds: defaultdict[str, list[float]] = defaultdict(list)
 
     def clock(name: str, work: Callable[[], object], windows: Sequence[bytes]) -> None:
-        begun = time.perf_counter()
+        begun = time.process_time()  # of all threads: a busy machine does not lengthen it
         work()
-        seconds[name].append((time.perf_counter() - begun) / len(windows))
+        seconds[name].append((time.process_time() - begun) / len(windows))
 
     with Engine(bundle, device="cpu", threads=1) as engine:
         for windows in (batches[0], *(some for _ in range(rounds) for some in batches)):
@@ -105,7 +108,7 @@ def table(document: dict[str, Any]) -> Table:
     windows = document["windows"]
     shown = Table(title="Reasons and risk beside the score", title_justify="left", caption_justify="left")
     shown.add_column("part")
-    shown.add_column("µs a window", justify="right")
+    shown.add_column("CPU µs a window", justify="right")
     shown.add_column("share", justify="right")
     for name, us in document["us_per_window"].items():
         shown.add_row(name, f"{us:.2f}", f"{100 * document['share'][name]:.1f} %")
