@@ -36,7 +36,9 @@ def _mount() -> None:
     from loadtest.latency import latency
     from loadtest.models import models
     from loadtest.pipeline import pipeline
+    from loadtest.reasons import reasons
     from loadtest.recovery import recovery
+    from loadtest.risk import risk
     from loadtest.scale import scale
     from loadtest.soak import soak
     from loadtest.stages import stages
@@ -55,6 +57,8 @@ def _mount() -> None:
     app.command()(engine)
     app.command()(batching)
     app.command()(transfer)
+    app.command()(reasons)
+    app.command()(risk)
 
 
 @app.callback()

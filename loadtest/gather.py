@@ -57,7 +57,7 @@ def gather(
         bundle = bundles.load()
         start.ends("load the bundle")
         status.update("making windows")
-        windows, source = _windows(sample or workload.sample_folder(), count=_BATCHES * count)
+        windows, source = real_windows(sample or workload.sample_folder(), count=_BATCHES * count)
         longest = max(window[2] for window in windows)
         mixes = {"real": windows, "full": [window for window in windows if window[2] == longest]}
         status.update("gathering")
@@ -140,7 +140,7 @@ class _Start:
         self._at = now
 
 
-def _windows(sample: Path | None, *, count: int) -> tuple[list[bytes], str]:
+def real_windows(sample: Path | None, *, count: int) -> tuple[list[bytes], str]:
     """At least so many windows as they are after an event, and where they are from; in an order of no meaning."""
     from worker import events, facts, window
     from worker.shop.ga360 import Sample

@@ -36,8 +36,17 @@ REASONS: Final = (
 
 NO_REASON: Final = 255
 
-RISK_REASONS: Final = ("burst", "machine_pace", "repetition", "no_dwell")
-"""Reason codes of a risk, by bit of the engine's mask."""
+RISK_REASONS: Final = (
+    "burst",
+    "machine_pace",
+    "repetition",
+    "no_dwell",
+    "unusual_sequence",
+    "regular_pace",
+    "repeated_sequence",
+    "overlapping_sessions",
+)
+"""Reason codes of a risk, by bit of the engine's mask, which is full: a ninth needs a wider one."""
 
 _RISK_REASONS_OF_MASK = tuple(
     tuple(code for bit, code in enumerate(RISK_REASONS) if mask >> bit & 1) for mask in range(1 << len(RISK_REASONS))

@@ -111,13 +111,16 @@ def check(
 ) -> None:
     """Measure whether explanations are faithful: deletion curves against a random order, and whether methods agree.
 
+    The stream's reason codes are tried as well: what the logit loses without the events that a code stands for.
     Takes windows of the validation slice, never of the test slice. About two minutes on one core.
 
     Example: `intent explain check --data ../shared/data/ga360`
     """
+    from worker.explain import codes
     from worker.explain.faithfulness import document, study, tables
     from worker.explain.picture import plot_study
     from worker.explain.sample import draw
+    from worker.explain.scorer import Scorer
     from worker.scoring.bundle import load
 
     where = _place(device)
@@ -127,15 +130,17 @@ def check(
     with err.status(f"folding {data}") as status:
         chosen = draw(data, runs=runs, count=windows, least=least, horizon=at, seed=seed)
         found = study(loaded, chosen, horizon=at, seed=seed, device=where, report=status.update)
+        worth = codes.worth(Scorer(loaded, device=where), chosen, horizon=at)
     folder.mkdir(parents=True, exist_ok=True)
     result = {"model": [loaded.name, loaded.version], "horizon": horizon, "seed": seed, **document(found)}
+    result["codes"] = codes.document(worth)
     (folder / "deletion.json").write_text(json.dumps(result, indent=1) + "\n")
     title = f"{loaded.name} {loaded.version}, {horizon}, {found.windows} validation windows"
     plot_study(found, folder / "deletion.png", title=title)
     if as_json:
         out.print_json(json.dumps(result))
         return
-    for table in tables(found):
+    for table in (*tables(found), codes.table(worth)):
         out.print(table)
     out.print(f"{title}; written: {folder / 'deletion.json'}, {folder / 'deletion.png'}", highlight=False)
 

@@ -126,10 +126,10 @@ def surrogate_falls(bundle: Bundle, encoded: bytes) -> Doubles:
 
 def rank_correlation(one: Doubles, other: Doubles) -> float:
     """Spearman's; 0 where one of them says nothing about the order."""
-    ranks = [_ranks(values) for values in (one, other)]
-    if any(np.ptp(each) == 0 for each in ranks):
+    mine, others = _ranks(one), _ranks(other)
+    if np.ptp(mine) == 0 or np.ptp(others) == 0:
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(np.stack([mine, others]))[0, 1])
 
 
 def estimate(values: Doubles, *, draws: int = 2000, seed: int = 0) -> Estimate:

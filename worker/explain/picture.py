@@ -80,5 +80,6 @@ def plot_study(found: Study, path: Path, *, title: str) -> None:
         title=title,
     )
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(title="solid: most supporting first; dashed: most opposing first", fontsize=8)
+    meaning = "solid: most supporting first; dashed: most opposing first"
+    whole.legend(loc="outside lower center", ncols=4, title=meaning, fontsize=8, title_fontsize=8)
     whole.savefig(path, dpi=120)

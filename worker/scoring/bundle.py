@@ -7,6 +7,7 @@
 ``vocabulary.json``  which hashes own an embedding row
 ``calibration.json`` slope and intercept of each horizon's logit
 ``reasons.json``     the surrogate behind the reason codes
+``habits.safetensors`` optional: what is usual in the shop, behind the risk score
 ``card.md``          the model card
 ``percentiles.json`` optional: quantiles of the validation slice's scores, behind the percentiles
 ``metrics.json``     optional: its numbers, as `intent evaluate` found them, for `intent model promote`
@@ -27,6 +28,7 @@ from typing import Any, Final
 
 import numpy as np
 import safetensors
+import safetensors.numpy
 import safetensors.torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
@@ -35,10 +37,11 @@ from worker.drift import reference as drift
 from worker.drift.reference import Reference
 from worker.errors import SettingError
 from worker.events import KINDS
-from worker.scores import HORIZONS, REASONS
+from worker.scores import HORIZONS, REASONS, RISK_REASONS
 from worker.scores import Model as ModelName
 from worker.scoring import aggregates, encode
 from worker.scoring.batch import Floats, Hashes
+from worker.scoring.habits import LEVELS, SYMBOLS, Chain, Habits
 from worker.scoring.model import Head, IntentModel, Shape
 from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
@@ -64,10 +67,16 @@ FILES: Final = {
 }
 """The files and the most bytes that each may have."""
 
+HABITS: Final = "habits.safetensors"
 PERCENTILES: Final = "percentiles.json"
 METRICS: Final = "metrics.json"
-OPTIONAL: Final = {PERCENTILES: _JSON_BYTES, METRICS: _JSON_BYTES, drift.FILE: _JSON_BYTES}
-"""Files that a bundle may lack. One that is there is listed and checked like the others."""
+OPTIONAL: Final = {
+    HABITS: 16 * 2**20,
+    PERCENTILES: _JSON_BYTES,
+    METRICS: _JSON_BYTES,
+    drift.FILE: _JSON_BYTES,
+}
+"""Files that a bundle may lack, and older workers pass over. One that is there is listed and checked like the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +105,7 @@ class Bundle:
     calibration: Calibration
     surrogate: Surrogate
     card: str
+    habits: Habits | None = None
     percentiles: Percentiles | None = None
     metrics: Mapping[str, Any] | None = None
     drift: Reference | None = None
@@ -138,6 +148,8 @@ def save(folder: Path, bundle: Bundle) -> str:
         ),
         CARD: bundle.card.encode(),
     }
+    if bundle.habits is not None:
+        contents[HABITS] = _habits_packed(bundle.habits)
     if bundle.percentiles is not None:
         rows = np.round(bundle.percentiles.quantiles.astype(np.float64), 7).tolist()
         contents[PERCENTILES] = _json({"quantiles": dict(zip(HORIZONS, rows, strict=True))}, indent=None)
@@ -209,6 +221,8 @@ def load(folder: Path | None = None) -> Bundle:
         calibration = _calibration(_parse(folder, name, contents))
         name = "reasons.json"
         surrogate = _surrogate(_parse(folder, name, contents))
+        name = HABITS
+        habits = _habits(contents[name]) if name in contents else None
         name = PERCENTILES
         percentiles = _percentiles(_parse(folder, name, contents)) if name in contents else None
         name = "bert/config.json"
@@ -235,6 +249,7 @@ def load(folder: Path | None = None) -> Bundle:
         calibration=calibration,
         surrogate=surrogate,
         card=contents[CARD].decode(errors="replace"),
+        habits=habits,
         percentiles=percentiles,
         metrics=_parse(folder, METRICS, contents) if METRICS in contents else None,
         drift=reference,
@@ -291,6 +306,26 @@ def _surrogate(parsed: Mapping[str, Any]) -> Surrogate:
     if not np.isfinite(weights).all():
         raise ValueError("weights must be finite")
     return Surrogate(weights=weights, intercept=float(parsed["intercept"]), r2=float(parsed["r2"]))
+
+
+def _habits(content: bytes) -> Habits:
+    """Sizes and order are checked: a loop without bounds reads these tables."""
+    arrays = {name: tensor.numpy() for name, tensor in _tensors(content).items()}
+    made = Habits(
+        chain=Chain(*(arrays[name] for name in Chain._fields)), levels=arrays["levels"], joined=arrays["joined"]
+    )
+    wanted = [(SYMBOLS, SYMBOLS), (SYMBOLS,), (SYMBOLS,), (len(RISK_REASONS), LEVELS), (LEVELS,)]
+    found = [*made.chain, made.levels, made.joined]
+    if [part.shape for part in found] != wanted or any(part.dtype != np.float32 for part in found):
+        raise ValueError(f"tables of the sizes {wanted} in float32 are wanted")
+    if (np.diff(made.levels) < 0).any() or (np.diff(made.joined) < 0).any():
+        raise ValueError("levels must ascend")
+    return made
+
+
+def _habits_packed(habits: Habits) -> bytes:
+    arrays = {**habits.chain._asdict(), "levels": habits.levels, "joined": habits.joined}
+    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def _check_sizes(config: BertConfig, shape: Shape) -> None:

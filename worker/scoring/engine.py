@@ -346,7 +346,7 @@ class Engine:
     def _deliver(self, flight: _Flight) -> None:
         """Computes on the host what the device does not, waits for the device, answers."""
         batch, bundle = flight.batch, flight.runner.bundle
-        risk_score, risk_mask = risk.risk(batch)
+        risk_score, risk_mask = risk.risk(batch, bundle.habits)
         codes, weights = reasons.top(batch, bundle.surrogate)
         intent = flight.finish()
         if not np.isfinite(intent).all():

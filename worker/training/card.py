@@ -59,8 +59,8 @@ what moves scores like this one on average, not what happened inside this forwar
 - Purchases are rare at the start of a visit, and the model knows little then: see the 3rd event's row.
 - Context (country, channel, visit number) carries much of the early signal. It reflects who bought in the past; do
   not use these scores to set prices, to grant credit or to refuse service.
-- Bots are in the data, unlabelled. The risk score beside the intent is a rule (`worker/scoring/risk.py`), not
-  learnt.
+- Bots are in the data, unlabelled. The risk score beside the intent says how rare a window is among those of the
+  training slice (`worker/scoring/habits.py`); no label of abuse was there to learn from or to measure on.
 - Items and pages never seen in training share hashed rows, and are scored by their category, price and the rest.
 """
 

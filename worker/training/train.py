@@ -22,7 +22,7 @@ from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.scoring.percentile import Percentiles
 from worker.shop.source import opened
-from worker.training import calibrate, card, curves, evaluate, finetune, windows
+from worker.training import calibrate, card, curves, evaluate, finetune, habits, windows
 from worker.training.labels import Events, labels, member
 from worker.training.loop import Progress
 from worker.training.runs import Run
@@ -156,5 +156,6 @@ def _bundle(
         calibration=calibration,
         surrogate=reasons.fit(reasons.facts(Batch.of(kept.take(drawn))), day),
         card="",
+        habits=habits.fit(events, kept, seed=plan.seed),
         percentiles=Percentiles.fit(calibration.probabilities(logits), inside[places]),
     )

@@ -35,7 +35,7 @@ def windows(count: int, *, seed: int) -> list[bytes]:
 
 def drivers(encoded: bytes) -> np.ndarray:
     """[n] which events are drivers, oldest first."""
-    return Batch.of([encoded]).rows.kind == KINDS.index(DRIVER)
+    return np.asarray(Batch.of([encoded]).rows.kind == KINDS.index(DRIVER))
 
 
 def bundle() -> Bundle:

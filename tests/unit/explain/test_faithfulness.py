@@ -9,7 +9,8 @@ from scipy.stats import spearmanr
 
 from tests.unit.explain import planted
 from tests.unit.scoring import making
-from worker import window
+from worker import facts, window
+from worker.explain import codes
 from worker.explain.faithfulness import METHODS, deletion, document, estimate, rank_correlation, study, tables
 from worker.explain.scorer import Scorer
 from worker.scoring.bundle import Bundle
@@ -35,7 +36,7 @@ class Additive:
 
 def additive() -> tuple[Scorer, bytes]:
     events = [making.event(n, event_time=making.START_MS + n, page=f"/{n}") for n in WORTH]
-    pages = {making.facts.of(event).page: number for number, event in enumerate(events)}
+    pages = {facts.of(event).page: number for number, event in enumerate(events)}
     return cast("Scorer", Additive(pages)), making.window_of(events)
 
 
@@ -85,3 +86,17 @@ def test_a_study_of_a_planted_cause(driven: Bundle) -> None:
     assert result["windows"] == 30
     assert set(result["deletion"]) == set(METHODS)
     assert all(table.row_count == 4 for table in tables(found))
+
+
+def test_a_code_is_worth_what_its_events_are(driven: Bundle) -> None:
+    windows = planted.windows(150, seed=12)
+    held = [one for one in windows if planted.drivers(one).any()]
+    found = codes.worth(Scorer(driven), windows, horizon=1)
+    _, falls = found["cart_added"]
+    assert len(falls) == len([one for one in held if not planted.drivers(one).all()])
+    slope = float(driven.calibration.slopes[1])
+    number = np.mean([planted.drivers(one).sum() for one in held])
+    assert falls.mean() == pytest.approx(slope * number, rel=0.3)
+    assert abs(found["search_used"][1].mean()) < 0.3
+    assert codes.agreement({"cart_added": (1.0, falls)}).mean() > 0.95
+    assert codes.agreement({"cart_added": (-1.0, falls)}).mean() < 0.05

@@ -179,7 +179,7 @@ def test_risk_is_that_of_a_plain_loop() -> None:
     for score, mask, encoded in zip(scores.tolist(), masks.tolist(), windows, strict=True):
         signs = Plain(encoded).signs()
         assert score == pytest.approx(1 - math.prod(1 - value for value in signs.values()), rel=1e-6, abs=1e-7)
-        assert mask == sum((signs[code] >= risk.SHOWN) << bit for bit, code in enumerate(RISK_REASONS))
+        assert mask == sum((signs[code] >= risk.SHOWN) << RISK_REASONS.index(code) for code in risk.RULE)
     assert len(set(masks.tolist())) > 4
 
 

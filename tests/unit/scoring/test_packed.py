@@ -118,7 +118,7 @@ def test_mixing_would_be_seen(made: Bundle, broken: str) -> None:
     network = networks.network(made)
     sound = pack(given, made.vocabulary, network, longest_first=True)
     wrong = mixed(network, sound, broken)
-    assert np.abs(wrong - tiles.probabilities(network, sound)[sound.order]).max() > 1e-4  # ten times what rounding may do
+    assert np.abs(wrong - tiles.probabilities(network, sound)[sound.order]).max() > 1e-4  # rounding may do a tenth
 
 
 def mixed(network: Network, sound: Packed, broken: str) -> np.ndarray:
