@@ -76,7 +76,7 @@ OPTIONAL: Final = {
     METRICS: _JSON_BYTES,
     drift.FILE: _JSON_BYTES,
 }
-"""Files that a bundle may lack, and older workers pass over. One that is there is listed and checked like the others."""
+"""Files that a bundle may lack and older workers pass over. One that is there is listed and checked like the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
