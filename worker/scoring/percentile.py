@@ -43,7 +43,7 @@ class Percentiles:
     def of(self, scores: Floats) -> NDArray[np.float64]:
         """[n, horizons] -> the share of the reference that each score reaches, 0 to 1: never less for a higher score.
 
-        About 0.1 µs a score.
+        A binary search a score: about a hundredth of what writing the record takes.
         """
         shares = _shares(self.quantiles.shape[1] - 1)
         found = np.empty(scores.shape)
