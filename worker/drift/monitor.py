@@ -1,8 +1,8 @@
 """Drift as gauges of a running worker: what was scored lately, beside the reference of the model that scored it.
 
 Called on the engine's thread after each batch. Owns the rolling window and the budget: a batch is counted only while
-counting has taken less than `SHARE` of the time that scoring took, so that on a fast device one batch in some hundred is
-looked at, on a CPU nearly each. Knows neither Kafka nor the engine.
+counting has taken less than `SHARE` of the time that scoring took, so that a CPU counts about each second batch and a
+fast device one in hundreds. Knows neither Kafka nor the engine.
 """
 
 import time
