@@ -271,6 +271,7 @@ def test_the_job_on_the_command_line(watched: Bundle, tmp_path: Path) -> None:
     assert "channel" not in told["same"]["act"]
     shown = run(cli.app, ["drift", "data", str(files["other"]), *arguments]).stdout
     assert "what moved most" in shown
+    assert any(name in shown for name in ("page_view", "view_item", "add_to_cart"))
     bundles.save(tmp_path / "old", replace(watched, drift=None))
     refused = run(cli.app, ["drift", "data", str(files["same"]), "--map", str(GA4), "--bundle", str(tmp_path / "old")])
     assert "`intent drift reference` makes" in str(refused.exception)
