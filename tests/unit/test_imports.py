@@ -34,6 +34,11 @@ FORBIDDEN = {
     "shop": STREAM | MODEL,
     "stream": MODEL,
     "replay": MODEL,
+    "drift/psi": STREAM | KAFKA | MODEL,
+    "drift/reference": STREAM | KAFKA | MODEL,
+    "drift/values": STREAM | KAFKA | MODEL,
+    "drift/findings": STREAM | KAFKA | MODEL,
+    "drift/monitor": STREAM | KAFKA,
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from worker.drift.psi import Counts, Verdict, least, noise, psi, verdict
 from worker.drift.reference import Reference
-from worker.drift.values import KNOWN, UNSEEN
+from worker.drift.values import KNOWN, UNSEEN, title
 
 ORDER: Final = ("act", "watch", "too few", "fine")
 
@@ -47,7 +47,7 @@ def findings(reference: Reference, counts: Counts) -> list[Finding]:
                 psi=value,
                 noise=chance,
                 verdict=verdict(value, chance),
-                moved=feature.title(most),
+                moved=title(feature, most),
                 was=float(shares[0][most]),
                 now=float(shares[1][most]),
             )

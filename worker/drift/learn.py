@@ -1,7 +1,7 @@
 """A bundle's reference, from windows of the time it was chosen on: which aggregates matter, where the bins lie.
 
-Numbers are cut at deciles; of names the most frequent get a bin each. The model was not fitted to these windows, so
-that their scores are as spread as a live stream's.
+Numbers are cut at deciles, "none" apart; of names the most frequent get a bin each. The model was not fitted to these
+windows, so that their scores are as spread as a live stream's.
 """
 
 from typing import Any, Final
@@ -87,8 +87,7 @@ def _binned(name: str, found: NDArray[Any], visitor: Codes) -> Feature | None:
         seen, counts = np.unique(found.astype(np.int64), return_counts=True)
         names = np.sort(seen[np.argsort(-counts, kind="stable")][:FREQUENT])
     else:
-        edges = np.unique(np.quantile(found.astype(np.float64), np.arange(1, 10) / 10, method="lower"))
-        edges = edges[edges > found.min()]
+        edges = _edges(found.astype(np.float64))
     bounds = edges if names is None else names
     if bounds is None or not len(bounds):
         return None
@@ -98,6 +97,16 @@ def _binned(name: str, found: NDArray[Any], visitor: Codes) -> Feature | None:
     places = empty.places(found)
     table = np.bincount(owner * bins + places, minlength=(int(owner.max()) + 1) * bins).reshape(-1, bins)
     return Feature(name=name, edges=edges, names=names, counts=table.sum(axis=0), effect=design_effect(table))
+
+
+def _edges(found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Deciles. Where many share the least value, which is "none" for a price or a gap, it has a bin of its own."""
+    deciles = np.arange(1, 10) / 10
+    rest = found[found > found.min()]
+    if 0 < len(rest) < 0.95 * len(found):
+        return np.unique([rest.min(), *np.quantile(rest, deciles, method="lower")])
+    edges = np.unique(np.quantile(found, deciles, method="lower"))
+    return edges[edges > found.min()]
 
 
 def _ranks(found: NDArray[Any]) -> NDArray[np.float64]:

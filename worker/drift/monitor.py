@@ -1,8 +1,8 @@
 """Drift as gauges of a running worker: what was scored lately, beside the reference of the model that scored it.
 
 Called on the engine's thread after each batch. Owns the rolling window and the budget: a batch is counted only while
-counting has taken less than `SHARE` of the time that scoring took, so that on a fast device every hundredth batch is
-looked at, on a CPU nearly each. Knows neither Kafka nor the engine.
+counting has taken less than `SHARE` of the time that scoring took, so that a CPU counts about each second batch and a
+fast device one in hundreds. Knows neither Kafka nor the engine.
 """
 
 import time
@@ -21,7 +21,7 @@ from worker.scores import Model
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
 
-SHARE: Final = 0.01
+SHARE: Final = 0.005
 """Of the time that scoring takes, at most, but for one batch."""
 
 TELL_S: Final = 60.0

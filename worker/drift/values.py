@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.drift.reference import Reference
+from worker.drift.reference import Feature, Reference
+from worker.events import KINDS
 from worker.scores import HORIZONS
 from worker.scoring import aggregates, encode
 from worker.scoring.batch import Batch, Bools, Floats
@@ -68,6 +69,19 @@ def count(batch: Batch, intent: Floats, vocabulary: encode.Vocabulary, reference
         for start, feature in zip(reference.starts.tolist(), reference.features, strict=False)
     ]
     return np.bincount(np.concatenate(places), minlength=int(reference.starts[-1])).astype(np.int64)
+
+
+def title(feature: Feature, place: int) -> str:
+    """What a bin holds, for people: a name where there is one, else bounds or a hash."""
+    if feature.names is not None and place > 0:
+        value = int(feature.names[place - 1])
+        if feature.name == "kind":
+            return KINDS[value] if value < len(KINDS) else str(value)
+        if feature.name == "item":
+            return ("no item", "known", "not seen")[value]
+        if value == NOTHING:
+            return "none"
+    return feature.title(place)
 
 
 def _items(hashes: NDArray[np.uint32], vocabulary: encode.Vocabulary) -> NDArray[np.int64]:

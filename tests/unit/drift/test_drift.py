@@ -18,7 +18,7 @@ from worker.drift import values
 from worker.drift.findings import findings, unseen_items
 from worker.drift.learn import learn
 from worker.drift.matured import calibrations, of_rows
-from worker.drift.monitor import PARTS, Monitor
+from worker.drift.monitor import PARTS, SHARE, Monitor
 from worker.drift.reference import Reference
 from worker.drift.report import Watch
 from worker.errors import CheckFailed, SettingError
@@ -208,14 +208,14 @@ def test_the_worker_tells_of_a_shift_and_of_its_end(watched: Bundle) -> None:
 
 
 def test_counting_keeps_to_its_budget(watched: Bundle) -> None:
-    """Counting that takes a millisecond, beside scoring that takes as long: one batch in a hundred."""
+    """Counting that takes a millisecond, beside scoring that takes as long: one batch in two hundred."""
     metrics, clock = Metrics(CollectorRegistry()), Clock()
     monitor = Monitor(metrics, window_events=10**9, clock=clock)
     windows, intent = scored(watched, shop(25, visitors=5))
     batch = Batch.of(windows)
     for _ in range(1000):
         monitor.see(batch, intent, watched, 0.001)
-    assert monitor._parts[-1][0] / len(batch) == pytest.approx(10, abs=2)
+    assert monitor._parts[-1][0] / len(batch) == pytest.approx(1000 * SHARE, abs=2)
 
 
 def test_a_monitor_that_fails_leaves_the_scoring_alone(watched: Bundle) -> None:
@@ -271,6 +271,7 @@ def test_the_job_on_the_command_line(watched: Bundle, tmp_path: Path) -> None:
     assert "channel" not in told["same"]["act"]
     shown = run(cli.app, ["drift", "data", str(files["other"]), *arguments]).stdout
     assert "what moved most" in shown
+    assert any(name in shown for name in ("page_view", "view_item", "add_to_cart"))
     bundles.save(tmp_path / "old", replace(watched, drift=None))
     refused = run(cli.app, ["drift", "data", str(files["same"]), "--map", str(GA4), "--bundle", str(tmp_path / "old")])
     assert "`intent drift reference` makes" in str(refused.exception)
