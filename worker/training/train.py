@@ -15,6 +15,7 @@ import torch
 
 from worker import __version__
 from worker.errors import IntentError
+from worker.explain import codes
 from worker.scoring import bundle, reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
@@ -23,6 +24,7 @@ from worker.training import calibrate, card, evaluate, finetune, habits, windows
 from worker.training.labels import labels, member
 
 SURROGATE_WINDOWS = 40_000
+WORTH_WINDOWS = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,7 @@ def train(
         card="",
         habits=habits.fit(events, kept, seed=plan.seed),
     )
+    made = replace(made, surrogate=codes.weighed(made, kept.take(drawn[:WORTH_WINDOWS]), horizon=1))
     spent = time.monotonic() - started
     lines = {}
     for which in ("validation", "test"):
@@ -103,7 +106,7 @@ def train(
         seconds=spent,
         threads=torch.get_num_threads(),
         software={"intent-worker": __version__} | {package: version(package) for package in ("torch", "transformers")},
-        surrogate=surrogate,
+        surrogate=made.surrogate,
         test=lines["test"],
         validation=lines["validation"],
     )
