@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Final
@@ -96,10 +97,10 @@ def measure(bundle: Any, batches: Sequence[Sequence[bytes]], *, rounds: int) -> 
     with Engine(bundle, device="cpu", threads=1) as engine:
         for windows in (batches[0], *(some for _ in range(rounds) for some in batches)):
             batch = Batch.of(windows)
-            clock("the whole score", lambda windows=windows: engine.score_now(windows), windows)
-            clock("reason codes", lambda batch=batch: codes.top(batch, bundle.surrogate), windows)
-            clock("risk by habits", lambda batch=batch: risk.risk(batch, bundle.habits), windows)
-            clock("risk by the rule", lambda batch=batch: risk.risk(batch), windows)
+            clock("the whole score", partial(engine.score_now, windows), windows)
+            clock("reason codes", partial(codes.top, batch, bundle.surrogate), windows)
+            clock("risk by habits", partial(risk.risk, batch, bundle.habits), windows)
+            clock("risk by the rule", partial(risk.risk, batch), windows)
     return {name: median(each[1:]) * 1e6 for name, each in seconds.items()}  # the first: compiling
 
 

@@ -129,7 +129,8 @@ def rank_correlation(one: Doubles, other: Doubles) -> float:
     mine, others = _ranks(one), _ranks(other)
     if np.ptp(mine) == 0 or np.ptp(others) == 0:
         return 0.0
-    return float(np.corrcoef(np.stack([mine, others]))[0, 1])
+    mine, others = mine - mine.mean(), others - others.mean()
+    return float(mine @ others / np.sqrt((mine @ mine) * (others @ others)))
 
 
 def estimate(values: Doubles, *, draws: int = 2000, seed: int = 0) -> Estimate:

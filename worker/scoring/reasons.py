@@ -1,8 +1,8 @@
 """Why a score is what it is, in codes: yes-or-no facts of a window and the weight that each has for the model.
 
-The weights are a surrogate's: a linear fit of the model's own 24 h logit on these facts, made when the bundle is
-trained and stored in it with its R2, which says how much of the model the codes can tell. They describe the model on
-average, not this one forward pass.
+The weights are a surrogate's of the model's own 24 h logit, made when the bundle is trained (`fit`, and
+`worker.explain.codes.weighed` for codes that stand for events) and stored in it with its R2, which says how much of the
+model the codes can tell. They describe the model on average, not this one forward pass.
 """
 
 from dataclasses import dataclass

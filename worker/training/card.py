@@ -45,8 +45,9 @@ Validation slice ({optimistic}):
 
 ## Reason codes
 
-A linear surrogate of the 24 h logit on yes-or-no facts of the window; R2 = {r2:.2f} on training windows. It tells
-what moves scores like this one on average, not what happened inside this forward pass.
+A linear surrogate of the 24 h logit on yes-or-no facts of the window; R2 = {r2:.2f} on training windows. A code that
+stands for events weighs what the logit loses without them, on average; the others are fitted to the rest. It tells
+what moves scores like this one, not what happened inside this forward pass.
 
 | code | weight (logits) |
 | --- | --: |

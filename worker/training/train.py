@@ -17,6 +17,7 @@ import torch
 from worker import __version__
 from worker.drift.learn import learn
 from worker.errors import IntentError
+from worker.explain import codes
 from worker.scoring import bundle, reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
@@ -28,6 +29,7 @@ from worker.training.loop import Progress
 from worker.training.runs import Run
 
 SURROGATE_WINDOWS = 40_000
+WORTH_WINDOWS = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +149,7 @@ def _bundle(
     drawn = np.random.default_rng(plan.seed).permutation(in_train)[:SURROGATE_WINDOWS]
     day = finetune.predict(trained.model, trained.vocabulary, kept, drawn, device=plan.device)[:, 1].astype(np.float64)
     day = day * calibration.slopes[1] + calibration.intercepts[1]
-    return Bundle(
+    made = Bundle(
         name=name,
         version="",  # known once the files are written
         shape=plan.shape,
@@ -159,3 +161,4 @@ def _bundle(
         habits=habits.fit(events, kept, seed=plan.seed),
         percentiles=Percentiles.fit(calibration.probabilities(logits), inside[places]),
     )
+    return replace(made, surrogate=codes.weighed(made, kept.take(drawn[:WORTH_WINDOWS]), horizon=1))

@@ -1,6 +1,7 @@
 """Deletion curves of a scorer that is known, and of a model with a planted cause."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from worker import facts, window
 from worker.explain import codes
 from worker.explain.faithfulness import METHODS, deletion, document, estimate, rank_correlation, study, tables
 from worker.explain.scorer import Scorer
+from worker.scores import REASONS
 from worker.scoring.bundle import Bundle
 
 WORTH = {0: 4.0, 1: -1.0, 2: 2.0, 3: 0.0}
@@ -100,3 +102,16 @@ def test_a_code_is_worth_what_its_events_are(driven: Bundle) -> None:
     assert abs(found["search_used"][1].mean()) < 0.3
     assert codes.agreement({"cart_added": (1.0, falls)}).mean() > 0.95
     assert codes.agreement({"cart_added": (-1.0, falls)}).mean() < 0.05
+
+
+def test_weights_by_worth_have_the_sign_of_what_the_model_does(driven: Bundle) -> None:
+    """Even where the bundle's own say the contrary."""
+    wrong = -np.abs(driven.surrogate.weights)
+    misled = replace(driven, surrogate=replace(driven.surrogate, weights=wrong))
+    found = codes.weighed(misled, planted.windows(300, seed=13), horizon=1)
+    slope = float(driven.calibration.slopes[1])
+    assert found.weights[REASONS.index("cart_added")] == pytest.approx(1.6 * slope, rel=0.4)
+    assert abs(found.weights[REASONS.index("search_used")]) < 0.3
+    assert 0.5 < found.r2 < 1
+    rare = codes.weighed(misled, planted.windows(12, seed=14), horizon=1)
+    assert np.isfinite(rare.weights).all()

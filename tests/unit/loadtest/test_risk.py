@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from loadtest import abuse, risk
-from loadtest.risk import Measured
+from loadtest import abuse, recall, risk
+from loadtest.recall import Measured
 from tests.unit.scoring import making
 from worker import window
 from worker.events import KINDS, Item
@@ -90,7 +90,7 @@ def test_recall_is_counted_by_visitor_at_the_background_s_own_rate() -> None:
     shown = np.zeros((4, len(RISK_REASONS)))
     shown[:, 2] = [0.0, limit + 1e-6, limit, limit - 0.1]
     worse = Measured(shown, np.zeros(4), np.array([0, 0, 1, 1]))
-    found = risk.recalls(ordinary, {"cart hoarding": worse, "card testing": worse}, worse)
+    found = recall.recalls(ordinary, {"cart hoarding": worse, "card testing": worse}, worse)
     assert found["recall"]["all signs at 1 %"]["card testing"][0] == 0.5
     assert found["bot_like_found"]["all signs at 1 %"] == 1
     assert found["recall"]["the surprise alone at 1 %"]["card testing"][0] == 0
@@ -100,14 +100,14 @@ def test_recall_is_counted_by_visitor_at_the_background_s_own_rate() -> None:
 
 
 def test_each_kind_has_its_signs_and_they_are_signs() -> None:
-    assert risk.MADE_FOR.keys() == abuse.ABUSE.keys()
-    assert set(risk.CHOSEN_ON) < abuse.ABUSE.keys()
-    assert set[str]().union(*risk.MADE_FOR.values()) < set(RISK_REASONS)
+    assert recall.MADE_FOR.keys() == abuse.ABUSE.keys()
+    assert set(recall.CHOSEN_ON) < abuse.ABUSE.keys()
+    assert set[str]().union(*recall.MADE_FOR.values()) < set(RISK_REASONS)
 
 
 @pytest.mark.parametrize(("hits", "of", "low", "high"), [(5, 10, 0.2366, 0.7634), (0, 20, 0.0, 0.1611)])
 def test_wilson_intervals_are_those_of_the_book(hits: int, of: int, low: float, high: float) -> None:
-    assert risk.wilson(hits, of) == pytest.approx([hits / of, low, high], abs=1e-4)
+    assert recall.wilson(hits, of) == pytest.approx([hits / of, low, high], abs=1e-4)
 
 
 def test_the_bot_like_are_many_hits_in_a_hurry_before_the_test_slice() -> None:

@@ -3,17 +3,21 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.unit.registry.models import NAME, Versions
+from tests.unit.scoring import making
 from worker import config
 from worker.errors import IntentError, SettingError
 from worker.registry.alias import promoted
 from worker.registry.source import KEPT, Source, configured, push
 from worker.registry.store import Store
 from worker.scoring import bundle as bundles
+from worker.scoring.batch import Batch
+from worker.training import habits
 
 
 @pytest.fixture
@@ -192,3 +196,12 @@ def test_several_processes_may_share_a_cache(made: Versions, tmp_path: Path, mon
     monkeypatch.setattr(source, "_fetch", raced)
     assert source.load(made.first).version == made.first
     assert cached(tmp_path) == [made.first]
+
+
+def test_what_a_bundle_may_lack_travels_with_it(store: Store, copy: Path, tmp_path: Path) -> None:
+    batches = [Batch.of(making.random_windows(40, seed=71))]
+    version = bundles.save(copy, replace(making.bundle(), habits=habits.learn(batches, batches)))
+    push(store, copy)
+    loaded = Source(store, NAME, cache=tmp_path / "cache").load(version)
+    assert loaded.habits is not None
+    assert loaded.version == version
