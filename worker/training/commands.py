@@ -55,7 +55,10 @@ def train(
     head_windows: Annotated[
         int, typer.Option(min=0, help="Windows that the head sees first, alone: aggregates and context, no events.")
     ] = 400_000,
-    members: Annotated[int, typer.Option(min=1, max=64, help="Small networks that make up the head, averaged.")] = 4,
+    members: Annotated[int, typer.Option(min=1, max=32, help="Small networks in the head that see the BERT.")] = 4,
+    aside: Annotated[
+        int, typer.Option(min=0, max=32, help="More of them, that see aggregates and context only; all are averaged.")
+    ] = 4,
     even: Annotated[
         float,
         typer.Option(min=0, max=1, help="Draw every instant as often (0), every session as often (1), or between."),
@@ -135,7 +138,7 @@ def train(
         learning_rate=learning_rate,
         bf16=precision == "bf16" or (precision == "auto" and _has_bf16(where)),
         device=where,
-        shape=replace(SIZES[size], members=members),
+        shape=replace(SIZES[size], members=members, aside=aside),
     )
     with _progress() as progress:
         task = progress.add_task("training", total=windows)

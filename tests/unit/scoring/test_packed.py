@@ -19,7 +19,7 @@ from worker.scoring.packed import Network, Packed, pack
 SHAPES = {
     "one layer": Shape(layers=1, hidden=32, heads=2, head_width=16),
     "two layers": networks.SMALL,
-    "members": replace(networks.SMALL, members=3),
+    "members": replace(networks.SMALL, members=2, aside=2),
 }
 CASES = [
     pytest.param(list(range(1, 65)), id="each length once"),
@@ -118,7 +118,9 @@ def test_mixing_would_be_seen(made: Bundle, broken: str) -> None:
     network = networks.network(made)
     sound = pack(given, made.vocabulary, network, longest_first=True)
     wrong = mixed(network, sound, broken)
-    assert np.abs(wrong - tiles.probabilities(network, sound)[sound.order]).max() > 1e-4  # ten times what rounding may do
+    assert (
+        np.abs(wrong - tiles.probabilities(network, sound)[sound.order]).max() > 1e-4
+    )  # ten times what rounding may do
 
 
 def mixed(network: Network, sound: Packed, broken: str) -> np.ndarray:
