@@ -20,7 +20,7 @@ def load(size: str) -> Bundle:
     if size == SHIPPED:
         return shipped
     torch.manual_seed(_SEED)
-    shape = replace(SIZES[size], members=shipped.shape.members)
+    shape = replace(SIZES[size], members=shipped.shape.members, aside=shipped.shape.aside)
     model = build(shape, shipped.vocabulary).eval()
     return replace(shipped, name=size, version="random", shape=shape, model=model)
 

@@ -35,7 +35,9 @@ class Shape:
     positions: int = encode.MAX_POSITIONS
     """Tokens of the longest window: a first one, and its events."""
     members: int = 1
-    """Of the ensemble that the head is."""
+    """Of the head that see the BERT's vector."""
+    aside: int = 0
+    """Of the head that see aggregates and context only."""
 
     def bert(self) -> BertConfig:
         """A plain BERT; its word embeddings are never used and have one row."""
@@ -78,14 +80,14 @@ class Head(nn.Module):
         self.register_buffer("context_base", starts, persistent=False)
         self.register_buffer("means", torch.zeros(n_aggregates))
         self.register_buffer("deviations", torch.ones(n_aggregates))
-        self.fusion = Ensemble(
-            shape.hidden,
-            n_aggregates + len(context_rows) * shape.context_width,
-            members=shape.members,
-            width=shape.head_width,
-            outputs=HORIZONS,
-            dropout=shape.head_dropout,
-        )
+        side = n_aggregates + len(context_rows) * shape.context_width
+
+        def ensemble(hidden: int, members: int) -> Ensemble:
+            sizes = {"members": members, "width": shape.head_width, "outputs": HORIZONS}
+            return Ensemble(hidden, side, dropout=shape.head_dropout, **sizes)
+
+        self.fusion = ensemble(shape.hidden, shape.members)
+        self.aside = ensemble(0, shape.aside) if shape.aside else None
         for table in (self.events.weight, self.first, self.contexts.weight):
             nn.init.normal_(table, std=0.05)
         with torch.no_grad():
@@ -110,8 +112,9 @@ class Head(nn.Module):
     def each(self, window: Tensor, contexts: Tensor, sums: Tensor) -> Tensor:
         """As `fuse`, of every member: [b, members, HORIZONS]."""
         known = self.contexts(contexts + self.context_base).flatten(1)  # [b, CONTEXT * context_width]
-        out: Tensor = self.fusion(window, torch.cat([self.standard(sums), known], dim=1))
-        return out
+        side = torch.cat([self.standard(sums), known], dim=1)
+        out: Tensor = self.fusion(window, side)
+        return out if self.aside is None else torch.cat([out, self.aside(window[:, :0], side)], dim=1)
 
     @torch.no_grad()
     def mute(self) -> None:
@@ -121,9 +124,10 @@ class Head(nn.Module):
     @torch.no_grad()
     def rescale(self, means: Tensor, deviations: Tensor) -> None:
         """Turns logits of these means and deviations, [HORIZONS] each, into ones of mean 0 and deviation 1."""
-        last = self.fusion.answer
-        last.weight.div_(deviations)
-        last.bias.sub_(means).div_(deviations)
+        for ensemble in (self.fusion, self.aside):
+            if ensemble is not None:
+                ensemble.answer.weight.div_(deviations)
+                ensemble.answer.bias.sub_(means).div_(deviations)
 
 
 class IntentModel(nn.Module):

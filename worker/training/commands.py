@@ -46,7 +46,7 @@ def train(
     name: Annotated[str, typer.Option(help="The model's name in scores and metrics.")] = "shop-tiny",
     windows: Annotated[
         int, typer.Option(min=1_000, help="Windows to draw, repeats included; early stopping may use fewer.")
-    ] = 160_000,
+    ] = 40_000,
     size: Annotated[
         Literal["tiny", "mini", "small", "base"],
         typer.Option(help="Of the BERT: 2 x 128, 4 x 256, 4 x 512 or 12 x 768 layers x width."),
@@ -56,8 +56,11 @@ def train(
     ] = 0,
     head_windows: Annotated[
         int, typer.Option(min=0, help="Windows that the head sees first, alone: aggregates and context, no events.")
-    ] = 400_000,
-    members: Annotated[int, typer.Option(min=1, max=64, help="Small networks that make up the head, averaged.")] = 4,
+    ] = 300_000,
+    members: Annotated[int, typer.Option(min=1, max=32, help="Small networks in the head that see the BERT.")] = 4,
+    aside: Annotated[
+        int, typer.Option(min=0, max=32, help="More of them, that see aggregates and context only; all are averaged.")
+    ] = 4,
     even: Annotated[
         float,
         typer.Option(min=0, max=1, help="Draw every instant as often (0), every session as often (1), or between."),
@@ -94,7 +97,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(min=1e-6, max=1e-1, help="The head's, at its highest.")] = 1e-3,
     bert_rate: Annotated[
         float, typer.Option(min=0, max=10, help="The BERT's learning rate, as a multiple of the head's.")
-    ] = 1.0,
+    ] = 0.2,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     precision: Annotated[
         Literal["auto", "bf16", "float32"], typer.Option(help="Of training; auto: bf16 where the processor has it.")
@@ -139,7 +142,7 @@ def train(
         learning_rate=learning_rate,
         bf16=precision == "bf16" or (precision == "auto" and _has_bf16(where)),
         device=where,
-        shape=replace(SIZES[size], members=members),
+        shape=replace(SIZES[size], members=members, aside=aside),
     )
     with _progress() as progress:
         task = progress.add_task("training", total=windows)

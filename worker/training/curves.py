@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -15,7 +14,6 @@ _SMOOTH: Final = 40
 
 def plot(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Of `runs.Run.history`."""
-    mpl.use("Agg")
     stages = list(dict.fromkeys(entry["stage"] for entry in history))
     measured = [entry for entry in history if entry["validation"]]
     figure = Figure(figsize=(4 * (len(stages) + 2), 3.2), layout="constrained")

@@ -5,8 +5,9 @@ runs them in groups of like length, as serving does; their gradients add up to o
 and context left out at random, so that the model learns to do without.
 
 A run has stages. The BERT may be pretrained without labels. The head may start alone, on aggregates and context: that
-costs a small part of a pass through the BERT, which is left to add what they lack, at a rate of its own. A refit
-repeats a run on later data and chooses nothing.
+costs a small part of a pass through the BERT, which is left to add what they lack, at a rate of its own. Members that
+stand aside of the BERT then stay as they are: what it makes the others overfit, they do not. A refit repeats a run on
+later data and chooses nothing.
 """
 
 from collections.abc import Callable, Iterable
@@ -130,6 +131,9 @@ def finetune(
             report=report,
             keep=keep,
         )
+        if network.head.aside is not None:
+            network.head.aside.requires_grad_(requires_grad=False)
+            network.head.contexts.requires_grad_(requires_grad=False)  # which they see with
     check = None
     if refit is None:
         chosen_on = Examples.of(events, windows, "choice", targets=targets)

@@ -57,12 +57,15 @@ def inputs(head: Head) -> tuple[torch.Tensor, ...]:
 
 
 def test_the_members_are_served_as_their_mean() -> None:
-    head = making.bundle(members=3).model.head
+    head = making.bundle(members=3, aside=2).model.head
     given = inputs(head)
     with torch.inference_mode():
         each = head.each(*given)
-        assert each.shape == (50, 3, HORIZONS)
+        assert each.shape == (50, 5, HORIZONS)
         assert torch.allclose(head.fuse(*given), each.mean(dim=1))
+        without = head.each(given[0] * 0, *given[1:])
+    assert torch.equal(each[:, 3:], without[:, 3:])  # they stand aside
+    assert not torch.equal(each[:, :3], without[:, :3])
 
 
 def test_a_mute_head_does_not_hear_the_bert() -> None:
@@ -79,9 +82,9 @@ def test_a_mute_head_does_not_hear_the_bert() -> None:
     assert (grad[:, :32].abs().sum(dim=(1, 2)) > 0).all()  # but may learn to
 
 
-@pytest.mark.parametrize("members", [1, 3])
-def test_rescaled_logits_have_no_mean_and_a_deviation_of_one(members: int) -> None:
-    head = making.bundle(members=members).model.head
+@pytest.mark.parametrize("aside", [0, 2])
+def test_rescaled_logits_have_no_mean_and_a_deviation_of_one(aside: int) -> None:
+    head = making.bundle(members=2, aside=aside).model.head
     given = inputs(head)
     with torch.inference_mode():
         before = head.fuse(*given)
@@ -92,7 +95,7 @@ def test_rescaled_logits_have_no_mean_and_a_deviation_of_one(members: int) -> No
 
 
 def test_a_bundle_of_members_comes_back_as_it_went(tmp_path: Path) -> None:
-    made = making.bundle(members=3)
+    made = making.bundle(members=3, aside=2)
     bundles.save(tmp_path / "bundle", made)
     loaded = bundles.load(tmp_path / "bundle")
     assert loaded.shape == made.shape
@@ -119,7 +122,8 @@ def test_a_head_of_the_first_format_is_the_layers_that_it_was(tmp_path: Path) ->
         tensors |= {f"{name}.{key}": tensor for key, tensor in layers.state_dict().items()}
     safetensors.torch.save_file(tensors, file)
     config = json.loads((tmp_path / "config.json").read_text()) | {"format": 1}
-    del config["shape"]["members"], config["shape"]["positions"]
+    for name in ("members", "aside", "positions"):
+        del config["shape"][name]
     (tmp_path / "config.json").write_text(json.dumps(config))
     bundles.seal(tmp_path)
     loaded = bundles.load(tmp_path).model.head

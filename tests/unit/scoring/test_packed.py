@@ -19,7 +19,7 @@ from worker.scoring.packed import Network, Packed, pack
 SHAPES = {
     "one layer": Shape(layers=1, hidden=32, heads=2, head_width=16),
     "two layers": networks.SMALL,
-    "members": replace(networks.SMALL, members=3),
+    "members": replace(networks.SMALL, members=2, aside=2),
 }
 CASES = [
     pytest.param(list(range(1, 65)), id="each length once"),

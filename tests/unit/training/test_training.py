@@ -38,7 +38,9 @@ PLAN = finetune.Plan(
 )
 
 
-FULL = replace(PLAN, head_windows=2_048, windows=2_048, even=0.5, refit=True, shape=replace(PLAN.shape, members=2))
+FULL = replace(
+    PLAN, head_windows=2_048, windows=2_048, even=0.5, refit=True, shape=replace(PLAN.shape, members=2, aside=1)
+)
 """With all that a plain run is spared."""
 
 
