@@ -30,6 +30,7 @@ app = typer.Typer(
 
 def _mount() -> None:
     """Every command. The modules named here import only what their options need."""
+    from loadtest.adapting import peft
     from loadtest.batching import batching
     from loadtest.engine import engine
     from loadtest.gather import gather
@@ -37,6 +38,7 @@ def _mount() -> None:
     from loadtest.models import models
     from loadtest.pipeline import pipeline
     from loadtest.recovery import recovery
+    from loadtest.rolling import continual
     from loadtest.scale import scale
     from loadtest.soak import soak
     from loadtest.stages import stages
@@ -53,6 +55,8 @@ def _mount() -> None:
     app.command()(soak)
     app.command()(engine)
     app.command()(batching)
+    app.command()(peft)
+    app.command()(continual)
 
 
 @app.callback()
