@@ -26,7 +26,7 @@ from worker.training import windows as offline
 from worker.training.examples import Examples, fresh
 from worker.training.labels import NAMES, START, Bools, Events, held_out, labels
 from worker.training.metrics import Estimate, measure
-from worker.training.paired import PAIRED, differences
+from worker.training.succession import differences
 from worker.training.windows import Windows
 
 SHAPE: Final = Shape(bins=8, members=8)
@@ -102,8 +102,8 @@ class Judges:
         return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
     def numbers(self, p: Probabilities) -> dict[str, dict[str, float]]:
-        """AUC, AP and log loss of each horizon that has instants."""
-        return {name: self._numbers(p[rows, at], self.y[rows, at]) for at, name, rows in self._horizons()}
+        """`metrics.METRICS` of each horizon that has instants."""
+        return {name: measure(p[rows, at], self.y[rows, at]) for at, name, rows in self._horizons()}
 
     def against(self, former: Probabilities, p: Probabilities, *, draws: int) -> dict[str, dict[str, Estimate]]:
         """Those of `p` minus those of `former`, paired, with intervals by visitor."""
@@ -115,11 +115,6 @@ class Judges:
     def _horizons(self) -> list[tuple[int, str, NDArray[np.bool_]]]:
         rows = list(self.member.T)
         return [(at, name, rows[at]) for at, name in enumerate(NAMES) if rows[at].any()]
-
-    @staticmethod
-    def _numbers(p: Probabilities, y: NDArray[np.bool_]) -> dict[str, float]:
-        found = measure(p, y)
-        return {name: found[name] for name in PAIRED}
 
 
 def joined(judges: Sequence[Judges]) -> Judges:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from worker.registry.source import Source
     from worker.registry.store import Store
     from worker.scoring.bundle import Bundle
+    from worker.shop.source import Source as Recorded
 
 out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
 
@@ -189,7 +190,10 @@ def promote_model(
     force: Annotated[bool, typer.Option("--force", help="Even if the numbers say that it is worse.")] = False,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of the GA360 sample, to compare the two on now; default: by the numbers they carry."),
+        typer.Option(help="Recorded events to compare the two on now, as `intent train` takes them."),
+    ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option("--map", help="TOML file that says how a table's columns become events.")
     ] = None,
     since: Annotated[
         str | None,
@@ -197,7 +201,7 @@ def promote_model(
             help="With --data: labels that became known after this day; neither should have learnt from them."
         ),
     ] = None,
-    until: Annotated[str | None, typer.Option(help="The last of them. Default: the end of the data.")] = None,
+    until: Annotated[str | None, typer.Option(help="The last of them. Default: where the test slice begins.")] = None,
     runs: Annotated[Path, typer.Option(help="Where `intent train` keeps the folded windows.")] = Path("runs"),
     store: _Store = None,
     as_json: _Json = False,
@@ -214,6 +218,7 @@ def promote_model(
     from worker.registry.alias import CHALLENGER
     from worker.registry.compare import compare
     from worker.scoring import bundle as bundles
+    from worker.shop.source import opened
 
     settings = _settings()
     source = _source(name, store, settings)
@@ -229,7 +234,8 @@ def promote_model(
         if data is None:
             rows = compare(*(bundles.verify(source.folder(each)) for each in (before, version)))
         else:
-            rows = _measured(source.load(before), loaded, data, since=since, until=until, runs=runs)
+            recorded = opened(data, mapping)
+            rows = _measured(source.load(before), loaded, recorded, since=since, until=until, runs=runs)
     worse = [row for row in rows if row.worse]
     if not worse or force:
         _promote(source.store, source.name, version, moved)
@@ -283,24 +289,22 @@ def retire_model(name: _Name = None, *, store: _Store = None, as_json: _Json = F
 
 
 def _measured(
-    before: "Bundle", after: "Bundle", data: Path, *, since: str | None, until: str | None, runs: Path
+    before: "Bundle", after: "Bundle", recorded: "Recorded", *, since: str | None, until: str | None, runs: Path
 ) -> "list[Row]":
-    """Both on the labels of a slice of the sample; minutes."""
+    """Both on the labels of a slice of recorded events; minutes."""
     from worker.registry.compare import paired
-    from worker.shop.ga360 import parse_time
-    from worker.training.labels import END
     from worker.training.succession import compared
 
-    times = {}
-    for option, text in (("--since", since), ("--until", until)):
+    def time(text: str | None, option: str) -> int:
         try:
-            times[option] = END if text is None else parse_time(text)
+            return recorded.splits.test if text is None else recorded.time(text)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint=option) from None
-    if since is None or times["--since"] >= times["--until"]:
+
+    since_ms, until_ms = time(since, "--since"), time(until, "--until")
+    if since_ms >= until_ms:
         raise typer.BadParameter("with --data, name a day before --until", param_hint="--since")
-    found = compared(before, after, data, since_ms=times["--since"], until_ms=times["--until"], runs=runs, draws=_DRAWS)
-    return paired(found)
+    return paired(compared(before, after, recorded, since_ms=since_ms, until_ms=until_ms, runs=runs, draws=_DRAWS))
 
 
 def _promote(store: "Store", name: str, version: str, alias: str) -> None:

@@ -168,6 +168,7 @@ def train(
     from dataclasses import replace
 
     from worker.scoring.model import SIZES
+    from worker.shop.source import opened
     from worker.training import further
     from worker.training.finetune import Plan
     from worker.training.train import train as run
@@ -177,9 +178,11 @@ def train(
     given = _given(context)
     further.check(given, further=former is not None)
     if former is not None:
+        source = opened(data, mapping)
         asked = further.change(
-            _time(since, "--since"),
-            _time(until, "--until"),
+            source,
+            since,
+            until,
             peft,
             head=head,
             windows=windows if "windows" in given else None,
@@ -190,7 +193,7 @@ def train(
         plan = Plan(seed=seed, bf16=bf16, device=where)
         with _progress() as progress:
             done = further.train_further(
-                data, former, bundle, asked=asked, plan=plan, runs=runs, draws=draws, progress=progress
+                source, former, bundle, asked=asked, plan=plan, runs=runs, draws=draws, progress=progress
             )
         further.show(done, out, as_json=as_json)
         return

@@ -23,7 +23,7 @@ from worker.training import finetune, loop
 from worker.training.adapt import METHODS, Adapted
 from worker.training.examples import Examples, Places
 from worker.training.finetune import Step
-from worker.training.labels import HORIZONS_MS, OUTAGE, START, Bools, Events, labels
+from worker.training.labels import HORIZONS_MS, Bools, Events, labels
 from worker.training.optimiser import Optimiser
 from worker.training.windows import Windows
 
@@ -83,17 +83,20 @@ class Updated:
 
 
 def known(events: Events, *, from_ms: int, until_ms: int) -> Bools:
-    """[n, horizons] whether the label became known in (from, until]; none that looks into the outage does."""
+    """[n, horizons] whether the label became known in (from, until]; none that looks into an outage does."""
     time = events.time_ms[:, None]
     ends = time + np.array(HORIZONS_MS)
-    sound = (ends <= OUTAGE[0]) | (time >= OUTAGE[1])
-    return np.asarray(events.instant[:, None] & (ends > from_ms) & (ends <= until_ms) & sound)
+    found = events.instant[:, None] & (ends > from_ms) & (ends <= until_ms)
+    for begin, end in events.splits.outages:
+        found &= (ends <= begin) | (time >= end)
+    return np.asarray(found)
 
 
 def split(events: Events, *, since_ms: int, until_ms: int) -> Split:
     """Raises `IntentError` where nothing became known in between, for any horizon."""
     group = _group(events.visitor)[:, None]
-    new, old = known(events, from_ms=since_ms, until_ms=until_ms), known(events, from_ms=START, until_ms=since_ms)
+    new = known(events, from_ms=since_ms, until_ms=until_ms)
+    old = known(events, from_ms=events.splits.start, until_ms=since_ms)
     teaching = (group != WATCHED) & (group != JUDGING)
     found = Split(
         new=new & teaching,

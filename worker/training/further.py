@@ -10,11 +10,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from worker.shop.source import Source
 from worker.training import loop, succession, update
 from worker.training.adapt import METHODS
 from worker.training.continual import Update
 from worker.training.finetune import Plan
-from worker.training.labels import START, TEST
+from worker.training.succession import day
 
 OPTIONS = ("since", "until", "peft", "head", "replay", "bound")
 """Those that mean something with --from only; all that a fresh network is asked for means something without it only."""
@@ -45,8 +46,9 @@ def check(given: list[str], *, further: bool) -> None:
 
 
 def change(
-    since_ms: int | None,
-    until_ms: int | None,
+    source: Source,
+    since: str | None,
+    until: str | None,
     peft: str | None,
     *,
     head: bool,
@@ -67,14 +69,16 @@ def change(
         )
     if peft == "head" and not head:
         raise typer.BadParameter("--peft head trains nothing else", param_hint="--no-head")
-    since, until = since_ms or START, until_ms or TEST
-    if until > TEST:
-        raise typer.BadParameter("it is later than 2016-10-01, where the test slice begins", param_hint="--until")
-    if not START <= since < until:
-        raise typer.BadParameter("it is not between 2016-08-01 and --until", param_hint="--since")
+    splits = source.splits
+    since_ms, until_ms = _time(source, since, "--since"), _time(source, until, "--until")
+    since_ms, until_ms = since_ms or splits.start, until_ms or splits.test
+    if until_ms > splits.test:
+        raise typer.BadParameter(f"{until} is in the test slice, from {day(splits.test)} on", param_hint="--until")
+    if not splits.start <= since_ms < until_ms:
+        raise typer.BadParameter(f"{since} is not between {day(splits.start)} and --until", param_hint="--since")
     return Update(
-        since_ms=since,
-        until_ms=until,
+        since_ms=since_ms,
+        until_ms=until_ms,
         method=peft,
         head=head,
         learning_rate=learning_rate,
@@ -85,7 +89,7 @@ def change(
 
 
 def train_further(
-    data: Path,
+    source: Source,
     former: Path,
     bundle: Path,
     *,
@@ -109,7 +113,7 @@ def train_further(
             )
 
     return update.update(
-        data,
+        source,
         former,
         bundle,
         change=asked,
@@ -137,3 +141,10 @@ def show(found: update.Outcome, out: Console, *, as_json: bool) -> None:
         return
     out.print(succession.table(found.pairs, before=found.before, after=found.version))
     out.print(f"{found.version} in {found.bundle}, from {found.before}; the history in {found.folder}", highlight=False)
+
+
+def _time(source: Source, text: str | None, option: str) -> int | None:
+    try:
+        return None if text is None else source.time(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None

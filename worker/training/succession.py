@@ -14,12 +14,11 @@ from rich.table import Table
 from worker.errors import IntentError
 from worker.scores import rfc3339
 from worker.scoring.bundle import Bundle
-from worker.shop.ga360 import Sample
+from worker.shop.source import Source
 from worker.training import continual, windows
 from worker.training.examples import predict
 from worker.training.labels import NAMES, Bools, Events, labels
-from worker.training.metrics import Estimate, measure
-from worker.training.paired import PAIRED, differences
+from worker.training.metrics import Estimate, Labels, Probabilities, estimates, measure, resampled
 
 LEAST: Final = 20
 """Of both outcomes: with fewer, nothing is measured."""
@@ -67,27 +66,35 @@ def compare(
                 instants=int(rows.sum()),
                 visitors=len(np.unique(visitor[rows])),
                 base_rate=float(truth.mean()),
-                before={name: measure(first, truth)[name] for name in PAIRED},
-                after={name: measure(second, truth)[name] for name in PAIRED},
+                before=measure(first, truth),
+                after=measure(second, truth),
                 differences=differences(first, second, truth, visitor[rows], draws=draws),
             )
         )
     return pairs
 
 
+def differences(
+    before: Probabilities, after: Probabilities, y: Labels, user: NDArray[np.int64], *, draws: int
+) -> dict[str, Estimate]:
+    """Metrics of `after` minus those of `before`, on the same [n] instants, under the same resamples of the users."""
+    drawn = resampled({"before": before, "after": after}, y, user, draws=draws, seed=0)
+    return estimates(drawn["after"] - drawn["before"])
+
+
 def compared(
-    before: Bundle, after: Bundle, data: Path, *, since_ms: int, until_ms: int, runs: Path, draws: int
+    before: Bundle, after: Bundle, source: Source, *, since_ms: int, until_ms: int, runs: Path, draws: int
 ) -> dict[str, Any]:
-    """As `document`, of any two bundles, measured now on every label of the data that became known in (since, until].
+    """As `document`, of any two bundles, measured now on every label that became known in (since, until].
 
     Raises `IntentError` where there are too few. It is for the caller to choose dates that neither has learnt from.
     """
-    events, kept = windows.build(Sample(data), runs / "cache")
+    events, kept = windows.build(source, runs / "cache")
     member = continual.known(events, from_ms=since_ms, until_ms=until_ms)
     pairs = compare(before, after, events, kept, member, draws=draws) if member.any() else []
     span = f"{day(since_ms)} to {day(until_ms)}"
     if not pairs:
-        raise IntentError(f"too few labels of {data} became known {span} to compare two bundles on")
+        raise IntentError(f"too few labels of {source.name} became known {span} to compare two bundles on")
     return document(before, pairs, slice_=f"all visitors, labels known {span}")
 
 

@@ -11,12 +11,14 @@ from typing import Final
 
 import numpy as np
 
+from worker.drift.learn import learn
 from worker.errors import IntentError
 from worker.scoring import bundle as bundles
 from worker.scoring import reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle, Calibration
-from worker.shop.ga360 import Sample
+from worker.scoring.percentile import Percentiles
+from worker.shop.source import Source
 from worker.training import calibrate, continual, finetune, loop, succession, windows
 from worker.training.labels import Events, labels
 from worker.training.runs import Run
@@ -38,7 +40,7 @@ class Outcome:
 
 
 def update(
-    data: Path,
+    source: Source,
     former: Path,
     out: Path,
     *,
@@ -56,11 +58,11 @@ def update(
     visitors within the bound on what may be forgotten; `out` is then left alone.
     """
     was = bundles.load(former)
-    say(f"folding the events of {data} into windows")
-    events, kept = windows.build(Sample(data), runs / "cache")
+    say(f"folding the events of {source.name} into windows")
+    events, kept = windows.build(source, runs / "cache")
     parts = continual.split(events, since_ms=change.since_ms, until_ms=change.until_ms)
     asked = {"from": was.version, **asdict(change), "seed": plan.seed, "bf16": plan.bf16, "device": plan.device}
-    run = Run.begin(runs, f"{was.name}-further", plan=asked, data=data, command=command)
+    run = Run.begin(runs, f"{was.name}-further", plan=asked, data=Path(source.name), command=command)
 
     def step(progress: loop.Progress) -> None:
         run.add(progress)
@@ -77,12 +79,12 @@ def update(
             f"{was.name} {was.version} stays (history in {run.folder})"
         )
     say("calibrating, and comparing with the former")
-    made = _successor(was, found, events, kept, parts, plan)
+    made = _successor(was, found, events, kept, parts, change, plan)
     pairs = succession.compare(was, made, events, kept, parts.judging, draws=draws, device=plan.device)
-    span = f"{succession.day(change.since_ms)} to {succession.day(change.until_ms)}"
+    span = _span(change)
     card = was.card + _section(was, change, pairs, found, span=span, command=command)
     metrics = succession.document(was, pairs, slice_=f"visitors that judge, labels known {span}")
-    version = bundles.save(out, replace(made, card=card), metrics=metrics)
+    version = bundles.save(out, replace(made, card=card, metrics=metrics))
     run.write("report.json", [asdict(pair) for pair in pairs])
     return Outcome(
         folder=run.folder,
@@ -101,9 +103,13 @@ def _successor(
     events: Events,
     kept: windows.Windows,
     parts: continual.Split,
+    change: continual.Update,
     plan: finetune.Plan,
 ) -> Bundle:
-    """Calibrated on the new labels of all visitors that taught nothing; its card is still to come."""
+    """Calibrated and ranked on the new labels of all visitors that taught nothing; its card is still to come.
+
+    What drift is measured against is the traffic of the time that the new labels are of.
+    """
     member = parts.watched_new | parts.judging
     places = np.flatnonzero(member.any(axis=1))
     y = labels(events)[places]
@@ -117,7 +123,14 @@ def _successor(
     drawn = np.random.default_rng(plan.seed).permutation(pool)[:SURROGATE_WINDOWS]
     day = finetune.predict(found.model, was.vocabulary, kept, drawn, device=plan.device)[:, 1].astype(np.float64)
     surrogate = reasons.fit(reasons.facts(Batch.of(kept.take(drawn))), day * slopes[1] + intercepts[1])
-    return replace(was, version="", model=found.model, calibration=calibration, surrogate=surrogate)
+    ranked = was.percentiles
+    if member.any(axis=0).all():
+        ranked = Percentiles.fit(calibration.probabilities(logits), member[places])
+    made = replace(was, version="", model=found.model, calibration=calibration, surrogate=surrogate, percentiles=ranked)
+    recent = np.flatnonzero((events.time_ms >= change.since_ms) & (events.time_ms < change.until_ms))
+    return replace(
+        made, drift=learn(made, kept, recent, events.visitor[recent], about=_span(change), device=plan.device)
+    )
 
 
 _SECTION: Final = """
@@ -170,3 +183,7 @@ def _section(
         old_before=found.history[0].get("old", float("nan")),
         old_after=best.get("old", float("nan")),
     )
+
+
+def _span(change: continual.Update) -> str:
+    return f"{succession.day(change.since_ms)} to {succession.day(change.until_ms)}"

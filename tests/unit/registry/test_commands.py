@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,7 @@ def test_the_paired_differences_that_a_bundle_carries_hold_its_promotion_up(
     run("push", made.folder / "first")
     run("promote", NAME, made.first)
     carried = json.loads(paired(-0.02, against=made.first))
-    version = bundles.save(tmp_path / "worse", bundles.load(made.folder / "second"), metrics=carried)
+    version = bundles.save(tmp_path / "worse", replace(bundles.load(made.folder / "second"), metrics=carried))
     run("push", tmp_path / "worse", "--challenger")
     result = run("promote")
     assert isinstance(result.exception, CheckFailed)

@@ -23,7 +23,7 @@ from worker.scoring.model import Shape, build
 from worker.shop.ga360 import Sample, parse_time
 from worker.training import continual, examples, finetune, succession, windows
 from worker.training.continual import JUDGING, WATCHED, Check, Split, Update
-from worker.training.labels import HORIZONS_MS, NAMES, OUTAGE, START, TEST, Events, labels
+from worker.training.labels import HORIZONS_MS, NAMES, START, TEST, Events, labels
 from worker.training.windows import Windows
 
 SHAPE = Shape(layers=1, hidden=32, heads=1, head_width=16)
@@ -53,15 +53,16 @@ def test_an_instant_is_new_when_its_horizon_ends(data: tuple[Events, Windows]) -
     until = SINCE + 7 * 86_400_000
     parts = continual.split(events, since_ms=SINCE, until_ms=until)
     new = parts.new | parts.watched_new | parts.judging
+    (outage,) = events.splits.outages
     taught: dict[int, set[str]] = {}
     for n, (visitor, time, instant) in enumerate(zip(events.visitor, events.time_ms, events.instant, strict=True)):
         for at, horizon in enumerate(HORIZONS_MS):
             ends = time + horizon
-            outage = ends > OUTAGE[0] and time < OUTAGE[1]
-            assert new[n, at] == (instant and SINCE < ends <= until and not outage)
+            blind = ends > outage[0] and time < outage[1]
+            assert new[n, at] == (instant and SINCE < ends <= until and not blind)
             old = bool(parts.old[n, at] or parts.watched_old[n, at])
             group = continual._group(events.visitor[n : n + 1])[0]
-            assert old == bool(instant and START < ends <= SINCE and not outage and group != JUDGING)
+            assert old == bool(instant and START < ends <= SINCE and not blind and group != JUDGING)
         for role in ("new", "old", "watched_new", "watched_old", "judging"):
             if getattr(parts, role)[n].any():
                 taught.setdefault(int(visitor), set()).add(role.partition("_")[0])
@@ -194,6 +195,8 @@ def test_a_successor_says_what_it_continues_and_carries_the_comparison(
     assert (said["version"], said["from"]) == (made.version, before.version)
     assert made.version != before.version
     assert made.name == before.name
+    assert made.percentiles is not None
+    assert made.drift is not None
     for words in (before.version, "2016-08-20", "ia3", "judges"):
         assert words in made.card.partition("## Updated")[2]
     rows = compare(bundles.verify(former), bundles.verify(tmp_path / "out"))
@@ -251,11 +254,11 @@ def test_two_bundles_are_compared_on_any_slice(shop: Path, fresh: Bundle, tmp_pa
     better, worse = sorted([fresh, replace(fresh, model=turned)], key=lambda each: -day_auc(each, shop, tmp_path))
     slice_: dict[str, Any] = {"since_ms": SINCE, "until_ms": TEST, "runs": tmp_path, "draws": 20}
     for before, after, judged in ((better, worse, True), (worse, better, False)):
-        rows = paired(succession.compared(before, after, shop, **slice_))
+        rows = paired(succession.compared(before, after, Sample(shop), **slice_))
         day = next(row for row in rows if (row.horizon, row.metric) == ("24 h", "auc"))
         assert day.worse is judged
     with pytest.raises(IntentError, match="too few labels"):
-        succession.compared(better, worse, shop, **slice_ | {"until_ms": SINCE + 1})
+        succession.compared(better, worse, Sample(shop), **slice_ | {"until_ms": SINCE + 1})
 
 
 def day_auc(bundle: Bundle, shop: Path, scratch: Path) -> float:
