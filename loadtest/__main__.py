@@ -30,6 +30,7 @@ app = typer.Typer(
 
 def _mount() -> None:
     """Every command. The modules named here import only what their options need."""
+    from loadtest.adapting import peft
     from loadtest.batching import batching
     from loadtest.engine import engine
     from loadtest.gather import gather
@@ -39,6 +40,7 @@ def _mount() -> None:
     from loadtest.reasons import reasons
     from loadtest.recovery import recovery
     from loadtest.risk import risk
+    from loadtest.rolling import continual
     from loadtest.scale import scale
     from loadtest.soak import soak
     from loadtest.stages import stages
@@ -59,6 +61,8 @@ def _mount() -> None:
     app.command()(transfer)
     app.command()(reasons)
     app.command()(risk)
+    app.command()(peft)
+    app.command()(continual)
 
 
 @app.callback()

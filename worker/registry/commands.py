@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from worker.registry.source import Source
     from worker.registry.store import Store
     from worker.scoring.bundle import Bundle
+    from worker.shop.source import Source as Recorded
 
 out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
+
+_DRAWS = 200  # resamples of the visitors behind an interval
 
 model_app = typer.Typer(
     help="Models: what is there, whether it is intact, and which version scores.", no_args_is_help=True
@@ -184,20 +187,38 @@ def promote_model(
     version: Annotated[str | None, typer.Argument(help="The version; default: the challenger's.")] = None,
     *,
     alias: _Alias = None,
-    force: Annotated[bool, typer.Option("--force", help="Even if its own numbers say that it is worse.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if the numbers say that it is worse.")] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Recorded events to compare the two on now, as `intent train` takes them."),
+    ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option("--map", help="TOML file that says how a table's columns become events.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="With --data: labels that became known after this day; neither should have learnt from them."
+        ),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="The last of them. Default: where the test slice begins.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where `intent train` keeps the folded windows.")] = Path("runs"),
     store: _Store = None,
     as_json: _Json = False,
 ) -> None:
     """Let a version be the champion: workers that follow the alias load it, verify it, and score with it.
 
-    It is verified here first. Where both bundles carry their numbers, they are compared; one that is worse beyond its
-    interval is not promoted (exit code 3) without --force. `intent model rollback` takes it back.
+    It is verified here first. Where both bundles carry their numbers, they are compared, or else on the --data given,
+    instant by instant; one that is worse beyond the interval is not promoted (exit code 3) without --force.
+    `intent model rollback` takes it back.
 
-    Examples: `intent model promote shop`; `intent model promote shop 68c373a72826 --alias challenger`
+    Examples: `intent model promote shop`; `intent model promote shop 68c373a72826 --alias challenger`;
+    `intent model promote shop --data ../shared/data/ga360 --since 2016-09-24 --until 2016-10-01`
     """
     from worker.registry.alias import CHALLENGER
     from worker.registry.compare import compare
     from worker.scoring import bundle as bundles
+    from worker.shop.source import opened
 
     settings = _settings()
     source = _source(name, store, settings)
@@ -207,10 +228,14 @@ def promote_model(
         version = source.version(CHALLENGER)
         if version is None or moved == CHALLENGER:
             raise SettingError(f"which version of {source.name}? Name it, or push one with --challenger first")
-    source.load(version)
+    loaded = source.load(version)
     rows = []
     if before is not None and before != version and moved != CHALLENGER:
-        rows = compare(*(bundles.verify(source.folder(each))[1] for each in (before, version)))
+        if data is None:
+            rows = compare(*(bundles.verify(source.folder(each)) for each in (before, version)))
+        else:
+            recorded = opened(data, mapping)
+            rows = _measured(source.load(before), loaded, recorded, since=since, until=until, runs=runs)
     worse = [row for row in rows if row.worse]
     if not worse or force:
         _promote(source.store, source.name, version, moved)
@@ -261,6 +286,25 @@ def retire_model(name: _Name = None, *, store: _Store = None, as_json: _Json = F
         _say_json({"name": model, "alias": CHALLENGER, "version": None})
         return
     out.print(f"{model} has no {CHALLENGER} any more", highlight=False)
+
+
+def _measured(
+    before: "Bundle", after: "Bundle", recorded: "Recorded", *, since: str | None, until: str | None, runs: Path
+) -> "list[Row]":
+    """Both on the labels of a slice of recorded events; minutes."""
+    from worker.registry.compare import paired
+    from worker.training.succession import compared
+
+    def time(text: str | None, option: str) -> int:
+        try:
+            return recorded.splits.test if text is None else recorded.time(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint=option) from None
+
+    since_ms, until_ms = time(since, "--since"), time(until, "--until")
+    if since_ms >= until_ms:
+        raise typer.BadParameter("with --data, name a day before --until", param_hint="--since")
+    return paired(compared(before, after, recorded, since_ms=since_ms, until_ms=until_ms, runs=runs, draws=_DRAWS))
 
 
 def _promote(store: "Store", name: str, version: str, alias: str) -> None:
@@ -344,9 +388,15 @@ def _document(alias: "Alias") -> dict[str, object]:
 def _print_comparison(rows: "Sequence[Row]", *, before: str | None, after: str) -> None:
     if not rows:
         return
-    table = Table("horizon", "population", "metric", f"{before} now", after, "", title="by their own numbers")
+    paired = rows[0].difference is not None
+    title = "on the same instants; differences with 95 % intervals by visitor" if paired else "by their own numbers"
+    table = Table("horizon", "population", "metric", f"{before} now", after, "difference", "", title=title)
     for row in rows:
-        shown = (f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in (row.before, row.after))
+        shown = [
+            f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if not paired else "")
+            for value, low, high in (row.before, row.after)
+        ]
+        shown.append("" if row.difference is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*row.difference))
         table.add_row(row.horizon, row.population, row.metric, *shown, "worse" if row.worse else "")
     out.print(table)
 

@@ -1,7 +1,9 @@
 """Two bundles' own numbers side by side, for whoever is about to promote one. Pure.
 
-A bundle may carry `metrics.json`: what `intent evaluate` says of it. Of two that were measured on the same
-slice, one is worse where its interval lies wholly below the other's: what may be chance holds nothing up.
+A bundle may carry `metrics.json`. One that continues another carries the paired differences from it, on the newest
+labels (`intent train --from`): it is worse where such a difference lies wholly below 0. Otherwise the file is what
+`intent evaluate` says of it: of two that were measured on the same slice, one is worse where its interval lies
+wholly below the other's. What may be chance holds nothing up.
 """
 
 import json
@@ -25,29 +27,54 @@ class Row:
     metric: str
     before: tuple[float, float, float]
     after: tuple[float, float, float]
+    difference: tuple[float, float, float] | None = None
+    """Paired; then `before` and `after` have no intervals of their own (all three are the value)."""
 
     @property
     def worse(self) -> bool:
-        """Beyond the intervals."""
-        return self.after[2] < self.before[1]
+        """Beyond the interval of the difference, or else beyond both intervals."""
+        return self.after[2] < self.before[1] if self.difference is None else self.difference[2] < 0
 
 
-def compare(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[Row]:
+def compare(before: tuple[str, Mapping[str, bytes]], after: tuple[str, Mapping[str, bytes]]) -> list[Row]:
     """Rows for all that both were measured on; none where one carries no numbers, or of another slice.
 
-    Takes the bundles' files, as `bundle.verify` gives them. Raises `SettingError` for numbers that cannot be read.
+    Takes the bundles' versions and files, as `bundle.verify` gives them. Raises `SettingError` for numbers that cannot
+    be read.
     """
-    if FILE not in before or FILE not in after:
+    (former, before_files), (_, after_files) = before, after
+    if FILE not in after_files:
         return []
     try:
-        old, new = (_lines(files[FILE]) for files in (before, after))
+        carried = json.loads(after_files[FILE])
+        if carried.get("against") == former:
+            return paired(carried)
+        if FILE not in before_files or "against" in carried or "against" in json.loads(before_files[FILE]):
+            return []  # paired with something else
+        old, new = (_lines(files[FILE]) for files in (before_files, after_files))
         return [
             Row(horizon=key[1], population=key[2], metric=key[3], before=_estimate(old[key]), after=_estimate(new[key]))
             for key in new
             if key in old
         ]
-    except (ValueError, LookupError, TypeError) as error:
-        raise SettingError(f"{FILE} of a bundle is not what `intent evaluate --json` writes: {error!r}") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SettingError(f"{FILE} of a bundle is not what `intent` writes: {error!r}") from None
+
+
+def paired(document: Mapping[str, Any]) -> list[Row]:
+    """Rows of `training.succession.document`: two bundles measured on the same instants."""
+    return [
+        Row(
+            horizon=line["horizon"],
+            population=line["population"],
+            metric=metric,
+            before=(float(line["before"][metric]),) * 3,
+            after=(float(line["after"][metric]),) * 3,
+            difference=_estimate(line["differences"][metric]),
+        )
+        for line in document["lines"]
+        for metric in MEASURED
+    ]
 
 
 def _lines(content: bytes) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:

@@ -34,11 +34,13 @@ _Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
 ]
 _Bundle = Annotated[Path | None, typer.Option(help="Bundle folder; default: the one shipped with the package.")]
+_FURTHER = "Training a bundle further"
 _UNPROVEN = "Unproven on the sample, therefore off"
 _Runs = Annotated[Path, typer.Option(help="Keeps a folder for each run, and the folded windows for the next.")]
 
 
 def train(
+    context: typer.Context,
     data: _Data,
     bundle: Annotated[Path, typer.Option("--out", help="Folder for the bundle; its files are replaced.")],
     *,
@@ -105,6 +107,47 @@ def train(
     device: _Device = "auto",
     draws: Annotated[int, typer.Option(min=10, max=10_000, help="Resamples of the visitors for the intervals.")] = 200,
     runs: _Runs = Path("runs"),
+    former: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", rich_help_panel=_FURTHER, help="Folder of a bundle to train further, in place of a fresh network."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_FURTHER,
+            help="Labels that became known after this day (2016-09-17) or time are new; older ones are replayed. "
+            "Default: all are new.",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_FURTHER, help="The last of them. Default: where the test slice begins."),
+    ] = None,
+    peft: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_FURTHER,
+            help="Train few parameters, and merge them: lora, adalora, ia3, or head for the fusion head alone. "
+            "Default: all parameters.",
+        ),
+    ] = None,
+    head: Annotated[
+        bool, typer.Option(rich_help_panel=_FURTHER, help="With --peft: whether the fusion head learns along.")
+    ] = True,
+    replay: Annotated[
+        float, typer.Option(min=0, max=0.9, rich_help_panel=_FURTHER, help="Share of older instants in a step.")
+    ] = 0.5,
+    bound: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            rich_help_panel=_FURTHER,
+            help="Share by which the log loss of older instants may grow; a checkpoint beyond it is not taken.",
+        ),
+    ] = 0.02,
     as_json: _Json = False,
 ) -> None:
     """Train a bundle from recorded events: windows, fine-tuning, calibration, reason codes, evaluation, model card.
@@ -113,17 +156,47 @@ def train(
     the test slice is scored once at the end. The refit repeats what was chosen on later data, and doubles the time. A
     run that was interrupted goes on with the same command and --resume.
 
-    Example: `intent train --data ../shared/data/ga360 --out my-bundle`
+    With --from it continues a bundle on newer labels, few steps at a low rate (--windows 20480, and the --learning-rate
+    that suits --peft, unless given). The successor is compared with the former on visitors that taught it nothing; it
+    carries the differences, which `intent model promote` shows. The test slice is not read.
+
+    Examples: `intent train --data ../shared/data/ga360 --out my-bundle`;
+    `intent train --data ../shared/data/ga360 --from my-bundle --since 2016-09-17 --out newer --peft lora`
 
     One's own shop, from a table: `intent train --data events.csv --map mapping.toml --out my-bundle`
     """
     from dataclasses import replace
 
     from worker.scoring.model import SIZES
+    from worker.shop.source import opened
+    from worker.training import further
     from worker.training.finetune import Plan
     from worker.training.train import train as run
 
     where = _device(device)
+    bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(where))
+    given = _given(context)
+    further.check(given, further=former is not None)
+    if former is not None:
+        source = opened(data, mapping)
+        asked = further.change(
+            source,
+            since,
+            until,
+            peft,
+            head=head,
+            windows=windows if "windows" in given else None,
+            learning_rate=learning_rate if "learning_rate" in given else None,
+            replay=replay,
+            bound=bound,
+        )
+        plan = Plan(seed=seed, bf16=bf16, device=where)
+        with _progress() as progress:
+            done = further.train_further(
+                source, former, bundle, asked=asked, plan=plan, runs=runs, draws=draws, progress=progress
+            )
+        further.show(done, out, as_json=as_json)
+        return
     plan = Plan(
         seed=seed,
         pretrain_windows=pretrain_windows,
@@ -140,7 +213,7 @@ def train(
         bert_rate=bert_rate,
         refit=refit,
         learning_rate=learning_rate,
-        bf16=precision == "bf16" or (precision == "auto" and _has_bf16(where)),
+        bf16=bf16,
         device=where,
         shape=replace(SIZES[size], members=members, aside=aside),
     )
@@ -309,6 +382,12 @@ def _device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("torch finds no CUDA device", param_hint="--device")
     return name
+
+
+def _given(context: typer.Context) -> list[str]:
+    """The parameters that are on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def _has_bf16(device: str) -> bool:

@@ -29,7 +29,7 @@ class Examples:
     """Of n events."""
 
     windows: Windows
-    y: Bools  # [n, HORIZONS]
+    y: Bools | Floats  # [n, HORIZONS]; soft labels where another model's answers are mixed in
     counted: Bools  # [n, HORIZONS] whether the label is to be learnt
     session: NDArray[np.int64]  # [n]
 

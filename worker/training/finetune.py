@@ -188,7 +188,7 @@ def fit(
     tables = [network.head.events.weight, network.head.contexts.weight]
 
     def gradients(step: int, rng: np.random.Generator) -> float:
-        given = _Step(network, vocabulary, examples, draw(step, rng), plan, rng, head_alone=head_alone)
+        given = Step(network, vocabulary, examples, draw(step, rng), plan, rng, head_alone=head_alone)
         if plan.adversary:
             return objective.adversarial(given.backward, tables, radius=plan.adversary)
         return given.backward()
@@ -213,7 +213,7 @@ def fit(
     )
 
 
-class _Step:
+class Step:
     """One batch as tensors, augmented once: an adversary sees what the first pass saw."""
 
     def __init__(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,57 @@ def test_numbers_that_cannot_be_read_are_a_sentence() -> None:
     from worker.registry.compare import compare
 
     with pytest.raises(SettingError, match=r"metrics\.json"):
-        compare({"metrics.json": b"{}"}, {"metrics.json": numbers(0.5)})
+        compare(("a", {"metrics.json": b"{}"}), ("b", {"metrics.json": numbers(0.5)}))
+
+
+def paired(difference: float, *, against: str = "a") -> bytes:
+    """What `intent train --from` writes beside a bundle."""
+    estimate = {"value": difference, "low": difference - 0.01, "high": difference + 0.01}
+    line = {
+        "horizon": "24 h",
+        "population": "every instant",
+        "before": {"ap": 0.5, "auc": 0.9},
+        "after": {"ap": 0.5 + difference, "auc": 0.9 + difference},
+        "differences": {"ap": estimate, "auc": estimate},
+    }
+    return json.dumps({"slice": "judges", "against": against, "lines": [line]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("former", "newer", "worse"),
+    [
+        pytest.param({}, paired(0.02), [False, False], id="better"),
+        pytest.param({}, paired(-0.005), [False, False], id="worse within the interval"),
+        pytest.param({}, paired(-0.02), [True, True], id="worse"),
+        pytest.param(
+            {"metrics.json": numbers(0.9)}, paired(-0.005), [False, False], id="its own intervals play no part"
+        ),
+        pytest.param({"metrics.json": numbers(0.9)}, paired(-0.02, against="c"), [], id="paired with another"),
+        pytest.param({"metrics.json": paired(0.1, against="c")}, numbers(0.5), [], id="the former is paired"),
+    ],
+)
+def test_a_successor_is_judged_by_its_paired_differences(
+    former: dict[str, bytes], newer: bytes, worse: list[bool]
+) -> None:
+    from worker.registry.compare import compare
+
+    rows = compare(("a", former), ("b", {"metrics.json": newer}))
+    assert [row.worse for row in rows] == worse
+
+
+def test_the_paired_differences_that_a_bundle_carries_hold_its_promotion_up(
+    run: Run, made: Versions, tmp_path: Path
+) -> None:
+    """Through the store and its files, nothing replaced."""
+    run("push", made.folder / "first")
+    run("promote", NAME, made.first)
+    carried = json.loads(paired(-0.02, against=made.first))
+    version = bundles.save(tmp_path / "worse", replace(bundles.load(made.folder / "second"), metrics=carried))
+    run("push", tmp_path / "worse", "--challenger")
+    result = run("promote")
+    assert isinstance(result.exception, CheckFailed)
+    assert "-0.020 (-0.030 to -0.010)" in result.stdout
+    assert aliases(tmp_path) == {"champion": made.first, "challenger": version}
 
 
 def test_without_a_store_the_shipped_bundle_is_what_there_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

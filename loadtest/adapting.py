@@ -1,0 +1,171 @@
+"""`python -m loadtest peft`: few trained parameters against all of them, from one bundle, on the same newer labels.
+
+Owns the contenders and the slices: a base that knows August adapts to what became known until the validation slice
+begins, and is measured on that slice. The methods are in `worker.training.adapt`.
+"""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loadtest import taken
+from loadtest.options import Sample
+from worker.shop.ga360 import parse_time
+
+BASE_UNTIL: Final = "2016-09-01"
+DRAWN: Final = 4
+"""One visitor of the validation slice in so many is measured."""
+
+HORIZONS: Final = ("30 min", "24 h")
+"""The visitors that validate 7 days may teach the shorter horizons here."""
+
+ALL: Final = "all parameters"
+
+out = Console(width=None if Console().is_terminal else 132)
+err = Console(stderr=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """What learns: a method's parameters (`None`: all), with or without the fusion head."""
+
+    label: str
+    method: str | None
+    head: bool = True
+
+
+def contenders() -> list[Contender]:
+    """All methods, each with the head and without."""
+    from worker.training.adapt import METHODS
+
+    adapters = [name for name in METHODS if name != "head"]
+    return [
+        Contender(label=ALL, method=None),
+        Contender(label="head alone", method="head"),
+        *(Contender(label=f"{name} + head", method=name) for name in adapters),
+        *(Contender(label=name, method=name, head=False) for name in adapters),
+    ]
+
+
+def peft(
+    *,
+    windows: Annotated[int, typer.Option(min=1024, help="That each contender learns from.")] = 10_240,
+    rate: Annotated[float, typer.Option(min=0.01, max=100, help="Multiplies every learning rate.")] = 1.0,
+    only: Annotated[list[str] | None, typer.Option(help="A contender's label; once for each.")] = None,
+    draws: Annotated[int, typer.Option(min=10, help="Resamples of the visitors for the intervals.")] = 100,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    sample: Sample = None,
+    runs: Annotated[Path, typer.Option(help="Where `intent train` keeps the folded windows.")] = Path("runs"),
+    folder: Annotated[Path, typer.Option("--out", help="Folder for peft.json, and for the base.")] = Path("runs/peft"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The JSON on standard output, in place of the table.")
+    ] = False,
+) -> None:
+    """Compare ways to fine-tune few parameters with full fine-tuning: size, time, AUC and AP on later labels.
+
+    The base knows what was known on August 31; it is trained once and kept. Each contender continues it on labels that
+    became known until September 24, half of each step replayed from before, and is measured on the validation slice.
+    """
+    import torch
+
+    from loadtest import origins
+    from worker.training import continual, labels
+    from worker.training.adapt import METHODS
+
+    load = taken.load_before(err)
+    chosen = [one for one in contenders() if not only or one.label in only]
+    if only and len(chosen) < len(only):
+        known = ", ".join(one.label for one in contenders())
+        raise typer.BadParameter(f"{', '.join(only)}: one is none of {known}", param_hint="--only")
+    torch.set_num_threads(1)
+    with err.status("folding the events into windows") as status:
+        events, kept = origins.read(sample, runs)
+        since, common = parse_time(BASE_UNTIL), origins.plan(seed)
+
+        def report(step: Any) -> None:
+            status.update(f"the base: {step.windows:,} of {step.of_windows:,} windows")
+
+        began = origins.base(events, kept, until_ms=since, common=common, folder=folder, report=report)
+        member = labels.member(events, "validation")
+        member[:, len(HORIZONS) :] = False
+        judges = origins.Judges(events, kept, member, one_in=DRAWN)
+        change = continual.Update(
+            since_ms=since, until_ms=labels.VALIDATION, windows=windows, checks=2, watched_windows=4_000
+        )
+        scored = {"none": judges.probabilities(began.model, began.vocabulary)}
+        lines: list[dict[str, Any]] = [{"label": "none", "parameters": 0, "cpu_s": 0.0, "serves": True}]
+        for one in chosen:
+            status.update(one.label)
+            usual = continual.FULL_RATE if one.method is None else METHODS[one.method].learning_rate
+            update = replace(change, method=one.method, head=one.head, learning_rate=usual * rate)
+            before = time.process_time()
+            fitted = continual.fit(began.model, began.vocabulary, events, kept, update, common, report=lambda _: None)
+            scored[one.label] = judges.probabilities(fitted.model, began.vocabulary)
+            best = max(fitted.history, key=lambda entry: entry["score"])
+            lines.append(
+                {
+                    "label": one.label,
+                    "parameters": fitted.trained_parameters,
+                    "cpu_s": round(time.process_time() - before, 1),
+                    "serves": one.method is None or METHODS[one.method].merges,
+                    "windows_at_best": best["windows"],
+                    "old_log_loss": [fitted.history[0]["old"], best["old"]],
+                }
+            )
+        status.update("intervals")
+        for line in lines:
+            p = scored[line["label"]]
+            line["numbers"] = judges.numbers(p)
+            for other in ("none", ALL):
+                if other in scored and line["label"] != other:
+                    found = judges.against(scored[other], p, draws=draws)
+                    line[f"against {other}"] = {
+                        horizon: {name: asdict(each) for name, each in metrics.items()}
+                        for horizon, metrics in found.items()
+                    }
+    document = {
+        "taken": taken.provenance(load_before=load, packages=("numpy", "torch", "transformers", "peft")),
+        "windows": windows,
+        "rate": rate,
+        "instants": {name: int(judges.member[:, at].sum()) for at, name in enumerate(HORIZONS)},
+        "parameters": sum(parameter.numel() for parameter in began.model.parameters()),
+        "lines": lines,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "peft.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    if as_json:
+        typer.echo(orjson.dumps(document).decode())
+        return
+    out.print(_table(document))
+    out.print(f"written: {folder / 'peft.json'}", highlight=False)
+
+
+def _table(document: dict[str, Any]) -> Table:
+    share = document["parameters"]
+    table = Table(
+        title=f"{document['windows']:,} windows each, {document['instants']['24 h']:,} validation instants at 24 h",
+        title_justify="left",
+    )
+    table.add_column("learns")
+    for name in ("parameters", "of all", "CPU s", "served", "30 min AUC/AP", "24 h AUC/AP", "24 h AP against all"):
+        table.add_column(name, justify="right")
+    for line in document["lines"]:
+        numbers = [f"{found['auc']:.4f}/{found['ap']:.4f}" for found in line["numbers"].values()]
+        found = line.get(f"against {ALL}", {}).get("24 h", {}).get("ap")
+        difference = "" if found is None else f"{found['value']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+        table.add_row(
+            line["label"],
+            f"{line['parameters']:,}",
+            f"{line['parameters'] / share:.1%}",
+            f"{line['cpu_s']:.0f}",
+            "yes" if line["serves"] else "no",
+            *numbers,
+            difference,
+        )
+    return table

@@ -1,0 +1,126 @@
+"""Models that know the sample up to a date only, and the later instants that judge what continues them.
+
+Owns the folder of such models, kept for the next study. A model's date is when the last label that it saw became known.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from loadtest import workload
+from worker.errors import SettingError
+from worker.scores import REASONS
+from worker.scoring import bundle as bundles
+from worker.scoring.bundle import Bundle, Calibration
+from worker.scoring.encode import Vocabulary
+from worker.scoring.model import HORIZONS, Shape
+from worker.scoring.reasons import Surrogate
+from worker.shop.ga360 import Sample
+from worker.training import continual, finetune, loop
+from worker.training import windows as offline
+from worker.training.examples import Examples, fresh
+from worker.training.labels import NAMES, START, Bools, Events, held_out, labels
+from worker.training.metrics import Estimate, measure
+from worker.training.succession import differences
+from worker.training.windows import Windows
+
+SHAPE: Final = Shape(bins=8, members=8)
+WINDOWS: Final = 61_440
+"""Of a base: about two minutes of one core."""
+
+_LEARNING_RATE: Final = 1e-3
+
+Probabilities = NDArray[np.float64]
+
+
+def read(sample: Path | None, runs: Path) -> tuple[Events, Windows]:
+    """The real sample's events and windows; there is no study without them."""
+    source = sample or workload.sample_folder()
+    if source is None:
+        raise SettingError("the study needs the GA360 sample: name its folder with --sample or INTENT_GA360")
+    return offline.build(Sample(source), runs / "cache")
+
+
+def plan(seed: int) -> finetune.Plan:
+    """What all models of the studies have in common."""
+    bf16 = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return finetune.Plan(seed=seed, bf16=bf16, shape=SHAPE)
+
+
+def base(
+    events: Events,
+    windows: Windows,
+    *,
+    until_ms: int,
+    common: finetune.Plan,
+    folder: Path,
+    report: Callable[[loop.Progress], None],
+    size: int = WINDOWS,
+) -> Bundle:
+    """Trained from scratch on `size` windows of what was known by then; from `folder` if it is there already."""
+    kept = folder / f"base-{until_ms}-{size}-{common.seed}"
+    if (kept / bundles.CHECKSUMS).exists():
+        return bundles.load(kept)
+    then = continual.known(events, from_ms=START, until_ms=until_ms)
+    examples = Examples(windows=windows, y=labels(events), counted=then, session=events.session)
+    network, vocabulary = fresh(examples, common.shape, seed=common.seed)
+    update = continual.Update(
+        since_ms=START, until_ms=until_ms, windows=size, learning_rate=_LEARNING_RATE, watched_windows=16_000, checks=8
+    )
+    trained = continual.fit(network, vocabulary, events, windows, update, common, report=report)
+    made = Bundle(
+        name="base",
+        version="",
+        shape=common.shape,
+        vocabulary=vocabulary,
+        model=trained.model,
+        calibration=Calibration(slopes=np.ones(HORIZONS, np.float32), intercepts=np.zeros(HORIZONS, np.float32)),
+        surrogate=Surrogate(weights=np.zeros(len(REASONS), np.float32), intercept=0.0, r2=0.0),
+        card="# Where a study begins\n\nNot for use: no calibration, no reason codes.\n",
+    )
+    bundles.save(kept, made)
+    return bundles.load(kept)
+
+
+class Judges:
+    """Instants of one visitor in so many, later than what any contender learns from."""
+
+    def __init__(self, events: Events, windows: Windows, member: Bools, *, one_in: int) -> None:
+        member = member & held_out(events.visitor, one_in=one_in)[:, None]
+        self.places = np.flatnonzero(member.any(axis=1))
+        self.member, self.y = member[self.places], labels(events)[self.places]
+        self.visitor, self.windows = events.visitor[self.places], windows
+
+    def probabilities(self, network: torch.nn.Module, vocabulary: Vocabulary) -> Probabilities:
+        """[instants, horizons], not calibrated."""
+        logits = continual.padded_logits(network, vocabulary, self.windows, self.places, device=finetune.CPU)
+        return 1 / (1 + np.exp(-logits.astype(np.float64)))
+
+    def numbers(self, p: Probabilities) -> dict[str, dict[str, float]]:
+        """`metrics.METRICS` of each horizon that has instants."""
+        return {name: measure(p[rows, at], self.y[rows, at]) for at, name, rows in self._horizons()}
+
+    def against(self, former: Probabilities, p: Probabilities, *, draws: int) -> dict[str, dict[str, Estimate]]:
+        """Those of `p` minus those of `former`, paired, with intervals by visitor."""
+        return {
+            name: differences(former[rows, at], p[rows, at], self.y[rows, at], self.visitor[rows], draws=draws)
+            for at, name, rows in self._horizons()
+        }
+
+    def _horizons(self) -> list[tuple[int, str, NDArray[np.bool_]]]:
+        rows = list(self.member.T)
+        return [(at, name, rows[at]) for at, name in enumerate(NAMES) if rows[at].any()]
+
+
+def joined(judges: Sequence[Judges]) -> Judges:
+    """All of their instants, behind one another."""
+    whole = copy.copy(judges[0])
+    whole.places, whole.member, whole.y, whole.visitor = (
+        np.concatenate([getattr(each, name) for each in judges]) for name in ("places", "member", "y", "visitor")
+    )
+    return whole

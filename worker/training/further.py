@@ -1,0 +1,150 @@
+"""`intent train --from`: what its options mean together, and how it says what came of it."""
+
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from worker.shop.source import Source
+from worker.training import loop, succession, update
+from worker.training.adapt import METHODS
+from worker.training.continual import Update
+from worker.training.finetune import Plan
+from worker.training.succession import day
+
+OPTIONS = ("since", "until", "peft", "head", "replay", "bound")
+"""Those that mean something with --from only; all that a fresh network is asked for means something without it only."""
+
+BOTH = (
+    "data",
+    "bundle",
+    "former",
+    "windows",
+    "learning_rate",
+    "seed",
+    "precision",
+    "device",
+    "draws",
+    "runs",
+    "as_json",
+)
+
+
+def check(given: list[str], *, further: bool) -> None:
+    """Options that were given and do not go together: `BadParameter`, one sentence that names one."""
+    for option in given:
+        name = f"--{option.replace('_', '-')}"
+        if further and option not in {*OPTIONS, *BOTH}:
+            raise typer.BadParameter("the bundle that --from names has it settled", param_hint=name)
+        if not further and option in OPTIONS:
+            raise typer.BadParameter("it needs --from, the bundle to train further", param_hint=name)
+
+
+def change(
+    source: Source,
+    since: str | None,
+    until: str | None,
+    peft: str | None,
+    *,
+    head: bool,
+    windows: int | None,
+    learning_rate: float | None,
+    replay: float,
+    bound: float,
+) -> Update:
+    """The update that the options ask for; raises `BadParameter`."""
+    if peft is not None and peft not in METHODS:
+        raise typer.BadParameter(f"{peft} is none of {', '.join(METHODS)}", param_hint="--peft")
+    if peft is not None and not METHODS[peft].merges:
+        merging = ", ".join(name for name, method in METHODS.items() if method.merges)
+        raise typer.BadParameter(
+            f"{peft} does not merge into the weights that a worker serves, as {merging} do; "
+            "`python -m loadtest peft` measures it beside them",
+            param_hint="--peft",
+        )
+    if peft == "head" and not head:
+        raise typer.BadParameter("--peft head trains nothing else", param_hint="--no-head")
+    splits = source.splits
+    since_ms, until_ms = _time(source, since, "--since"), _time(source, until, "--until")
+    since_ms, until_ms = since_ms or splits.start, until_ms or splits.test
+    if until_ms > splits.test:
+        raise typer.BadParameter(f"{until} is in the test slice, from {day(splits.test)} on", param_hint="--until")
+    if not splits.start <= since_ms < until_ms:
+        raise typer.BadParameter(f"{since} is not between {day(splits.start)} and --until", param_hint="--since")
+    return Update(
+        since_ms=since_ms,
+        until_ms=until_ms,
+        method=peft,
+        head=head,
+        learning_rate=learning_rate,
+        replay=replay,
+        bound=bound,
+        **({} if windows is None else {"windows": windows}),
+    )
+
+
+def train_further(
+    source: Source,
+    former: Path,
+    bundle: Path,
+    *,
+    asked: Update,
+    plan: Plan,
+    runs: Path,
+    draws: int,
+    progress: Progress,
+) -> update.Outcome:
+    """The run, shown on `progress`."""
+    task = progress.add_task("training", total=asked.windows)
+
+    def report(step: loop.Progress) -> None:
+        progress.update(task, completed=step.windows, total=step.of_windows, description=f"loss {step.loss:.3f}")
+        if step.validation is not None:
+            losses = [
+                f"{step.validation[part]:.4f} on {part} labels" for part in ("new", "old") if part in step.validation
+            ]
+            progress.console.print(
+                f"  {step.windows:,} windows, {step.seconds:.0f} s: log loss {', '.join(losses)}", highlight=False
+            )
+
+    return update.update(
+        source,
+        former,
+        bundle,
+        change=asked,
+        plan=plan,
+        runs=runs,
+        draws=draws,
+        command=shlex.join(["intent", *sys.argv[1:]]),
+        say=lambda stage: progress.console.print(stage, highlight=False),
+        report=report,
+    )
+
+
+def show(found: update.Outcome, out: Console, *, as_json: bool) -> None:
+    """The comparison with the former bundle, and where the new one is."""
+    if as_json:
+        result = {
+            "bundle": str(found.bundle),
+            "version": found.version,
+            "from": found.before,
+            "run": str(found.folder),
+            "trained_parameters": found.trained_parameters,
+            "comparison": [asdict(pair) for pair in found.pairs],
+        }
+        out.print_json(json.dumps(result))
+        return
+    out.print(succession.table(found.pairs, before=found.before, after=found.version))
+    out.print(f"{found.version} in {found.bundle}, from {found.before}; the history in {found.folder}", highlight=False)
+
+
+def _time(source: Source, text: str | None, option: str) -> int | None:
+    try:
+        return None if text is None else source.time(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None

@@ -1,0 +1,189 @@
+"""One run from a bundle to its successor: newer data, training, calibration, the paired comparison, the card.
+
+Owns the order and the run's folder. The successor carries its comparison with the bundle that it came from, so that
+`intent model promote` need not be given data. The test slice is not touched.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from worker.drift.learn import learn
+from worker.errors import IntentError
+from worker.scoring import bundle as bundles
+from worker.scoring import reasons
+from worker.scoring.batch import Batch
+from worker.scoring.bundle import Bundle, Calibration
+from worker.scoring.percentile import Percentiles
+from worker.shop.source import Source
+from worker.training import calibrate, continual, finetune, loop, succession, windows
+from worker.training.labels import Events, labels
+from worker.training.runs import Run
+
+SURROGATE_WINDOWS: Final = 40_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of it."""
+
+    folder: Path
+    bundle: Path
+    version: str
+    before: str
+    pairs: list[succession.Pair]
+    history: loop.History
+    trained_parameters: int
+
+
+def update(
+    source: Source,
+    former: Path,
+    out: Path,
+    *,
+    change: continual.Update,
+    plan: finetune.Plan,
+    runs: Path,
+    draws: int,
+    command: str,
+    say: Callable[[str], None],
+    report: Callable[[loop.Progress], None],
+) -> Outcome:
+    """Trains the bundle in `former` further and writes its successor to `out`. Minutes.
+
+    Raises `IntentError` when there is nothing new to learn from, or when no checkpoint was better on the watched
+    visitors within the bound on what may be forgotten; `out` is then left alone.
+    """
+    was = bundles.load(former)
+    say(f"folding the events of {source.name} into windows")
+    events, kept = windows.build(source, runs / "cache")
+    parts = continual.split(events, since_ms=change.since_ms, until_ms=change.until_ms)
+    asked = {"from": was.version, **asdict(change), "seed": plan.seed, "bf16": plan.bf16, "device": plan.device}
+    run = Run.begin(runs, f"{was.name}-further", plan=asked, data=Path(source.name), command=command)
+
+    def step(progress: loop.Progress) -> None:
+        run.add(progress)
+        report(progress)
+
+    say(
+        f"training {was.name} {was.version} on {change.windows:,} windows; "
+        f"{int(parts.new.any(axis=1).sum()):,} instants are new, {int(parts.old.any(axis=1).sum()):,} are replayed"
+    )
+    found = continual.fit(was.model, was.vocabulary, events, kept, change, plan, report=step)
+    if max(entry["score"] for entry in found.history[1:]) <= found.history[0]["score"]:
+        raise IntentError(
+            f"no checkpoint did better on the new labels with at most {change.bound:.0%} more loss on the old ones: "
+            f"{was.name} {was.version} stays (history in {run.folder})"
+        )
+    say("calibrating, and comparing with the former")
+    made = _successor(was, found, events, kept, parts, change, plan)
+    pairs = succession.compare(was, made, events, kept, parts.judging, draws=draws, device=plan.device)
+    span = _span(change)
+    card = was.card + _section(was, change, pairs, found, span=span, command=command)
+    metrics = succession.document(was, pairs, slice_=f"visitors that judge, labels known {span}")
+    version = bundles.save(out, replace(made, card=card, metrics=metrics))
+    run.write("report.json", [asdict(pair) for pair in pairs])
+    return Outcome(
+        folder=run.folder,
+        bundle=out,
+        version=version,
+        before=was.version,
+        pairs=pairs,
+        history=found.history,
+        trained_parameters=found.trained_parameters,
+    )
+
+
+def _successor(
+    was: Bundle,
+    found: continual.Updated,
+    events: Events,
+    kept: windows.Windows,
+    parts: continual.Split,
+    change: continual.Update,
+    plan: finetune.Plan,
+) -> Bundle:
+    """Calibrated and ranked on the new labels of all visitors that taught nothing; its card is still to come.
+
+    What drift is measured against is the traffic of the time that the new labels are of.
+    """
+    member = parts.watched_new | parts.judging
+    places = np.flatnonzero(member.any(axis=1))
+    y = labels(events)[places]
+    logits = finetune.predict(found.model, was.vocabulary, kept, places, device=plan.device)
+    slopes, intercepts = was.calibration.slopes.copy(), was.calibration.intercepts.copy()
+    for at, rows in enumerate(member[places].T):
+        if succession.enough(y[rows, at]):
+            slopes[at], intercepts[at] = calibrate.platt(logits[rows, at].astype(np.float64), y[rows, at])
+    calibration = Calibration(slopes=slopes, intercepts=intercepts)
+    pool = np.flatnonzero((parts.new | parts.old)[:, 1])
+    drawn = np.random.default_rng(plan.seed).permutation(pool)[:SURROGATE_WINDOWS]
+    day = finetune.predict(found.model, was.vocabulary, kept, drawn, device=plan.device)[:, 1].astype(np.float64)
+    surrogate = reasons.fit(reasons.facts(Batch.of(kept.take(drawn))), day * slopes[1] + intercepts[1])
+    ranked = was.percentiles
+    if member.any(axis=0).all():
+        ranked = Percentiles.fit(calibration.probabilities(logits), member[places])
+    made = replace(was, version="", model=found.model, calibration=calibration, surrogate=surrogate, percentiles=ranked)
+    recent = np.flatnonzero((events.time_ms >= change.since_ms) & (events.time_ms < change.until_ms))
+    return replace(
+        made, drift=learn(made, kept, recent, events.visitor[recent], about=_span(change), device=plan.device)
+    )
+
+
+_SECTION: Final = """
+## Updated
+
+All above is of version {before}, which this one continues. Trained further on what became known {span}
+({windows:,} windows, {replay:.0%} of them older; {parameters:,} parameters, {method}) with
+
+    {command}
+
+One visitor in {groups} judges and taught nothing. On their instants, this version against the former, with the paired
+difference and its 95 % interval by resampling visitors:
+
+| horizon | instants | AP before | AP | difference | AUC before | AUC | difference |
+| --- | --: | --: | --: | --: | --: | --: | --: |
+{rows}
+
+Log loss on older instants of watched visitors: {old_before:.4f} before, {old_after:.4f} now.
+"""
+
+
+def _section(
+    was: Bundle,
+    change: continual.Update,
+    pairs: list[succession.Pair],
+    found: continual.Updated,
+    *,
+    span: str,
+    command: str,
+) -> str:
+    best = max(found.history, key=lambda entry: entry["score"])
+    return _SECTION.format(
+        before=was.version,
+        span=span,
+        windows=int(best["windows"]),
+        replay=change.replay,
+        parameters=found.trained_parameters,
+        method=change.method or "all of them",
+        command=command,
+        groups=continual.GROUPS,
+        rows="\n".join(
+            f"| {pair.horizon} | {pair.instants:,} | "
+            + " | ".join(
+                f"{pair.before[name]:.3f} | {pair.after[name]:.3f} | {succession.signed(pair.differences[name])}"
+                for name in ("ap", "auc")
+            )
+            + " |"
+            for pair in pairs
+        ),
+        old_before=found.history[0].get("old", float("nan")),
+        old_after=best.get("old", float("nan")),
+    )
+
+
+def _span(change: continual.Update) -> str:
+    return f"{succession.day(change.since_ms)} to {succession.day(change.until_ms)}"
