@@ -29,7 +29,7 @@ from worker.training.metrics import Estimate, measure
 from worker.training.succession import differences
 from worker.training.windows import Windows
 
-SHAPE: Final = Shape(bins=8, members=8)
+SHAPE: Final = Shape(members=4, aside=4)
 WINDOWS: Final = 61_440
 """Of a base: about two minutes of one core."""
 

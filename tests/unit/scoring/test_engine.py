@@ -111,8 +111,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 def test_scores_are_ranked_where_the_bundle_has_a_reference(free: Engine, bundle: Bundle) -> None:
     plain = free.score_now(WINDOWS)
-    assert not free.ranks
-    assert plain.intent_percentile is None
+    assert (free.ranks, plain.intent_percentile) == (False, None)
     free.swap(replace(bundle, percentiles=Percentiles.fit(plain.intent, np.ones(plain.intent.shape, np.bool_))))
     assert free.ranks
     ranked = free.score_now(WINDOWS).intent_percentile

@@ -100,7 +100,7 @@ def test_times(tmp_path: Path, how: str, text: str, time_ms: int) -> None:
 
 
 def test_every_row_has_its_fate(tmp_path: Path) -> None:
-    rows = [
+    rows: list[tuple[object, object, object]] = [
         *[("1", 10, "page_view"), ("1", "soon", "page_view"), ("1", "", "page_view"), ("1", -5, "page_view")],
         *[("", 11, "page_view"), ("1", 12, "zap"), ("1", 13, "noise"), ("1", 14, "zap"), ("x" * 300, 15, "page_view")],
     ]

@@ -249,7 +249,7 @@ def test_two_bundles_are_compared_on_any_slice(shop: Path, fresh: Bundle, tmp_pa
     """One whose logits are turned around is worse, beyond the interval."""
     turned = copy.deepcopy(fresh.model)
     with torch.no_grad():
-        for parameter in turned.head.out[-1].parameters():
+        for parameter in turned.head.fusion.answer.parameters():
             parameter.neg_()
     better, worse = sorted([fresh, replace(fresh, model=turned)], key=lambda each: -day_auc(each, shop, tmp_path))
     slice_: dict[str, Any] = {"since_ms": SINCE, "until_ms": TEST, "runs": tmp_path, "draws": 20}
