@@ -15,14 +15,15 @@ import torch
 from transformers import BertModel
 
 from tests.unit.scoring import making
+from worker.drift.reference import Feature, Reference
 from worker.errors import SettingError
 from worker.registry import compare
 from worker.scores import HORIZONS
 from worker.scoring import bundle as bundles
 from worker.scoring import encode, forward
 from worker.scoring.batch import Batch
-from worker.scoring.bundle import FILES, METRICS, OPTIONAL, PERCENTILES, SHIPPED, Bundle, Calibration
 from worker.scoring.percentile import Percentiles
+from worker.training import habits
 
 CPU = torch.device("cpu")
 
@@ -88,7 +89,15 @@ def with_options(folder: Path) -> tuple[Bundle, Path]:
     """One that has all that a bundle may have, and its folder."""
     rng = np.random.default_rng(5)
     percentiles = Percentiles.fit(rng.random((500, 3), np.float32), np.ones((500, 3), np.bool_))
-    made = replace(making.bundle(), percentiles=percentiles, metrics={"slice": "validation", "lines": []})
+    batches = [Batch.of(making.random_windows(60, seed=61))]
+    gaps = Feature(name="gap_ms", edges=np.array([5.0, 50.0]), counts=np.array([3, 4, 5]), effect=1.5)
+    made = replace(
+        making.bundle(),
+        habits=habits.learn(batches, batches),
+        percentiles=percentiles,
+        metrics={"slice": "validation", "lines": []},
+        drift=Reference(about="here", windows=12, visitors=7, features=(gaps,)),
+    )
     bundles.save(folder, made)
     return made, folder
 
@@ -100,6 +109,10 @@ def test_what_is_optional_comes_back_too(tmp_path: Path) -> None:
     assert back.percentiles is not None
     assert back.percentiles.quantiles == pytest.approx(made.percentiles.quantiles, abs=1e-7)
     assert back.metrics == made.metrics
+    assert back.habits is not None
+    assert back.drift is not None
+    assert made.drift is not None
+    assert back.drift.document() == made.drift.document()
     assert {*bundles.verify(folder)[1]} == {*FILES, *OPTIONAL}
 
 

@@ -1,6 +1,7 @@
 """One's own shop, from a table: the same training, evaluation and scores, by the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,11 @@ def test_a_table_trains_as_the_sample_does(shop: Path, table: Path, mapping: Pat
     """The same windows but for what GA4 does not tell, the same labels and the same slices."""
     ours, kept = windows.build(Table(table, mapping), tmp_path)
     theirs, _ = windows.build(Sample(shop), tmp_path)
-    assert ours.splits == SPLITS
+    assert ours.splits == replace(SPLITS, outages=())  # a mapping knows of none
     for name in ("visitor", "session", "time_ms", "kind", "instant", "purchase"):
         assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
     assert np.array_equal(labels(ours), labels(theirs))
-    assert np.array_equal(member(ours, "train"), member(theirs, "train"))
+    assert np.array_equal(member(ours, "test"), member(theirs, "test"))
     assert len(kept) == len(theirs.time_ms)
 
 
@@ -54,7 +55,7 @@ def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path
     run = CliRunner().invoke
     source, runs = ["--data", str(table), "--map", str(mapping)], ["--runs", str(tmp_path / "runs")]
     bundle = ["--bundle", str(tmp_path / "b")]
-    size = ["--windows", "1000", "--layers", "1", "--hidden", "32", "--draws", "10", "--precision", "float32"]
+    size = ["--windows", "1000", "--head-windows", "1000", "--members", "1", "--draws", "10", "--precision", "float32"]
     trained = run(cli.app, ["train", *source, *runs, *size, "--name", "own", "--out", str(tmp_path / "b"), "--json"])
     assert trained.exit_code == 0, trained.output
     assert "2 rows rejected: time 1 (row 4: 'noon' is not a time by 'us')" in trained.output
@@ -62,7 +63,7 @@ def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path
     assert "`events.csv`" in card
     assert "Merchandise" not in card.split("## Limits")[0]
     measured = run(cli.app, ["evaluate", *source, *runs, *bundle, "--draws", "10", "--slice", "validation", "--json"])
-    assert {line["horizon"] for line in json.loads(measured.stdout)["lines"]} == {"30 min", "24 h", "7 d"}
+    assert {line["horizon"] for line in json.loads(measured.stdout)["lines"]} >= {"30 min", "24 h"}
     out = ["--out", str(tmp_path / "s.parquet")]
     scored = run(cli.app, ["score", "table", str(table), "--map", str(mapping), *bundle, *out, "--json"])
     assert scored.exit_code == 0, scored.output
