@@ -21,7 +21,7 @@ def chances(rng: np.random.Generator) -> tuple[Floats, Bools, np.ndarray]:
 def blurred(p: Floats, rng: np.random.Generator, noise: float) -> Floats:
     """What sees the chances through so much noise, in logits."""
     logit = np.log(p / (1 - p)) + rng.normal(0, noise, (len(p), 1))
-    return (1 / (1 + np.exp(-logit))).astype(np.float32)
+    return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
 
 
 def scored(rng: np.random.Generator, *, noise: dict[str, float]) -> Scored:
