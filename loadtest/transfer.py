@@ -130,7 +130,7 @@ class Task:
             each = nn.functional.binary_cross_entropy_with_logits(
                 network(grid, context, side), target.float(), reduction="none"
             )
-            ((each * counts).sum() / counted.sum()).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            ((each * counts).sum() / counted.sum()).backward()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
