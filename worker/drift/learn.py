@@ -104,7 +104,7 @@ def _edges(found: NDArray[np.float64]) -> NDArray[np.float64]:
     deciles = np.arange(1, 10) / 10
     rest = found[found > found.min()]
     if 0 < len(rest) < 0.95 * len(found):
-        return np.asarray(np.unique([rest.min(), *np.quantile(rest, deciles, method="lower")]))
+        return np.unique(np.append(rest.min(), np.quantile(rest, deciles, method="lower")))
     edges = np.unique(np.quantile(found, deciles, method="lower"))
     return np.asarray(edges[edges > found.min()])
 

@@ -22,6 +22,7 @@ from worker.scores import HORIZONS
 from worker.scoring import bundle as bundles
 from worker.scoring import encode, forward
 from worker.scoring.batch import Batch
+from worker.scoring.bundle import FILES, METRICS, OPTIONAL, PERCENTILES, SHIPPED, Bundle, Calibration
 from worker.scoring.percentile import Percentiles
 from worker.training import habits
 

@@ -1,5 +1,6 @@
 """Any shop's table as events: what a mapping can say, and that no row is lost in silence."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,7 +28,7 @@ def mapped(folder: Path, text: str) -> Path:
     return path
 
 
-def small(folder: Path, rows: list[tuple[object, object, object]], text: str = LEAST) -> Table:
+def small(folder: Path, rows: Sequence[tuple[object, object, object]], text: str = LEAST) -> Table:
     file = write(folder / "t.csv", [dict(zip("utn", each, strict=True)) for each in rows], "utn")
     return Table(file, mapped(folder, text))
 
