@@ -13,7 +13,7 @@ DRIVER = "add_to_cart"
 
 
 def windows(count: int, *, seed: int) -> list[bytes]:
-    """Of 4 to 12 events half a minute apart; about one in six is a driver."""
+    """Of 4 to 12 events up to two minutes apart; about one in six is a driver."""
     rng = np.random.default_rng(seed)
     others = ["page_view", "view_item_list", "view_item", "search", "view_cart"]
     return [
@@ -21,7 +21,7 @@ def windows(count: int, *, seed: int) -> list[bytes]:
             [
                 making.event(
                     number,
-                    event_time=making.START_MS + 30_000 * number,
+                    event_time=making.START_MS + 120_000 * number + int(rng.integers(0, 110_000)),
                     type=DRIVER if rng.random() < 0.16 else str(rng.choice(others)),
                     session_id="s",
                     page=f"/p{rng.integers(0, 6)}",

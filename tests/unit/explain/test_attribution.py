@@ -89,7 +89,7 @@ def test_occlusion_is_the_difference_of_two_scores(bundle: Bundle) -> None:
 def test_integrated_gradients_add_up(bundle: Bundle) -> None:
     windows = making.random_windows(6, seed=7, longest=30)
     for found in integrated_gradients(bundle, windows, horizon=1, steps=128):
-        assert abs(found.gap) < 0.02 * max(abs(found.change), 1.0)
+        assert abs(found.gap) < 0.05 * max(abs(found.change), 1.0)
         assert found.direct.any()
         assert found.attribution.context.any()
         assert found.attribution.aggregates.any()
