@@ -119,7 +119,7 @@ def _steps(windows: Sequence[bytes], bundle: Any) -> Iterator[str]:
     yield "aggregates"
     reasons.top(batch, bundle.surrogate)
     yield "reasons"
-    risk.risk(batch)
+    risk.risk(batch, bundle.habits)
     yield "risk"
 
 

@@ -62,7 +62,7 @@ def explain(
     Neither reads attention weights. How far they can be trusted is measured by `intent explain check`.
 
     Examples: `intent explain --events user.jsonl --page why.html`;
-    `intent explain --data ../shared/data/ga360 --visitor 0007617910709180468 --horizon 7d`
+    `intent explain --data ../shared/data/ga360 --visitor 0036417634769000138 --horizon 7d`
     """
     if context.invoked_subcommand is not None:
         return
