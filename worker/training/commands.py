@@ -117,8 +117,13 @@ def train(
 
     from worker.scoring.model import SIZES
     from worker.training.finetune import Plan
-    from worker.training.train import train as run
 
+    try:
+        from worker.training.train import train as run
+    except ModuleNotFoundError as error:
+        raise IntentError(
+            f"`intent train` needs {error.name}; install the extra `training` (pip install 'intent-worker[training]')"
+        ) from None
     where = _device(device)
     plan = Plan(
         seed=seed,
