@@ -171,8 +171,13 @@ def train(
     from worker.shop.source import opened
     from worker.training import further
     from worker.training.finetune import Plan
-    from worker.training.train import train as run
 
+    try:
+        from worker.training.train import train as run
+    except ModuleNotFoundError as error:
+        raise IntentError(
+            f"`intent train` needs {error.name}; install the extra `training` (pip install 'intent-worker[training]')"
+        ) from None
     where = _device(device)
     bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(where))
     given = _given(context)

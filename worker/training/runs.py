@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,8 +37,13 @@ class Run:
     @classmethod
     def begin(cls, runs: Path, name: str, *, plan: Mapping[str, Any], data: Path, command: str) -> Self:
         """A new folder among the runs."""
-        folder = runs / f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-        folder.mkdir(parents=True, exist_ok=True)
+        began = f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        folder = next(
+            folder
+            for number in count(1)
+            if not (folder := runs / (began if number == 1 else f"{began}-{number}")).exists()
+        )
+        folder.mkdir(parents=True)
         settings = {"command": command, "plan": plan, "data": fingerprint(data), "commit": commit()}
         (folder / _RUN).write_text(json.dumps(settings, indent=1) + "\n")
         (folder / _HISTORY).write_text("")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,7 +193,7 @@ def test_the_head_learns_before_the_bert_does(shop: Path, tmp_path: Path) -> Non
     assert max(loss[8_192]) < min(loss[0]) - 0.1
 
 
-SHORT = replace(FULL, pretrain_windows=1_024, head_windows=1_024, windows=1_024, validation_windows=400)
+SHORT = replace(FULL, pretrain_windows=512, head_windows=512, windows=512, validation_windows=400)
 """Every stage, a few steps of each."""
 
 
@@ -220,7 +221,7 @@ def run(
         name="small",
         plan=plan,
         runs=folder / "runs",
-        draws=20,
+        draws=2,
         command="intent train --data shop",
         say=lambda _: None,
         report=report,
@@ -229,21 +230,28 @@ def run(
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """With several, sums may be taken in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def whole(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """An unbroken run."""
     return run(shop, tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("stage", [finetune.PRETRAINING, finetune.ALL, finetune.REFIT + finetune.HEAD])
+@pytest.mark.parametrize("stage", [finetune.ALL, finetune.REFIT + finetune.HEAD])
 def test_a_killed_run_goes_on_to_the_same_bundle(shop: Path, whole: Outcome, tmp_path: Path, stage: str) -> None:
-    threads = torch.get_num_threads()
     with pytest.raises(Killed):
         run(shop, tmp_path, kill_at=stage)
     assert not (tmp_path / "bundle").exists()
     (folder,) = (tmp_path / "runs").glob("small-*")
     resumed = run(shop, tmp_path, resume=folder)
-    assert threads == torch.get_num_threads()
     for name in ("bert/model.safetensors", "head.safetensors", "vocabulary.json", "calibration.json"):
         assert (resumed.bundle / name).read_bytes() == (whole.bundle / name).read_bytes(), name
     histories = [
