@@ -239,8 +239,8 @@ def test_what_gains_nothing_leaves_the_former_in_place(
         (["--from", "x", "--since", "soon"], "soon"),
     ],
 )
-def test_what_does_not_go_together_is_a_sentence(options: list[str], says: str, tmp_path: Path) -> None:
-    result = invoke("--data", tmp_path, "--out", tmp_path / "out", *options)
+def test_what_does_not_go_together_is_a_sentence(options: list[str], says: str, shop: Path, tmp_path: Path) -> None:
+    result = invoke("--data", shop, "--out", tmp_path / "out", *options)
     assert result.exit_code == 2
     assert says in result.output
 
