@@ -66,7 +66,7 @@ def test_only_the_adapter_learns_and_the_head_if_wanted(
     assert (adapted.network(*inputs) - was).abs().max() > 0.01
     after = adapted.network.head.state_dict()
     assert torch.equal(after["events.weight"], before["head.events.weight"])
-    assert not torch.equal(after["out.4.weight"], before["head.out.4.weight"])
+    assert not torch.equal(after["fusion.answer.weight"], before["head.fusion.answer.weight"])
     for key, tensor in made.model.state_dict().items():  # the model it came from is left alone
         assert torch.equal(tensor, before[key])
 
