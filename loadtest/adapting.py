@@ -118,6 +118,7 @@ def peft(
                     "old_log_loss": [fitted.history[0]["old"], best["old"]],
                 }
             )
+            err.print(f"{one.label}: {lines[-1]['cpu_s']:.0f} CPU s", highlight=False)
         status.update("intervals")
         for line in lines:
             p = scored[line["label"]]

@@ -166,7 +166,7 @@ def _section(
         before=was.version,
         span=span,
         windows=int(best["windows"]),
-        replay=change.replay,
+        replay=change.replay if "old" in best else 0.0,
         parameters=found.trained_parameters,
         method=change.method or "all of them",
         command=command,
