@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from worker.errors import IntentError
+
 if TYPE_CHECKING:
     from worker.shop.source import Source
     from worker.training.loop import Progress as TrainingProgress
