@@ -11,12 +11,12 @@ from typing import Annotated, Any, Final
 
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from loadtest import taken
 from loadtest.options import Sample
 from worker.shop.ga360 import parse_time
+from worker.terminal import err, out
 
 BASE_UNTIL: Final = "2016-09-01"
 DRAWN: Final = 4
@@ -26,9 +26,6 @@ HORIZONS: Final = ("30 min", "24 h")
 """The visitors that validate 7 days may teach the shorter horizons here."""
 
 ALL: Final = "all parameters"
-
-out = Console(width=None if Console().is_terminal else 132)
-err = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,5 @@
 """`python -m loadtest reasons`: what reason codes and risk cost beside the score, window by window. Without Kafka."""
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -13,21 +12,18 @@ from typing import Annotated, Any, Final
 import numpy as np
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from loadtest import gather, taken, workload
 from loadtest.options import Sample
 from worker.errors import CheckFailed
 from worker.ops import logs
+from worker.terminal import err, out
 
 MOST: Final = 0.10
 """Of a score's time, for reason codes and risk together."""
 
 _BATCHES: Final = 4
-
-out = Console(width=None if sys.stdout.isatty() else 132)
-err = Console(stderr=True)
 
 
 def reasons(

@@ -4,7 +4,6 @@ Owns the study: whose windows are the background and whose the abuse's. The abus
 counts as found `loadtest.recall`'s.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,20 +12,17 @@ import numpy as np
 import orjson
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 
 from loadtest import taken
 from loadtest.recall import CHOSEN_ON, Measured, plot, recalls, table
 from worker.errors import IntentError
+from worker.terminal import err, out
 from worker.training.labels import TEST
 
 if TYPE_CHECKING:
     from worker.scoring.batch import Batch
     from worker.scoring.habits import Habits
     from worker.training.labels import Events
-
-out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
-err = Console(stderr=True)
 
 
 def risk(

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import numpy as np
 import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from loadtest import taken
 from loadtest.options import Sample
 from worker.shop.ga360 import parse_time
+from worker.terminal import err, out
 
 if TYPE_CHECKING:
     from worker.scoring.model import IntentModel
@@ -31,9 +31,6 @@ DRAWN: Final = 4
 
 NONE: Final = "no refit"
 WEEKLY: Final = "weekly refit"
-
-out = Console(width=None if Console().is_terminal else 132)
-err = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,6 @@ import orjson
 import torch
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -28,6 +27,7 @@ from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle, Calibration
 from worker.scoring.reasons import Surrogate
 from worker.shop.ga360 import Sample
+from worker.terminal import err, out
 from worker.training.finetune import predict
 from worker.training.labels import NAMES, Events, labels, member
 from worker.training.metrics import measure
@@ -51,8 +51,6 @@ _ROW = np.dtype(
 assert _ROW.itemsize == ROW.size
 _CHANNEL_AT = 12  # of a window's header: the context's first hash
 
-out = Console(width=None if Console().is_terminal else 132)
-err = Console(stderr=True)
 
 Places = NDArray[np.int64]
 Bools = NDArray[np.bool_]

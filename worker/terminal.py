@@ -6,7 +6,7 @@ from typing import Final
 
 from rich.console import Console
 
-_PAGE: Final = 132
+_PAGE: Final = 160
 """Columns of a file or a pipe, which has no width of its own: tables stay whole."""
 
 out: Final = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PAGE)

@@ -3,23 +3,21 @@
 import asyncio
 import json
 import os
-import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from worker.terminal import err, out
 
 if TYPE_CHECKING:
     from worker.drift.report import Report
     from worker.scoring.bundle import Bundle
     from worker.shop.source import Source
 
-out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
-err = Console(stderr=True)
 
 drift_app = typer.Typer(
     no_args_is_help=True,

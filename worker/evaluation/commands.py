@@ -1,18 +1,14 @@
 """`intent evaluate`: what it takes, and how it says what was found."""
 
 import json
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from worker.errors import IntentError
-
-out = Console(width=None if sys.stdout.isatty() else 160)  # a file or a pipe has no width: tables stay whole
-err = Console(stderr=True)
+from worker.terminal import err, out
 
 
 def evaluate(

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from worker.errors import IntentError
+from worker.terminal import err, out
 
 if TYPE_CHECKING:
     from worker.explain.story import Story
 
-out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
-err = Console(stderr=True)
 
 explain_app = typer.Typer(invoke_without_command=True)
 

@@ -1,19 +1,18 @@
 """`intent model`: bundles in folders and in a store, and the aliases that say which of them scores."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
 from worker.clock import now_ms
 from worker.errors import CheckFailed, IntentError, SettingError
+from worker.terminal import out
 
 if TYPE_CHECKING:
     from worker.config import Model as ModelSettings
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from worker.scoring.bundle import Bundle
     from worker.shop.source import Source as Recorded
 
-out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
 
 _DRAWS = 200  # resamples of the visitors behind an interval
 

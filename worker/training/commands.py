@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worker.errors import IntentError
+from worker.terminal import err, out
 
 if TYPE_CHECKING:
     from worker.shop.source import Source
     from worker.training.loop import Progress as TrainingProgress
     from worker.training.score import Keys
 
-out = Console(width=None if sys.stdout.isatty() else 132)  # a file or a pipe has no width: tables stay whole
-err = Console(stderr=True)
 
 score_app = typer.Typer(
     help="Score a sample offline, through the worker's own window and engine.", no_args_is_help=True
