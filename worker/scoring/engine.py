@@ -34,8 +34,8 @@ from worker.scoring.pace import Pace
 
 CLOSE_TIMEOUT_S: Final = 30.0
 
-Observer = Callable[[Batch, Floats, Bundle, float], None]
-"""Hears of each batch that the champion has scored: windows, probabilities, model, seconds. Must not raise or wait."""
+Observer = Callable[[Batch, Floats, Bundle], None]
+"""Hears of each batch that the champion has scored, on the engine's thread: it must neither raise nor wait."""
 
 SHADOW_TOKENS: Final = 1024
 """Of a challenger's batch, at most: what a champion's job may have to wait for. 2 full windows of 512 events."""
@@ -358,7 +358,7 @@ class Engine:
             start, end = end, end + part.end - part.start
             part.job.add(part.start, scores.part(start, end))
         if self.observer is not None and flight.runner is self._champion:
-            self.observer(batch, intent, bundle, time.perf_counter() - flight.began_s)
+            self.observer(batch, intent, bundle)
 
     def _failed(self, parts: list[Part], runner: Runner, error: Exception) -> None:
         """What becomes of the jobs of a batch that failed. Raises what ends the thread, after telling them."""
