@@ -138,12 +138,16 @@ def _rivals(
         features = Features.of(kept, at, vocabulary)
         return rivals.Known(features=features, member=inside[at], y=y[at], session=events.session[at])
 
+    learnt, chosen = known(drawn, train), known(judged, validation)
+    taught = hashlib.sha256(learnt.features.table())
+    for labelled in (learnt.y, learnt.member):
+        taught.update(labelled)
+
     def folder(rival: str, made_by: object) -> Path:
-        """Changes with the data and with all that the rival is made by."""
-        said = json.dumps([data, SHARE, AGGREGATES, made_by])
+        """Changes with what is learnt from, the codes of its categories included, and how."""
+        said = json.dumps([data, taught.hexdigest(), AGGREGATES, made_by])
         return cache / f"{rival}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
-    learnt, chosen = known(drawn, train), known(judged, validation)
     features = Features.of(kept, places, vocabulary)
     report("growing the rival's trees")
     found = {

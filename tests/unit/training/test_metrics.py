@@ -62,6 +62,16 @@ def test_platt_finds_the_slope_and_the_intercept() -> None:
     assert intercept == pytest.approx(-0.5, abs=0.1)
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(0.5, -3.0), (3.0, -20.0), (0.1, 10.0)])
+def test_platt_finds_them_from_afar(scale: float, shift: float) -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.normal(-2, 1.5, 20_000)
+    truth = rng.random(20_000) < 1 / (1 + np.exp(-logits))
+    slope, intercept = platt(scale * logits + shift, truth)
+    near = platt(logits, truth)
+    assert (slope * scale, slope * shift + intercept) == pytest.approx(near, rel=1e-5, abs=1e-5)
+
+
 def test_platt_never_turns_the_ranks() -> None:
     logits = RNG.normal(size=1000)
     assert platt(logits, logits < 0)[0] > 0
