@@ -139,9 +139,9 @@ def _rivals(
         return rivals.Known(features=features, member=inside[at], y=y[at], session=events.session[at])
 
     learnt, chosen = known(drawn, train), known(judged, validation)
-    taught = hashlib.sha256(learnt.features.table())
-    for labelled in (learnt.y, learnt.member):
-        taught.update(labelled)
+    taught = hashlib.sha256()
+    for part in (learnt.features.table(), learnt.y, learnt.member):
+        taught.update(part.tobytes())
 
     def folder(rival: str, made_by: object) -> Path:
         """Changes with what is learnt from, the codes of its categories included, and how."""

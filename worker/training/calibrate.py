@@ -3,11 +3,17 @@
 Knows arrays only.
 """
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from worker.scoring.bundle import Calibration
+
+
+_LOOSE: Final = 1e4
+"""The penalty's inverse: it moves nothing that was fitted to a thousand instants, and bounds what is separable."""
 
 
 def platt(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float, float]:
@@ -17,7 +23,7 @@ def platt(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float
     """
     if labels.all() or not labels.any():
         return 1.0, 0.0
-    fitted = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8).fit(logits[:, None], labels)
+    fitted = LogisticRegression(C=_LOOSE, solver="newton-cholesky", tol=1e-8).fit(logits[:, None], labels)
     slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     return (slope, intercept) if slope > 0 else (1.0, 0.0)
 
