@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 
 from worker.scoring.bundle import Calibration
 
-
 _LOOSE: Final = 1e4
 """The penalty's inverse: it moves nothing that was fitted to a thousand instants, and bounds what is separable."""
 
