@@ -16,7 +16,8 @@ from loadtest import workload
 from worker.errors import SettingError
 from worker.scores import REASONS
 from worker.scoring import bundle as bundles
-from worker.scoring.bundle import Bundle, Calibration
+from worker.scoring.bundle import Bundle
+from worker.scoring.calibration import Calibration
 from worker.scoring.encode import Vocabulary
 from worker.scoring.model import HORIZONS, Shape
 from worker.scoring.reasons import Surrogate

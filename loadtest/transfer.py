@@ -24,7 +24,8 @@ from worker.facts import hash32
 from worker.scores import REASONS
 from worker.scoring import aggregates, encode, forward, model
 from worker.scoring.batch import Batch, Floats
-from worker.scoring.bundle import Bundle, Calibration
+from worker.scoring.bundle import Bundle
+from worker.scoring.calibration import Calibration
 from worker.scoring.reasons import Surrogate
 from worker.shop.ga360 import Sample
 from worker.terminal import err, out

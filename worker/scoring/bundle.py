@@ -26,22 +26,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import safetensors
 import safetensors.numpy
 import safetensors.torch
-from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from worker.drift import reference as drift
 from worker.drift.reference import Reference
 from worker.errors import SettingError
 from worker.events import KINDS
-from worker.scores import HORIZONS, REASONS, RISK_REASONS
+from worker.scores import HORIZONS
 from worker.scores import Model as ModelName
-from worker.scoring import aggregates, encode
-from worker.scoring.batch import Floats, Hashes
-from worker.scoring.habits import LEVELS, SYMBOLS, Chain, Habits
+from worker.scoring import aggregates, codecs, encode
+from worker.scoring.calibration import Calibration
+from worker.scoring.habits import Habits
 from worker.scoring.model import Head, IntentModel, Shape
 from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
@@ -80,20 +78,6 @@ OPTIONAL: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """Platt's: probability = sigmoid(slope * logit + intercept), a horizon each. The slope is positive."""
-
-    slopes: Floats
-    intercepts: Floats
-
-    def probabilities(self, logits: Floats) -> Floats:
-        """[n, horizons] logits -> probabilities. A longer horizon is never less likely than a shorter one."""
-        scaled = logits.astype(np.float64) * self.slopes + self.intercepts
-        each = 1.0 / (1.0 + np.exp(-np.clip(scaled, -30.0, 30.0)))
-        return np.maximum.accumulate(each, axis=1).astype(np.float32)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """A loaded model with all that belongs to it."""
 
@@ -120,39 +104,20 @@ def save(folder: Path, bundle: Bundle) -> str:
     """Writes the bundle's folder, replacing the files of one that is there. Returns the version it now has."""
     folder.mkdir(parents=True, exist_ok=True)
     bundle.model.bert.config.architectures = ["BertModel"]
-    vocabulary = bundle.vocabulary
     contents = {
         "config.json": _json({"format": FORMAT, "name": bundle.name, "shape": asdict(bundle.shape), **_encoder()}),
         "bert/config.json": bundle.model.bert.config.to_json_string().encode(),
-        "bert/model.safetensors": _packed(bundle.model.bert),
-        "head.safetensors": _packed(bundle.model.head),
-        "vocabulary.json": _json(
-            {
-                "items": vocabulary.items.tolist(),
-                "categories": vocabulary.categories.tolist(),
-                "pages": vocabulary.pages.tolist(),
-                "contexts": {name: hashes.tolist() for name, hashes in vocabulary.contexts.items()},
-                "item_buckets": vocabulary.item_buckets,
-                "page_buckets": vocabulary.page_buckets,
-            }
-        ),
-        "calibration.json": _json(
-            {"slopes": bundle.calibration.slopes.tolist(), "intercepts": bundle.calibration.intercepts.tolist()}
-        ),
-        "reasons.json": _json(
-            {
-                "weights": dict(zip(REASONS, bundle.surrogate.weights.tolist(), strict=True)),
-                "intercept": bundle.surrogate.intercept,
-                "r2": bundle.surrogate.r2,
-            }
-        ),
+        "bert/model.safetensors": codecs.write_tensors(bundle.model.bert),
+        "head.safetensors": codecs.write_tensors(bundle.model.head),
+        "vocabulary.json": _json(codecs.write_vocabulary(bundle.vocabulary)),
+        "calibration.json": _json(codecs.write_calibration(bundle.calibration)),
+        "reasons.json": _json(codecs.write_surrogate(bundle.surrogate)),
         CARD: bundle.card.encode(),
     }
     if bundle.habits is not None:
-        contents[HABITS] = _habits_packed(bundle.habits)
+        contents[HABITS] = codecs.write_habits(bundle.habits)
     if bundle.percentiles is not None:
-        rows = np.round(bundle.percentiles.quantiles.astype(np.float64), 7).tolist()
-        contents[PERCENTILES] = _json({"quantiles": dict(zip(HORIZONS, rows, strict=True))}, indent=None)
+        contents[PERCENTILES] = _json(codecs.write_percentiles(bundle.percentiles), indent=None)
     if bundle.metrics is not None:
         contents[METRICS] = _json(bundle.metrics)
     if bundle.drift is not None:
@@ -213,28 +178,28 @@ def load(folder: Path | None = None) -> Bundle:
             )
     name = "config.json"
     try:
-        shape = Shape(**config["shape"])
+        shape = codecs.read_shape(config["shape"])
         label = str(config["name"])
         name = "vocabulary.json"
-        vocabulary = _vocabulary(_parse(folder, name, contents))
+        vocabulary = codecs.read_vocabulary(_parse(folder, name, contents))
         name = "calibration.json"
-        calibration = _calibration(_parse(folder, name, contents))
+        calibration = codecs.read_calibration(_parse(folder, name, contents))
         name = "reasons.json"
-        surrogate = _surrogate(_parse(folder, name, contents))
+        surrogate = codecs.read_surrogate(_parse(folder, name, contents))
         name = HABITS
-        habits = _habits(contents[name]) if name in contents else None
+        habits = codecs.read_habits(contents[name]) if name in contents else None
         name = PERCENTILES
-        percentiles = _percentiles(_parse(folder, name, contents)) if name in contents else None
+        percentiles = codecs.read_percentiles(_parse(folder, name, contents)) if name in contents else None
         name = "bert/config.json"
         bert_config = BertConfig.from_dict(_parse(folder, name, contents))
-        _check_sizes(bert_config, shape)
+        codecs.check_sizes(bert_config, shape)
         name = "bert/model.safetensors"
         bert = BertModel(bert_config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-        bert.load_state_dict(_tensors(contents[name]), strict=True)
+        bert.load_state_dict(codecs.read_tensors(contents[name]), strict=True)
         name = "head.safetensors"
         head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
-        tensors = _tensors(contents[name])
-        head.load_state_dict(tensors if config["format"] > 1 else _members(tensors), strict=True)
+        tensors = codecs.read_tensors(contents[name])
+        head.load_state_dict(tensors if config["format"] > 1 else codecs.one_member(tensors), strict=True)
         name = drift.FILE
         reference = Reference.parse(_parse(folder, name, contents)) if name in contents else None
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, safetensors.SafetensorError) as error:
@@ -265,99 +230,6 @@ def _encoder() -> dict[str, list[str]]:
         "context": list(encode.CONTEXT),
         "aggregates": list(aggregates.NAMES),
     }
-
-
-def _vocabulary(parsed: Mapping[str, Any]) -> encode.Vocabulary:
-    def hashes(values: list[int]) -> Hashes:
-        array = np.array(values, np.uint32)
-        if array.ndim != 1 or (np.diff(array.astype(np.int64)) <= 0).any():
-            raise ValueError("hashes must ascend")
-        return array
-
-    buckets = {name: int(parsed[name]) for name in ("item_buckets", "page_buckets")}
-    if not all(1 <= count <= 1 << 20 for count in buckets.values()):
-        raise ValueError(f"{buckets} are not between 1 and {1 << 20}")
-    return encode.Vocabulary(
-        items=hashes(parsed["items"]),
-        categories=hashes(parsed["categories"]),
-        pages=hashes(parsed["pages"]),
-        contexts={name: hashes(parsed["contexts"][name]) for name in encode.CONTEXT},
-        **buckets,
-    )
-
-
-def _calibration(parsed: Mapping[str, Any]) -> Calibration:
-    slopes = np.array(parsed["slopes"], np.float32)
-    intercepts = np.array(parsed["intercepts"], np.float32)
-    if slopes.shape != (len(HORIZONS),) or intercepts.shape != slopes.shape:
-        raise ValueError(f"a slope and an intercept for each of {', '.join(HORIZONS)} are wanted")
-    if not (np.isfinite(slopes).all() and np.isfinite(intercepts).all() and (slopes > 0).all()):
-        raise ValueError("slopes must be positive and all numbers finite")
-    return Calibration(slopes=slopes, intercepts=intercepts)
-
-
-def _percentiles(parsed: Mapping[str, Any]) -> Percentiles:
-    return Percentiles(np.array([parsed["quantiles"][horizon] for horizon in HORIZONS], np.float32))
-
-
-def _surrogate(parsed: Mapping[str, Any]) -> Surrogate:
-    """Codes that a newer version has appended weigh nothing in an older bundle."""
-    weights = np.array([parsed["weights"].get(code, 0.0) for code in REASONS], np.float32)
-    if not np.isfinite(weights).all():
-        raise ValueError("weights must be finite")
-    return Surrogate(weights=weights, intercept=float(parsed["intercept"]), r2=float(parsed["r2"]))
-
-
-def _habits(content: bytes) -> Habits:
-    """Sizes and order are checked: a loop without bounds reads these tables."""
-    arrays = {name: tensor.numpy() for name, tensor in _tensors(content).items()}
-    made = Habits(
-        chain=Chain(*(arrays[name] for name in Chain._fields)), levels=arrays["levels"], joined=arrays["joined"]
-    )
-    wanted = [(SYMBOLS, SYMBOLS), (SYMBOLS,), (SYMBOLS,), (len(RISK_REASONS), LEVELS), (LEVELS,)]
-    found = [*made.chain, made.levels, made.joined]
-    if [part.shape for part in found] != wanted or any(part.dtype != np.float32 for part in found):
-        raise ValueError(f"tables of the sizes {wanted} in float32 are wanted")
-    if (np.diff(made.levels) < 0).any() or (np.diff(made.joined) < 0).any():
-        raise ValueError("levels must ascend")
-    return made
-
-
-def _habits_packed(habits: Habits) -> bytes:
-    arrays = {**habits.chain._asdict(), "levels": habits.levels, "joined": habits.joined}
-    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-
-
-def _check_sizes(config: BertConfig, shape: Shape) -> None:
-    """Bounds, so that a damaged config cannot ask for all the memory; and one size throughout."""
-    if not (1 <= config.num_hidden_layers <= 48 and 1 <= config.hidden_size <= 4096 and config.vocab_size <= 1 << 20):
-        raise ValueError("at most 48 layers of 4096 are accepted")
-    if config.intermediate_size > 8 * config.hidden_size or config.hidden_size != shape.hidden:
-        raise ValueError(f"hidden size {config.hidden_size} and its layers do not fit config.json's {shape.hidden}")
-    if not encode.MAX_POSITIONS <= config.max_position_embeddings <= 1 << 16:
-        raise ValueError(f"{config.max_position_embeddings} positions; a full window needs {encode.MAX_POSITIONS}")
-
-
-def _packed(module: nn.Module) -> bytes:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    return safetensors.torch.save(tensors, metadata={"format": "pt"})  # transformers asks for the format
-
-
-def _members(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A head of format 1, which was plain layers, as an ensemble of one."""
-    renamed = dict(tensors)
-    for old, new in (("side.0", "read"), ("side.3", "digest"), ("out.1", "join"), ("out.4", "answer")):
-        renamed[f"fusion.{new}.weight"] = renamed.pop(f"{old}.weight").T[None]
-        renamed[f"fusion.{new}.bias"] = renamed.pop(f"{old}.bias")[None]
-    return renamed
-
-
-def _tensors(content: bytes) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = safetensors.torch.load(content)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(f"tensor {name} holds numbers that are not finite")
-    return tensors
 
 
 def _read(folder: Path, name: str, limit: int) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from worker.scoring.bundle import Calibration
+from worker.scoring.calibration import Calibration
 
 _LOOSE: Final = 1e4
 """The penalty's inverse: it moves nothing that was fitted to a thousand instants, and bounds what is separable."""

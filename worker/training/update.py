@@ -16,7 +16,8 @@ from worker.errors import IntentError
 from worker.scoring import bundle as bundles
 from worker.scoring import reasons
 from worker.scoring.batch import Batch
-from worker.scoring.bundle import Bundle, Calibration
+from worker.scoring.bundle import Bundle
+from worker.scoring.calibration import Calibration
 from worker.scoring.percentile import Percentiles
 from worker.shop.source import Source
 from worker.training import calibrate, continual, finetune, loop, succession, windows

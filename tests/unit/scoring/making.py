@@ -8,7 +8,8 @@ from worker.scores import REASONS
 from worker.scoring import encode, model
 from worker.scoring.aggregates import NAMES
 from worker.scoring.batch import Batch
-from worker.scoring.bundle import Bundle, Calibration
+from worker.scoring.bundle import Bundle
+from worker.scoring.calibration import Calibration
 from worker.scoring.reasons import Surrogate
 
 START_MS = 1_475_305_200_000

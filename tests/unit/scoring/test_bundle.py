@@ -22,7 +22,8 @@ from worker.scores import HORIZONS
 from worker.scoring import bundle as bundles
 from worker.scoring import encode, forward
 from worker.scoring.batch import Batch
-from worker.scoring.bundle import FILES, METRICS, OPTIONAL, PERCENTILES, SHIPPED, Bundle, Calibration
+from worker.scoring.bundle import FILES, METRICS, OPTIONAL, PERCENTILES, SHIPPED, Bundle
+from worker.scoring.calibration import Calibration
 from worker.scoring.percentile import Percentiles
 from worker.training import habits
 
@@ -198,6 +199,9 @@ def poison(name: str) -> Callable[[Path], object]:
             edit("config.json", lambda value: value.update(fields=["kind"])), "`fields`", id="another encoder"
         ),
         pytest.param(edit("config.json", lambda value: value.pop("shape")), "config.json", id="no shape"),
+        pytest.param(
+            edit("config.json", lambda value: value["shape"].update(members=10**9)), "members is", id="too many members"
+        ),
         pytest.param(
             edit("vocabulary.json", lambda value: value.update(items=[3, 2, 1])), "vocabulary.json", id="not sorted"
         ),

@@ -1,0 +1,161 @@
+"""A bundle's parts as its files hold them, and back. What comes from a file is checked here, sizes included.
+
+Each function that reads raises `LookupError`, `TypeError`, `ValueError` or `SafetensorError` for what is not a part of
+its kind. Knows neither folders nor checksums.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+from torch import Tensor, nn
+from transformers import BertConfig
+
+from worker.scores import HORIZONS, REASONS, RISK_REASONS
+from worker.scoring import encode
+from worker.scoring.batch import Hashes
+from worker.scoring.calibration import Calibration
+from worker.scoring.habits import LEVELS, SYMBOLS, Chain, Habits
+from worker.scoring.model import Shape
+from worker.scoring.percentile import Percentiles
+from worker.scoring.reasons import Surrogate
+
+
+def read_vocabulary(parsed: Mapping[str, Any]) -> encode.Vocabulary:
+    """Hashes that own an embedding row, and the tail's shared rows."""
+
+    def hashes(values: list[int]) -> Hashes:
+        array = np.array(values, np.uint32)
+        if array.ndim != 1 or (np.diff(array.astype(np.int64)) <= 0).any():
+            raise ValueError("hashes must ascend")
+        return array
+
+    buckets = {name: int(parsed[name]) for name in ("item_buckets", "page_buckets")}
+    if not all(1 <= count <= 1 << 20 for count in buckets.values()):
+        raise ValueError(f"{buckets} are not between 1 and {1 << 20}")
+    return encode.Vocabulary(
+        items=hashes(parsed["items"]),
+        categories=hashes(parsed["categories"]),
+        pages=hashes(parsed["pages"]),
+        contexts={name: hashes(parsed["contexts"][name]) for name in encode.CONTEXT},
+        **buckets,
+    )
+
+
+def write_vocabulary(vocabulary: encode.Vocabulary) -> dict[str, Any]:
+    """What `read_vocabulary` takes."""
+    return {
+        "items": vocabulary.items.tolist(),
+        "categories": vocabulary.categories.tolist(),
+        "pages": vocabulary.pages.tolist(),
+        "contexts": {name: hashes.tolist() for name, hashes in vocabulary.contexts.items()},
+        "item_buckets": vocabulary.item_buckets,
+        "page_buckets": vocabulary.page_buckets,
+    }
+
+
+def read_calibration(parsed: Mapping[str, Any]) -> Calibration:
+    """A slope above 0 and an intercept a horizon."""
+    slopes = np.array(parsed["slopes"], np.float32)
+    intercepts = np.array(parsed["intercepts"], np.float32)
+    if slopes.shape != (len(HORIZONS),) or intercepts.shape != slopes.shape:
+        raise ValueError(f"a slope and an intercept for each of {', '.join(HORIZONS)} are wanted")
+    if not (np.isfinite(slopes).all() and np.isfinite(intercepts).all() and (slopes > 0).all()):
+        raise ValueError("slopes must be positive and all numbers finite")
+    return Calibration(slopes=slopes, intercepts=intercepts)
+
+
+def write_calibration(calibration: Calibration) -> dict[str, Any]:
+    """What `read_calibration` takes."""
+    return {"slopes": calibration.slopes.tolist(), "intercepts": calibration.intercepts.tolist()}
+
+
+def read_percentiles(parsed: Mapping[str, Any]) -> Percentiles:
+    """Quantiles a horizon."""
+    return Percentiles(np.array([parsed["quantiles"][horizon] for horizon in HORIZONS], np.float32))
+
+
+def write_percentiles(percentiles: Percentiles) -> dict[str, Any]:
+    """What `read_percentiles` takes, rounded to what a score tells."""
+    rows = np.round(percentiles.quantiles.astype(np.float64), 7).tolist()
+    return {"quantiles": dict(zip(HORIZONS, rows, strict=True))}
+
+
+def read_surrogate(parsed: Mapping[str, Any]) -> Surrogate:
+    """Codes that a newer version has appended weigh nothing in an older bundle."""
+    weights = np.array([parsed["weights"].get(code, 0.0) for code in REASONS], np.float32)
+    if not np.isfinite(weights).all():
+        raise ValueError("weights must be finite")
+    return Surrogate(weights=weights, intercept=float(parsed["intercept"]), r2=float(parsed["r2"]))
+
+
+def write_surrogate(surrogate: Surrogate) -> dict[str, Any]:
+    """What `read_surrogate` takes."""
+    weights = dict(zip(REASONS, surrogate.weights.tolist(), strict=True))
+    return {"weights": weights, "intercept": surrogate.intercept, "r2": surrogate.r2}
+
+
+def read_habits(content: bytes) -> Habits:
+    """Sizes and order are checked: a loop without bounds reads these tables."""
+    arrays = {name: tensor.numpy() for name, tensor in read_tensors(content).items()}
+    made = Habits(
+        chain=Chain(*(arrays[name] for name in Chain._fields)), levels=arrays["levels"], joined=arrays["joined"]
+    )
+    wanted = [(SYMBOLS, SYMBOLS), (SYMBOLS,), (SYMBOLS,), (len(RISK_REASONS), LEVELS), (LEVELS,)]
+    found = [*made.chain, made.levels, made.joined]
+    if [part.shape for part in found] != wanted or any(part.dtype != np.float32 for part in found):
+        raise ValueError(f"tables of the sizes {wanted} in float32 are wanted")
+    if (np.diff(made.levels) < 0).any() or (np.diff(made.joined) < 0).any():
+        raise ValueError("levels must ascend")
+    return made
+
+
+def write_habits(habits: Habits) -> bytes:
+    """What `read_habits` takes."""
+    arrays = {**habits.chain._asdict(), "levels": habits.levels, "joined": habits.joined}
+    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def read_shape(parsed: Mapping[str, Any]) -> Shape:
+    """The head's sizes are bounded here; the BERT's by `check_sizes`."""
+    shape = Shape(**parsed)
+    for name, least, most in (("members", 1, 64), ("aside", 0, 64), ("head_width", 1, 4096), ("context_width", 1, 256)):
+        if not least <= getattr(shape, name) <= most:
+            raise ValueError(f"{name} is {getattr(shape, name)}; {least} to {most} are accepted")
+    return shape
+
+
+def check_sizes(config: BertConfig, shape: Shape) -> None:
+    """Bounds, so that a damaged config cannot ask for all the memory; and one size throughout."""
+    if not (1 <= config.num_hidden_layers <= 48 and 1 <= config.hidden_size <= 4096 and config.vocab_size <= 1 << 20):
+        raise ValueError("at most 48 layers of 4096 are accepted")
+    if config.intermediate_size > 8 * config.hidden_size or config.hidden_size != shape.hidden:
+        raise ValueError(f"hidden size {config.hidden_size} and its layers do not fit config.json's {shape.hidden}")
+    if not encode.MAX_POSITIONS <= config.max_position_embeddings <= 1 << 16:
+        raise ValueError(f"{config.max_position_embeddings} positions; a full window needs {encode.MAX_POSITIONS}")
+
+
+def write_tensors(module: nn.Module) -> bytes:
+    """What `read_tensors` takes, in the format that transformers asks for."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    return safetensors.torch.save(tensors, metadata={"format": "pt"})
+
+
+def one_member(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A head of format 1, which was plain layers, as an ensemble of one."""
+    renamed = dict(tensors)
+    for old, new in (("side.0", "read"), ("side.3", "digest"), ("out.1", "join"), ("out.4", "answer")):
+        renamed[f"fusion.{new}.weight"] = renamed.pop(f"{old}.weight").T[None]
+        renamed[f"fusion.{new}.bias"] = renamed.pop(f"{old}.bias")[None]
+    return renamed
+
+
+def read_tensors(content: bytes) -> dict[str, Tensor]:
+    """Safetensors, finite throughout."""
+    tensors: dict[str, Tensor] = safetensors.torch.load(content)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"tensor {name} holds numbers that are not finite")
+    return tensors
