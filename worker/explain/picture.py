@@ -24,7 +24,7 @@ def write_page(found: Explanation, path: Path) -> None:
     )
     svg = io.StringIO()
     figure(found).savefig(svg, format="svg")
-    page = environment.get_template("page.html.j2").render(
+    page = environment.get_template("page.html.jinja").render(
         title=headline(found),
         svg=svg.getvalue().partition("<svg")[2],
         methods=list(found.methods),
