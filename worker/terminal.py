@@ -1,6 +1,5 @@
 """Where commands write: results to `out`, progress and what goes wrong to `err`."""
 
-import os
 import sys
 from typing import Final
 
@@ -9,5 +8,5 @@ from rich.console import Console
 _PAGE: Final = 160
 """Columns of a file or a pipe, which has no width of its own: tables stay whole."""
 
-out: Final = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PAGE)
+out: Final = Console(width=None if sys.stdout.isatty() else _PAGE)
 err: Final = Console(stderr=True)
