@@ -124,13 +124,27 @@ def show(
 
 _mount()
 
+_OF_TRAINING = {"captum", "jinja2", "lightgbm", "matplotlib", "peft", "sklearn"}
+"""Imported by what a worker does not do: packages of the extra `training`."""
+
+
+def _say(error: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"intent: {error}", style="red", highlight=False, markup=False)
+
 
 def main() -> None:
     """Entry of the console script: errors of our own are one line on stderr and an exit code."""
     try:
         app()
+    except ModuleNotFoundError as error:
+        if error.name not in _OF_TRAINING:
+            raise
+        _say(
+            f"this needs the package {error.name}; install the extra `training`: pip install 'intent-worker[training]'"
+        )
+        sys.exit(EXIT_FAILED)
     except IntentError as error:
-        Console(stderr=True, soft_wrap=True).print(f"intent: {error}", style="red", highlight=False, markup=False)
+        _say(str(error))
         code = EXIT_FAILED
         if isinstance(error, SettingError):
             code = EXIT_USAGE

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from worker.errors import IntentError
 from worker.terminal import err, out
 
 if TYPE_CHECKING:
@@ -171,13 +170,8 @@ def train(
     from worker.shop.source import opened
     from worker.training import further
     from worker.training.finetune import Plan
+    from worker.training.train import train as run
 
-    try:
-        from worker.training.train import train as run
-    except ModuleNotFoundError as error:
-        raise IntentError(
-            f"`intent train` needs {error.name}; install the extra `training` (pip install 'intent-worker[training]')"
-        ) from None
     where = _device(device)
     bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(where))
     given = _given(context)
