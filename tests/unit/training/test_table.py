@@ -51,11 +51,24 @@ def test_a_table_trains_as_the_sample_does(shop: Path, table: Path, mapping: Pat
     assert len(kept) == len(theirs.time_ms)
 
 
+@pytest.mark.timeout(300)  # a training from start to end
 def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke
     source, runs = ["--data", str(table), "--map", str(mapping)], ["--runs", str(tmp_path / "runs")]
     bundle = ["--bundle", str(tmp_path / "b")]
-    size = ["--windows", "1000", "--head-windows", "1000", "--members", "1", "--draws", "10", "--precision", "float32"]
+    size = [
+        "--windows",
+        "1000",
+        "--head-windows",
+        "1000",
+        "--no-refit",
+        "--members",
+        "1",
+        "--draws",
+        "10",
+        "--precision",
+        "float32",
+    ]
     trained = run(cli.app, ["train", *source, *runs, *size, "--name", "own", "--out", str(tmp_path / "b"), "--json"])
     assert trained.exit_code == 0, trained.output
     assert "2 rows rejected: time 1 (row 4: 'noon' is not a time by 'us')" in trained.output
