@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from worker import options
 from worker.terminal import err, out
 
 if TYPE_CHECKING:
     from worker.drift.report import Report
     from worker.scoring.bundle import Bundle
-    from worker.shop.source import Source
 
 
 drift_app = typer.Typer(
@@ -62,10 +61,10 @@ def data(
     from worker.training.windows import fold_all
 
     source = opened(path, mapping)
-    from_ms, to_ms = _time(source, from_, "--from"), _time(source, to, "--to")
+    from_ms, to_ms = options.time_ms(source, from_, "--from"), options.time_ms(source, to, "--to")
     loaded = _loaded(bundle)
     watch = Watch(loaded)
-    with Engine(loaded, device=device, threads=len(os.sched_getaffinity(0))) as engine, _progress() as progress:
+    with Engine(loaded, device=device, threads=len(os.sched_getaffinity(0))) as engine, options.progress() as progress:
         task = progress.add_task("events", total=source.count(None, to_ms))
         folded = fold_all(source.events(None, to_ms))
         while part := list(islice(folded, _EVENTS)):
@@ -107,7 +106,7 @@ def topic(
     settings = load({"model": {"device": device} if device else {}, "topics": {"events": name} if name else {}})
     loaded = _loaded(bundle)
     watch = Watch(loaded)
-    with Engine.configured(loaded, settings.model) as engine, _progress() as progress:
+    with Engine.configured(loaded, settings.model) as engine, options.progress() as progress:
         asyncio.run(watched(settings, watch, engine, progress, begin=begin, end=end, warmup=warmup))
     _say(watch.report(settings.topics.events), as_json=as_json)
 
@@ -143,8 +142,8 @@ def reference(
     loaded = _loaded(bundle)
     with err.status(f"folding and scoring {source.name}"):
         events, windows = build(source, runs / "cache")
-        start = _time(source, from_, "--from") if from_ else source.splits.validation
-        end = _time(source, to, "--to") if to else source.splits.test
+        start = options.time_ms(source, from_, "--from") if from_ else source.splits.validation
+        end = options.time_ms(source, to, "--to") if to else source.splits.test
         places = np.flatnonzero((events.time_ms >= (start or 0)) & (events.time_ms < (end or 0)))
         if not len(places):
             raise IntentError(f"{source.name} has no events between --from and --to")
@@ -171,21 +170,9 @@ def _loaded(folder: Path | None) -> "Bundle":
     return bundles.load(folder) if folder is not None else configured(load().model)[1]
 
 
-def _time(source: "Source", text: str | None, option: str) -> int | None:
-    try:
-        return None if text is None else source.time(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
-
-
 def _say(report: "Report", *, as_json: bool) -> None:
     if as_json:
         out.print_json(json.dumps(report.document()))
     else:
         out.print(report.table(), highlight=False)
     report.check()
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)

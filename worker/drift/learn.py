@@ -7,15 +7,16 @@ windows, so that their scores are as spread as a live stream's.
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from worker.drift import values
 from worker.drift.psi import design_effect
 from worker.drift.reference import Feature, Reference
 from worker.scores import HORIZONS
+from worker.scoring import forward
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
-from worker.training import finetune
 from worker.training.labels import Codes
 from worker.training.windows import Windows
 
@@ -50,7 +51,7 @@ def learn(
     for start in range(0, len(places), _PART):
         chosen = places[start : start + _PART]
         batch = Batch.of(windows.take(chosen))
-        logits = finetune.predict(bundle.model, bundle.vocabulary, windows, chosen, device=device)
+        logits = forward.logits(bundle.model, bundle.vocabulary, batch, device=torch.device(device))
         parts.append(values.of(batch, bundle.calibration.probabilities(logits), bundle.vocabulary, wanted))
         opens.append(values.opening(batch))
     found = {name: np.concatenate([part[name] for part in parts]) for name in wanted}

@@ -20,7 +20,7 @@ from transformers import BertModel
 
 from worker.scoring import encode, forward
 from worker.scoring.batch import Batch, Floats
-from worker.scoring.model import HORIZONS, Shape
+from worker.scoring.model import HORIZONS, Shape, positions
 from worker.training.labels import Bools
 from worker.training.metrics import measure
 from worker.training.windows import Windows
@@ -63,10 +63,7 @@ class EventsOnly(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[b, L, FIELDS] of `encode.padded` -> [b, HORIZONS] logits."""
-        b, length, fields = tokens.shape
-        events = self.events(tokens.reshape(b * length, fields)).view(b, length, -1)
-        inputs = torch.cat([self.first.expand(b, 1, -1), events], dim=1)
-        mask = torch.cat([tokens.new_ones(b, 1), (tokens[:, :, 0] != encode.NOTHING).to(tokens.dtype)], dim=1)
+        inputs, mask = positions(self.events, self.first, tokens)
         out: Tensor = self.out(self.bert(inputs_embeds=inputs, attention_mask=mask).pooler_output)
         return out
 

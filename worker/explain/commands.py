@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from worker import options
 from worker.errors import IntentError
 from worker.terminal import err, out
 
@@ -73,7 +74,7 @@ def explain(
     if page is not None and (page.is_dir() or not page.parent.is_dir()):
         raise typer.BadParameter(f"{page} is no file in an existing folder", param_hint="--page")
     methods = {"both": (OCCLUSION, GRADIENTS), "occlusion": (OCCLUSION,), "gradients": (GRADIENTS,)}[method]
-    where = _place(device)
+    where = options.place(device)
     loaded = load(bundle)
     loaded.model.to(where)
     with err.status("reading the events"):
@@ -121,7 +122,7 @@ def check(
     from worker.explain.scorer import Scorer
     from worker.scoring.bundle import load
 
-    where = _place(device)
+    where = options.place(device)
     loaded = load(bundle)
     loaded.model.to(where)
     at = list(_HORIZONS).index(horizon)
@@ -173,12 +174,3 @@ def _story(
     if not told:
         raise typer.BadParameter(f"{until} is before the user's first event", param_hint="--until")
     return story.tell(told[-last:] if last else told)
-
-
-def _place(device: str) -> str:
-    import torch
-
-    cuda = torch.cuda.is_available()
-    if device == "cuda" and not cuda:
-        raise typer.BadParameter("torch finds no CUDA device; use auto or cpu", param_hint="--device")
-    return "cuda" if cuda and device != "cpu" else "cpu"

@@ -63,6 +63,15 @@ SIZES: Final = {
 """Shapes by name; the larger three are those of the published BERTs of these names."""
 
 
+def positions(events: nn.EmbeddingBag, first: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """[b, L, FIELDS] -> BERT's [b, 1 + L, hidden] inputs, `first` before the events, and [b, 1 + L] mask."""
+    b, length, fields = tokens.shape
+    embedded = events(tokens.reshape(b * length, fields)).view(b, length, -1)
+    inputs = torch.cat([first.expand(b, 1, -1), embedded], dim=1)
+    mask = torch.cat([tokens.new_ones(b, 1), (tokens[:, :, 0] != encode.NOTHING).to(tokens.dtype)], dim=1)
+    return inputs, mask
+
+
 class Head(nn.Module):
     """All but the BERT: the event embeddings before it, the fusion behind it."""
 
@@ -95,11 +104,7 @@ class Head(nn.Module):
 
     def positions(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """[b, L, FIELDS] -> BERT's [b, 1 + L, hidden] inputs and [b, 1 + L] mask."""
-        b, length, fields = tokens.shape
-        events = self.events(tokens.reshape(b * length, fields)).view(b, length, -1)
-        inputs = torch.cat([self.first.expand(b, 1, -1), events], dim=1)
-        mask = torch.cat([tokens.new_ones(b, 1), (tokens[:, :, 0] != encode.NOTHING).to(tokens.dtype)], dim=1)
-        return inputs, mask
+        return positions(self.events, self.first, tokens)
 
     def standard(self, sums: Tensor) -> Tensor:
         """[b, aggregates] in standard deviations of the training's, clipped."""

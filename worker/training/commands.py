@@ -4,14 +4,13 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from worker import options
 from worker.terminal import err, out
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ def train(
     from worker.training.finetune import Plan
     from worker.training.train import train as run
 
-    where = _device(device)
+    where = options.place(device)
     bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(where))
     given = _given(context)
     further.check(given, further=former is not None)
@@ -190,7 +189,7 @@ def train(
             bound=bound,
         )
         plan = Plan(seed=seed, bf16=bf16, device=where)
-        with _progress() as progress:
+        with options.progress() as progress:
             done = further.train_further(
                 source, former, bundle, asked=asked, plan=plan, runs=runs, draws=draws, progress=progress
             )
@@ -216,7 +215,7 @@ def train(
         device=where,
         shape=replace(SIZES[size], members=members, aside=aside),
     )
-    with _progress() as progress:
+    with options.progress() as progress:
         task = progress.add_task("training", total=windows)
 
         def report(step: "TrainingProgress") -> None:
@@ -339,13 +338,13 @@ def _score_source(
     from worker.scoring.engine import Engine
     from worker.training.score import score
 
-    from_ms, to_ms = _time(source, from_, "--from"), _time(source, to, "--to")
+    from_ms, to_ms = options.time_ms(source, from_, "--from"), options.time_ms(source, to, "--to")
     if file.is_dir() or not file.parent.is_dir():
         raise typer.BadParameter(f"{file} is no file in an existing folder", param_hint="--out")
     begin = time.monotonic()
     with (
         Engine(load(bundle), device=device, threads=len(os.sched_getaffinity(0))) as engine,
-        _progress() as progress,
+        options.progress() as progress,
     ):
         task = progress.add_task("events", total=source.count(None, to_ms))
         rows = score(
@@ -366,23 +365,6 @@ def _score_source(
     out.print(f"{rows:,} scores of {model.name} {model.version} in {file}, {seconds:.0f} s", highlight=False)
 
 
-def _time(source: "Source", text: str | None, option: str) -> int | None:
-    try:
-        return None if text is None else source.time(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("torch finds no CUDA device", param_hint="--device")
-    return name
-
-
 def _given(context: typer.Context) -> list[str]:
     """The parameters that are on the command line."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
@@ -393,11 +375,3 @@ def _has_bf16(device: str) -> bool:
     import torch
 
     return device == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar with the time that is left, on a terminal; elsewhere only what is printed beside it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        yield progress

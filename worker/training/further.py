@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from worker import options
 from worker.shop.source import Source
 from worker.training import loop, succession, update
 from worker.training.adapt import METHODS
@@ -70,7 +71,7 @@ def change(
     if peft == "head" and not head:
         raise typer.BadParameter("--peft head trains nothing else", param_hint="--no-head")
     splits = source.splits
-    since_ms, until_ms = _time(source, since, "--since"), _time(source, until, "--until")
+    since_ms, until_ms = options.time_ms(source, since, "--since"), options.time_ms(source, until, "--until")
     since_ms, until_ms = since_ms or splits.start, until_ms or splits.test
     if until_ms > splits.test:
         raise typer.BadParameter(f"{until} is in the test slice, from {day(splits.test)} on", param_hint="--until")
@@ -141,10 +142,3 @@ def show(found: update.Outcome, out: Console, *, as_json: bool) -> None:
         return
     out.print(succession.table(found.pairs, before=found.before, after=found.version))
     out.print(f"{found.version} in {found.bundle}, from {found.before}; the history in {found.folder}", highlight=False)
-
-
-def _time(source: Source, text: str | None, option: str) -> int | None:
-    try:
-        return None if text is None else source.time(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None

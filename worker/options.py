@@ -1,0 +1,39 @@
+"""What several commands make of their options, and the bar that they show. Says errors as typer does."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from worker.terminal import err
+
+if TYPE_CHECKING:
+    from worker.shop.source import Source
+
+
+def time_ms(source: "Source", text: str | None, option: str) -> int | None:
+    """A day or a time as the source reads it, UTC ms; `None` for none."""
+    try:
+        return None if text is None else source.time(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def place(device: str) -> str:
+    """`cpu` or `cuda`, of `auto`, `cpu` and `cuda`."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise typer.BadParameter("torch finds no CUDA device; use auto or cpu", param_hint="--device")
+    return "cuda" if cuda and device != "cpu" else "cpu"
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A bar with the time that is left, on a terminal; elsewhere only what is printed beside it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as shown:
+        yield shown
