@@ -20,6 +20,7 @@ from faust.auth import SASLCredentials, SSLCredentials
 from faust.tables.recovery import Recovery, ServiceStopped
 from faust.types import TP
 from mode import Service
+from mode import loop as event_loop
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from worker.config import Settings
@@ -256,6 +257,7 @@ class Runner(faust.Worker):
 
 def serve(settings: Settings, *, engine: Any, metrics: Metrics, shadow: Shadow | None = None) -> NoReturn:
     """Run one worker until a signal. Blocks; exits the process."""
+    event_loop.use("uvloop")
     app = IntentApp(settings, engine=engine, metrics=metrics, changelog=topics.changelog(settings), shadow=shadow)
     log.info("pages", host=settings.worker.web_host, port=app.conf.web_port)
     app.watchdog.start()
