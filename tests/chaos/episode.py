@@ -122,7 +122,10 @@ def conclude(world: World, *, scorer: Scorer) -> tuple[Verdict, Findings]:
     world.traffic.stop()
     if not world.await_drained():
         lines = "\n".join(place.said() for place in world.workers.places if place.wanted)
-        other.append(f"not drained within {DRAIN_S:.0f} s, {world.lag} events are left; the workers said:\n{lines}")
+        other.append(
+            f"not drained within {DRAIN_S:.0f} s, {world.lag} events are left: {world.progress()}; the workers said:\n"
+            f"{lines}"
+        )
     other += _stop(world)
     world.published.end_life()
     verdict, findings = audit.audit(_seen(world), tolerance=audit.TOLERANCE[scorer])

@@ -162,6 +162,18 @@ class World:
         ends = self._ends()
         return await_(lambda: all(mark >= end for mark, end in zip(self._marks, ends, strict=True)), within_s)
 
+    def progress(self) -> str:
+        """Where each partition stands, for a finding: is it a worker that stands still, or only one of our readers?"""
+        anew = [-1] * len(self._marks)
+        for record in read_all(self.settings.kafka.bootstrap_servers, self.settings.changelog):
+            if record.key == changelog.WATERMARK and record.value is not None:
+                anew[record.partition] = changelog.watermark(record.value)[0]
+        return (
+            f"sent up to {self._ends()}, the follower of the changelog saw watermarks up to {self._marks} and read up "
+            f"to offsets {self.changelog.furthest}, a new reader sees watermarks {anew}; the follower's errors: "
+            f"{self.changelog.errors}"
+        )
+
     def close(self) -> None:
         """Whatever still runs."""
         self.traffic.stop()

@@ -2,28 +2,23 @@
 
 Each is fitted on the bundle's own training slice, and tuned and calibrated on its validation slice, as the bundle is.
 Knows features and labels, not the network.
-
-The trees' settings are the best found on validation among leaves, rates, shares and row weights: an instant weighs
-1 / sqrt(events of its session), since the instants of a long session are near copies. LightGBM: Ke et al. 2017.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import torch  # noqa: F401 - before LightGBM: it brings the OpenMP library, which a bare machine lacks
-from lightgbm import Booster, Dataset
-from lightgbm import train as boost
 from numpy.typing import NDArray
 
-from worker.evaluation.features import CATEGORIES, Features
 from worker.scoring.aggregates import NAMES
 from worker.scoring.batch import Floats
 from worker.training import calibrate
+from worker.training.features import Features
 from worker.training.labels import Bools
 from worker.training.metrics import measure
+from worker.training.trees import Booster, grow
 
 Ints = NDArray[np.int64]
 
@@ -32,25 +27,6 @@ STEPS: Final = (("view_item",), ("add_to_cart",), ("begin_checkout", "add_paymen
 
 ROUNDS: Final = (100, 150, 200, 250, 300, 350, 400)
 """Numbers of trees that validation chooses among, for each horizon, by AUC + AP."""
-
-SETTINGS: Final[dict[str, Any]] = {
-    "objective": "binary",
-    "learning_rate": 0.04,
-    "num_leaves": 15,
-    "min_data_in_leaf": 1000,
-    "feature_fraction": 0.2,
-    "bagging_fraction": 0.5,
-    "bagging_freq": 1,
-    "lambda_l2": 20,
-    "max_bin": 63,
-    "cat_smooth": 100,
-    "cat_l2": 50,
-    "max_cat_threshold": 16,
-    "force_col_wise": True,
-    "deterministic": True,
-    "seed": 1,
-    "verbose": -1,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,16 +81,7 @@ def _grown(train: Known, validation: Known, at: int, path: Path) -> Booster:
     """One horizon's trees, as many as validation likes best; kept in `path`."""
     rows, judged = train.member[:, at], validation.member[:, at]
     table = train.features.table()[rows]
-    _, session, events = np.unique(train.session[rows], return_inverse=True, return_counts=True)
-    weight = events[session] ** -0.5
-    numbers = table.shape[1] - CATEGORIES
-    data = Dataset(
-        table,
-        train.y[rows, at],
-        weight=weight / weight.mean(),
-        categorical_feature=list(range(numbers, table.shape[1])),
-    )
-    grown = boost(SETTINGS, data, max(ROUNDS))
+    grown = grow(table, train.y[rows, at], train.session[rows], rounds=max(ROUNDS))
     seen, truth = validation.features.table()[judged], validation.y[judged, at]
 
     def worth(rounds: int) -> float:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from worker.errors import IntentError
 from worker.evaluation import compare, slices
 from worker.evaluation.compare import BLEND, BUNDLE, EVENTS_ONLY, RULE, TREES, Comparison, Scored
-from worker.evaluation.features import CATEGORIES, Features
 from worker.scoring import encode
 from worker.scoring.aggregates import NAMES as AGGREGATES
 from worker.scoring.batch import Batch, Floats
@@ -24,6 +23,7 @@ from worker.scoring.bundle import Bundle, save
 from worker.scoring.percentile import Percentiles
 from worker.shop.source import Source
 from worker.training import calibrate, finetune, windows
+from worker.training.features import CATEGORIES, Features
 from worker.training.labels import Bools, Events, labels, member
 
 Which = Literal["validation", "test"]
@@ -127,6 +127,7 @@ def _rivals(
 ) -> dict[str, Floats]:
     """Each rival's calibrated probabilities at `places`."""
     from worker.evaluation import events_only, rivals  # LightGBM comes with the extra `training` only
+    from worker.training import trees
 
     y, train, validation = labels(events), member(events, "train"), member(events, "validation")
     pool, judged = np.flatnonzero(train.any(axis=1)), np.flatnonzero(validation.any(axis=1))
@@ -152,7 +153,7 @@ def _rivals(
     report("growing the rival's trees")
     found = {
         RULE: rivals.rule(learnt, features),
-        TREES: rivals.trees(learnt, chosen, features, folder("trees", [rivals.SETTINGS, rivals.ROUNDS, CATEGORIES])),
+        TREES: rivals.trees(learnt, chosen, features, folder("trees", [trees.SETTINGS, rivals.ROUNDS, CATEGORIES])),
     }
     if everything:
         report("training the rival BERT on events alone")

@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.evaluation.features import Features
 from worker.facts import hash32
 from worker.scoring.encode import CONTEXT
+from worker.training.features import Features
 from worker.training.labels import Bools, Events, decision_points, ordinal
 
 Populations = dict[str, dict[str, Bools]]

@@ -44,8 +44,10 @@ from worker.scoring.model import Head, IntentModel, Shape
 from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
 
-FORMAT: Final = 2
-"""Of what `save` writes. 2: a head of members; `load` reads 1 as well, whose heads are one."""
+FORMAT: Final = 3
+"""Of what `save` writes. 3: members may have a context of their own; 2: a head of members. `load` reads both, and 1,
+whose heads are one.
+"""
 CHECKSUMS: Final = "checksums.sha256"
 CARD: Final = "card.md"
 SHIPPED: Final = Path(__file__).parent.parent / "bundles" / "shop-tiny"

@@ -1,8 +1,8 @@
 """The head behind the BERT: small networks that see the window's vector, its aggregates and its context.
 
 They are a deep ensemble (Lakshminarayanan et al. 2017): alike but for how they began, each trained by a loss of its
-own, served as their mean. What one overfits, the others do not. All members run at once, as batched products. Knows
-tensors only.
+own, served as their mean. What one overfits, the others do not, as long as they share nothing: neither weights nor
+batches. All members run at once, as batched products. Knows tensors only.
 """
 
 import torch
@@ -37,9 +37,18 @@ class Ensemble(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, window: Tensor, side: Tensor) -> Tensor:
-        """[b, hidden], [b, side] -> [b, members, outputs]."""
-        known = self.dropout(functional.gelu(self.read(side.expand(self.members, *side.shape))))
+        """[b, hidden], [members, b, side] -> [b, members, outputs]."""
+        known = self.dropout(functional.gelu(self.read(side)))
         known = functional.gelu(self.digest(known))  # [members, b, width]
         both = torch.cat([window.to(known.dtype).expand(self.members, *window.shape), known], dim=2)
         out: Tensor = self.answer(self.dropout(functional.gelu(self.join(self.dropout(both)))))
         return out.transpose(0, 1)
+
+    @torch.no_grad()
+    def seat(self, place: int, member: "Ensemble") -> None:
+        """A copy of an ensemble of one as the member at `place`; where this one sees no window, without its part."""
+        hidden = member.join.weight.shape[1] - self.join.weight.shape[1]
+        for name in ("read", "digest", "join", "answer"):
+            mine, its = getattr(self, name), getattr(member, name)
+            mine.weight[place] = its.weight[0, hidden if name == "join" else 0 :]
+            mine.bias[place] = its.bias[0]

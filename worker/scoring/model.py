@@ -38,6 +38,8 @@ class Shape:
     """Of the head that see the BERT's vector."""
     aside: int = 0
     """Of the head that see aggregates and context only."""
+    apart: bool = False
+    """Whether each member has embeddings of the context of its own; else all share one table."""
 
     def bert(self) -> BertConfig:
         """A plain BERT; its word embeddings are never used and have one row."""
@@ -84,7 +86,8 @@ class Head(nn.Module):
         n_aggregates = len(aggregates.NAMES)
         self.events = nn.EmbeddingBag(event_rows, shape.hidden, mode="sum", padding_idx=encode.NOTHING)
         self.first = nn.Parameter(torch.empty(shape.hidden))
-        self.contexts = nn.Embedding(sum(context_rows), shape.context_width)
+        self.tables = shape.members + shape.aside if shape.apart else 1
+        self.contexts = nn.Embedding(sum(context_rows), self.tables * shape.context_width)  # side by side
         starts = torch.tensor([0, *context_rows[:-1]], dtype=torch.int64).cumsum(0)
         self.register_buffer("context_base", starts, persistent=False)
         self.register_buffer("means", torch.zeros(n_aggregates))
@@ -116,15 +119,28 @@ class Head(nn.Module):
 
     def each(self, window: Tensor, contexts: Tensor, sums: Tensor) -> Tensor:
         """As `fuse`, of every member: [b, members, HORIZONS]."""
-        known = self.contexts(contexts + self.context_base).flatten(1)  # [b, CONTEXT * context_width]
-        side = torch.cat([self.standard(sums), known], dim=1)
-        out: Tensor = self.fusion(window, side)
-        return out if self.aside is None else torch.cat([out, self.aside(window[:, :0], side)], dim=1)
+        known = self.contexts(contexts + self.context_base)  # [b, CONTEXT, tables * context_width]
+        known = known.unflatten(2, (self.tables, -1)).permute(2, 0, 1, 3).flatten(2)
+        side = torch.cat([self.standard(sums).expand(self.tables, *sums.shape), known], dim=2)
+        members = [self.fusion.members, 0 if self.aside is None else self.aside.members]
+        seeing, others = torch.split(side.expand(sum(members), *side.shape[1:]), members)
+        out: Tensor = self.fusion(window, seeing)
+        return out if self.aside is None else torch.cat([out, self.aside(window[:, :0], others)], dim=1)
 
     @torch.no_grad()
     def mute(self) -> None:
         """Makes the BERT's vector say nothing yet: a head that was trained without it is left as it is."""
         self.fusion.join.weight[:, : len(self.first)].zero_()
+
+    @torch.no_grad()
+    def seat(self, place: int, alone: "Head") -> None:
+        """A copy of a head of one member, of the same sizes, as the member at `place` of all; members must be apart."""
+        width = self.contexts.embedding_dim // self.tables
+        self.contexts.weight[:, place * width : (place + 1) * width] = alone.contexts.weight
+        if place < self.fusion.members:
+            self.fusion.seat(place, alone.fusion)
+        elif self.aside is not None:
+            self.aside.seat(place - self.fusion.members, alone.fusion)
 
     @torch.no_grad()
     def rescale(self, means: Tensor, deviations: Tensor) -> None:

@@ -55,8 +55,13 @@ def train(
         int, typer.Option(min=0, help="Windows to guess hidden events of, before any label is seen; 0: none.")
     ] = 0,
     head_windows: Annotated[
-        int, typer.Option(min=0, help="Windows that the head sees first, alone: aggregates and context, no events.")
+        int,
+        typer.Option(min=0, help="Windows that each member of the head sees first: aggregates and context, no events."),
     ] = 300_000,
+    teacher: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of a label that is the answer of trees that never saw the visitor."),
+    ] = 0.5,
     members: Annotated[int, typer.Option(min=1, max=32, help="Small networks in the head that see the BERT.")] = 4,
     aside: Annotated[
         int, typer.Option(min=0, max=32, help="More of them, that see aggregates and context only; all are averaged.")
@@ -197,6 +202,7 @@ def train(
         return
     plan = Plan(
         seed=seed,
+        teacher=teacher,
         pretrain_windows=pretrain_windows,
         head_windows=head_windows,
         windows=windows,
@@ -213,7 +219,7 @@ def train(
         learning_rate=learning_rate,
         bf16=bf16,
         device=where,
-        shape=replace(SIZES[size], members=members, aside=aside),
+        shape=replace(SIZES[size], members=members, aside=aside, apart=True),
     )
     with options.progress() as progress:
         task = progress.add_task("training", total=windows)

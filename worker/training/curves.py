@@ -14,17 +14,22 @@ _SMOOTH: Final = 40
 
 def plot(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Of `runs.Run.history`."""
-    stages = list(dict.fromkeys(entry["stage"] for entry in history))
+    stages = list(dict.fromkeys(_whole(entry["stage"]) for entry in history))
     measured = [entry for entry in history if entry["validation"]]
     figure = Figure(figsize=(4 * (len(stages) + 2), 3.2), layout="constrained")
     axes = figure.subplots(1, len(stages) + 2, squeeze=False)[0]
     for axis, stage in zip(axes, stages, strict=False):
-        entries = [entry for entry in history if entry["stage"] == stage]
-        x, y = (np.array([entry[name] for entry in entries], float) for name in ("windows", "loss"))
-        groups = np.array_split(np.arange(len(x)), min(_SMOOTH, len(x)))
-        axis.plot(x, y, color="0.85", linewidth=0.6)
-        axis.plot([x[group].mean() for group in groups], [y[group].mean() for group in groups], color="C0")
-        axis.set_ylim(0, float(np.quantile(y, 0.98)) * 1.15)
+        parts = list(dict.fromkeys(entry["stage"] for entry in history if _whole(entry["stage"]) == stage))
+        for part in parts:
+            entries = [entry for entry in history if entry["stage"] == part]
+            x, y = (np.array([entry[name] for entry in entries], float) for name in ("windows", "loss"))
+            groups = np.array_split(np.arange(len(x)), min(_SMOOTH, len(x)))
+            if len(parts) == 1:
+                axis.plot(x, y, color="0.85", linewidth=0.6)
+            means = [[values[group].mean() for group in groups] for values in (x, y)]
+            axis.plot(*means, color="C0", linewidth=1.5 / len(parts) ** 0.5)
+        every = [entry["loss"] for entry in history if _whole(entry["stage"]) == stage]
+        axis.set_ylim(0, float(np.quantile(every, 0.98)) * 1.15)
         axis.set_title(f"loss: {stage}", fontsize=9)
     for axis, metric, title in zip(axes[len(stages) :], ("auc", "ap"), ("ROC-AUC", "AP"), strict=True):
         for horizon in HORIZONS:
@@ -38,3 +43,9 @@ def plot(history: Sequence[Mapping[str, Any]]) -> Figure:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _whole(stage: str) -> str:
+    """The stage of which this is a part: the head's members are trained one by one, numbered behind a comma."""
+    name, _, number = stage.rpartition(", ")
+    return name if number.isdecimal() else stage

@@ -32,12 +32,13 @@ class Examples:
     y: Bools | Floats  # [n, HORIZONS]; soft labels where another model's answers are mixed in
     counted: Bools  # [n, HORIZONS] whether the label is to be learnt
     session: NDArray[np.int64]  # [n]
+    visitor: NDArray[np.int64]  # [n]
 
     @classmethod
     def of(cls, events: Events, windows: Windows, which: str, *, targets: Bools | None = None) -> "Examples":
         """The instants of a slice (one of `labels.SLICES`). `targets` stand in for the true labels."""
         y = labels(events) if targets is None else targets
-        return cls(windows=windows, y=y, counted=member(events, which), session=events.session)
+        return cls(windows=windows, y=y, counted=member(events, which), session=events.session, visitor=events.visitor)
 
     @property
     def pool(self) -> Places:

@@ -4,14 +4,15 @@ A horizon's loss counts only where the instant is in its slice (`labels.member`)
 runs them in groups of like length, as serving does; their gradients add up to one step. Items and pages are forgotten
 and context left out at random, so that the model learns to do without.
 
-A run has stages. The BERT may be pretrained without labels. The head may start alone, on aggregates and context: that
-costs a small part of a pass through the BERT, which is left to add what they lack, at a rate of its own. Members that
-stand aside of the BERT then stay as they are: what it makes the others overfit, they do not. A refit repeats a run on
-later data and chooses nothing.
+A run has stages. A teacher may soften the labels. The BERT may be pretrained without any. The head may start alone, on
+aggregates and context, a member after the other, each in an order of its own: that costs a small part of a pass
+through the BERT, which is left to add what they lack, at a rate of its own. Members that stand aside of the BERT then
+stay as they are: what it makes the others overfit, they do not. A refit repeats a run on later data and chooses
+nothing.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 
 from worker.scoring import aggregates, encode, forward, model
 from worker.scoring.batch import Batch
-from worker.training import augment, loop, objective, pretrain
+from worker.training import augment, loop, objective, pretrain, teacher
 from worker.training.checkpoints import Checkpoints
 from worker.training.examples import Bools, Examples, Places, fresh
 from worker.training.examples import predict as predict  # noqa: PLC0414 - whoever has a model asks for it here
@@ -42,8 +43,11 @@ class Plan:
     """What is chosen of a run. The same plan, data and number of threads give the same model."""
 
     seed: int = 1
+    teacher: float = 0.0
+    """Share of each label that is the teacher's answer."""
     pretrain_windows: int = 0
     head_windows: int = 0
+    """Of each member."""
     windows: int = 160_000
     batch_windows: int = 512
     learning_rate: float = 1e-3
@@ -102,6 +106,9 @@ def finetune(
     network, vocabulary = fresh(examples, plan.shape, seed=plan.seed)
     network.to(torch.device(plan.device))
     prefix = "" if refit is None else REFIT
+    if plan.teacher:
+        stage = prefix + teacher.STAGE
+        examples = teacher.softened(examples, vocabulary, share=plan.teacher, stage=stage, keep=keep)
     if plan.pretrain_windows:
         pretrain.pretrain(
             network,
@@ -119,18 +126,7 @@ def finetune(
             keep=keep,
         )
     if plan.head_windows:
-        network.head.mute()
-        fit(
-            network,
-            vocabulary,
-            examples,
-            plan,
-            stage=prefix + HEAD,
-            head_alone=True,
-            windows=plan.head_windows,
-            report=report,
-            keep=keep,
-        )
+        _heads(network, vocabulary, examples, plan, stage=prefix + HEAD, report=report, keep=keep)
         if network.head.aside is not None:
             network.head.aside.requires_grad_(requires_grad=False)
             network.head.contexts.requires_grad_(requires_grad=False)  # which they see with
@@ -153,6 +149,47 @@ def finetune(
             keep=keep,
         )
     return Trained(model=network.to(CPU).eval(), vocabulary=vocabulary, history=history)
+
+
+def _heads(
+    network: model.IntentModel,
+    vocabulary: encode.Vocabulary,
+    examples: Examples,
+    plan: Plan,
+    *,
+    stage: str,
+    report: Callable[[Progress], None],
+    keep: Checkpoints | None,
+) -> None:
+    """Trains the head alone, in place; members that are apart one by one, each from a seed of its own."""
+
+    def alone(network: model.IntentModel, plan: Plan, stage: str) -> None:
+        network.head.mute()
+        fit(
+            network,
+            vocabulary,
+            examples,
+            plan,
+            stage=stage,
+            windows=plan.head_windows,
+            head_alone=True,
+            report=report,
+            keep=keep,
+        )
+
+    if not plan.shape.apart:
+        alone(network, plan, stage)
+        return
+    shape = replace(plan.shape, members=1, aside=0)
+    for place in range(network.head.tables):
+        torch.manual_seed(plan.seed + place)
+        head = model.Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
+        for scale in ("means", "deviations"):
+            getattr(head, scale).copy_(getattr(network.head, scale))
+        member = model.IntentModel(network.bert, head.to(torch.device(plan.device)))
+        alone(member, replace(plan, seed=plan.seed + place, shape=shape), f"{stage}, {place + 1}")
+        network.head.seat(place, member.head)
+    network.head.mute()
 
 
 def fit(

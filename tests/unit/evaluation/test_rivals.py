@@ -7,14 +7,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from worker.evaluation import events_only, rivals
-from worker.evaluation.features import Features
 from worker.scoring import encode
 from worker.scoring.aggregates import NAMES
 from worker.scoring.batch import Batch
 from worker.scoring.encode import CONTEXT
 from worker.scoring.model import Shape
 from worker.shop.ga360 import Sample
-from worker.training import windows
+from worker.training import trees, windows
+from worker.training.features import Features
 from worker.training.labels import labels
 
 RNG = np.random.default_rng(11)
@@ -69,7 +69,7 @@ def test_the_trees_find_a_planted_interaction_and_are_grown_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        rivals, "SETTINGS", rivals.SETTINGS | {"min_data_in_leaf": 50, "feature_fraction": 1.0, "num_threads": 1}
+        trees, "SETTINGS", trees.SETTINGS | {"min_data_in_leaf": 50, "feature_fraction": 1.0, "num_threads": 1}
     )
     monkeypatch.setattr(rivals, "ROUNDS", (2, 40))
     train, validation, (unseen, y) = known(*planted(4000, seed=1)), known(*planted(2000, seed=2)), planted(2000, seed=3)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from worker.evaluation.features import Features
 from worker.evaluation.slices import DECISION, EVERY, populations
 from worker.facts import hash32
 from worker.scoring.aggregates import NAMES
 from worker.scoring.encode import CONTEXT
+from worker.training.features import Features
 from worker.training.labels import START, Events
 
 

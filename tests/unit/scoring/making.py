@@ -70,13 +70,13 @@ def vocabulary(*, seed: int = 5) -> encode.Vocabulary:
     return encode.learn([Batch.of(random_windows(60, seed=seed))], least=2, item_buckets=8, page_buckets=4)
 
 
-def bundle(*, name: str = "test", seed: int = 3, members: int = 1, aside: int = 0) -> Bundle:
+def bundle(*, name: str = "test", seed: int = 3, members: int = 1, aside: int = 0, apart: bool = False) -> Bundle:
     """Random weights, larger than a fresh model's, so that scores differ visibly."""
     import torch
 
     torch.manual_seed(seed)
     known = vocabulary()
-    shape = model.Shape(layers=2, hidden=32, heads=2, head_width=16, members=members, aside=aside)
+    shape = model.Shape(layers=2, hidden=32, heads=2, head_width=16, members=members, aside=aside, apart=apart)
     made = model.build(shape, known).eval()
     with torch.no_grad():
         for parameter in made.parameters():

@@ -1,4 +1,4 @@
-"""The head's ensemble: what each member computes, and that bundles of either format come back as they went."""
+"""The head's ensemble: what each member computes, and that bundles of every format come back as they went."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from worker.scoring.batch import Batch
 from worker.scoring.fusion import Ensemble, Linears
 from worker.scoring.model import HORIZONS, Head
 
-WINDOW, SIDE = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.linspace(-2, 2, 30).view(6, 5)
+WINDOW, SIDE = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.linspace(-2, 2, 90).view(3, 6, 5)
 
 
 def plain(ensemble: Ensemble, member: int) -> torch.Tensor:
@@ -25,7 +25,7 @@ def plain(ensemble: Ensemble, member: int) -> torch.Tensor:
     def linear(layer: Linears, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(x, layer.weight[member].T, layer.bias[member])
 
-    known = SIDE
+    known = SIDE[member]
     for layer in (ensemble.read, ensemble.digest):
         known = nn.functional.gelu(linear(layer, known))
     both = torch.cat([WINDOW, known], dim=1)
@@ -54,6 +54,36 @@ def test_a_loss_of_one_member_leaves_the_others_alone() -> None:
 
 def inputs(head: Head) -> tuple[torch.Tensor, ...]:
     return torch.randn(50, 32), torch.zeros(50, 7, dtype=torch.int64), torch.rand(50, len(head.means))
+
+
+def test_members_that_are_apart_share_nothing() -> None:
+    head = making.bundle(members=2, aside=2, apart=True).model.head
+    head.each(*inputs(head))[:, 2].sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    grad = head.contexts.weight.grad
+    assert grad is not None
+    width = making.bundle().shape.context_width
+    moved = grad.abs().sum(dim=0).view(4, width) > 0
+    assert moved.any(dim=1).tolist() == [False, False, True, False]
+
+
+def test_heads_that_were_trained_alone_answer_alike_once_seated() -> None:
+    whole = making.bundle(members=2, aside=2, apart=True).model.head
+    alone = [making.bundle(seed=seed).model.head for seed in range(4)]
+    for place, head in enumerate(alone):
+        whole.seat(place, head)
+    given = inputs(whole)
+    with torch.inference_mode():
+        for head in (whole, *alone):
+            head.means.copy_(given[2].mean(dim=0))
+        wanted = torch.stack(
+            [
+                head.fuse(given[0] * (place < 2), *given[1:])  # who stands aside sees no window
+                for place, head in enumerate(alone)
+            ],
+            dim=1,
+        )
+        assert torch.allclose(whole.each(*given), wanted, atol=1e-6)
+    assert (wanted.std(dim=1) > 1e-3).all()
 
 
 def test_the_members_are_served_as_their_mean() -> None:
@@ -94,8 +124,9 @@ def test_rescaled_logits_have_no_mean_and_a_deviation_of_one(aside: int) -> None
     assert after.std(dim=0).tolist() == pytest.approx([1.0] * HORIZONS, abs=1e-4)
 
 
-def test_a_bundle_of_members_comes_back_as_it_went(tmp_path: Path) -> None:
-    made = making.bundle(members=3, aside=2)
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_bundle_of_members_comes_back_as_it_went(tmp_path: Path, apart: bool) -> None:
+    made = making.bundle(members=3, aside=2, apart=apart)
     bundles.save(tmp_path / "bundle", made)
     loaded = bundles.load(tmp_path / "bundle")
     assert loaded.shape == made.shape
@@ -122,7 +153,7 @@ def test_a_head_of_the_first_format_is_the_layers_that_it_was(tmp_path: Path) ->
         tensors |= {f"{name}.{key}": tensor for key, tensor in layers.state_dict().items()}
     safetensors.torch.save_file(tensors, file)
     config = json.loads((tmp_path / "config.json").read_text()) | {"format": 1}
-    for name in ("members", "aside", "positions"):
+    for name in ("members", "aside", "positions", "apart"):
         del config["shape"][name]
     (tmp_path / "config.json").write_text(json.dumps(config))
     bundles.seal(tmp_path)

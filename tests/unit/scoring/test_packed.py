@@ -20,6 +20,7 @@ SHAPES = {
     "one layer": Shape(layers=1, hidden=32, heads=2, head_width=16),
     "two layers": networks.SMALL,
     "members": replace(networks.SMALL, members=2, aside=2),
+    "members apart": replace(networks.SMALL, members=2, aside=2, apart=True),
 }
 CASES = [
     pytest.param(list(range(1, 65)), id="each length once"),

@@ -41,6 +41,7 @@ def examples_of(encoded: list[bytes]) -> Examples:
         y=np.zeros((count, 3), np.bool_),
         counted=np.ones((count, 3), np.bool_),
         session=np.arange(count),
+        visitor=np.arange(count),
     )
 
 

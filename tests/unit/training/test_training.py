@@ -40,7 +40,13 @@ PLAN = finetune.Plan(
 
 
 FULL = replace(
-    PLAN, head_windows=2_048, windows=2_048, even=0.5, refit=True, shape=replace(PLAN.shape, members=2, aside=1)
+    PLAN,
+    teacher=0.5,
+    head_windows=2_048,
+    windows=2_048,
+    even=0.5,
+    refit=True,
+    shape=replace(PLAN.shape, members=2, aside=1, apart=True),
 )
 """With all that a plain run is spared."""
 
@@ -174,7 +180,8 @@ def test_a_refit_is_the_same_run_on_more_and_stops_where_it_is_told(shop: Path, 
     events, kept = windows.build(Sample(shop), tmp_path)
     seen: list[Progress] = []
     done = finetune.finetune(events, kept, FULL, report=seen.append, refit=256)
-    assert {progress.stage for progress in seen} == {finetune.REFIT + finetune.HEAD, finetune.REFIT + finetune.ALL}
+    heads = {f"{finetune.REFIT}{finetune.HEAD}, {member}" for member in (1, 2, 3)}
+    assert {progress.stage for progress in seen} == heads | {finetune.REFIT + finetune.ALL}
     assert seen[-1].windows == 256
     assert seen[-1].of_windows == 2_048  # the schedule of the whole run
     assert done.history == []
@@ -245,7 +252,7 @@ def whole(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run(shop, tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("stage", [finetune.ALL, finetune.REFIT + finetune.HEAD])
+@pytest.mark.parametrize("stage", [finetune.ALL, finetune.REFIT + finetune.HEAD + ", 2"])
 def test_a_killed_run_goes_on_to_the_same_bundle(shop: Path, whole: Outcome, tmp_path: Path, stage: str) -> None:
     with pytest.raises(Killed):
         run(shop, tmp_path, kill_at=stage)
