@@ -45,7 +45,7 @@ ping = ""
 scale = 0.01
 """
 SUMMER = dt.datetime(2024, 6, 3, 9)  # noqa: DTZ001 - Berlin's, as the table has it
-SUMMER_MS = 1_717_398_000_000  # the same: two hours behind UTC's nine o'clock
+SUMMER_MS = 1_717_398_000_000  # the same: seven o'clock UTC
 
 Body = dict[str, Any]
 
