@@ -153,7 +153,7 @@ def due_of_ga4(path: Path) -> Account:
                 kind = "page_view" if first["transaction_id"] in told else kind
                 told.add(first["transaction_id"])
             page = first.get("page_location", "").removeprefix("https://shop.example").split("?")[0]
-            body = {
+            body: Body = {
                 "event_id": f"{user}-{at}-{name}",
                 "user_id": user,
                 "event_time": int(at) // 1000,

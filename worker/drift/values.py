@@ -85,10 +85,10 @@ def title(feature: Feature, place: int, names: Mapping[int, str] | None = None) 
         return "none" if value == NOTHING else (names or {}).get(value, f"#{value:08x}")
     assert feature.edges is not None
     edges = np.expm1(feature.edges) if feature.name in _AGGREGATE else feature.edges  # those are logarithms
-    low, high = edges[place - 1] if place else None, edges[place] if place < len(edges) else None
-    if low is None:
-        return "no event before" if feature.name == "gap_ms" else f"under {_number(high)}"
-    return f"{_number(low)} or more" if high is None else f"{_number(low)} to {_number(high)}"
+    if place == 0:
+        return "no event before" if feature.name == "gap_ms" else f"under {_number(edges[0])}"
+    low = _number(edges[place - 1])
+    return f"{low} or more" if place == len(edges) else f"{low} to {_number(edges[place])}"
 
 
 def hashes(event: Event) -> Iterator[tuple[int, str]]:
