@@ -18,8 +18,11 @@ from tests.integration.deployment import publish, read_all
 from tests.integration.stories import Record, bad
 from tests.integration.test_replay import assert_no_trace
 from tests.unit.drift import shops
+from tests.unit.shop.tables import of_events, write
+from tests.unit.shop.test_table import GA4
 from worker.config import Settings
 from worker.events import Event, encode
+from worker.scores import HORIZONS
 from worker.scoring import bundle as bundles
 
 pytestmark = pytest.mark.broker
@@ -76,6 +79,29 @@ def test_an_alarm_comes_where_the_mix_shifts(settings: MakeSettings, drift: Drif
     assert channel["seen"] == visits.total() == 900
     assert channel["now"] == visits[channel["moved"]] / 900
     assert_no_trace(made)
+
+
+def test_a_topic_tells_what_its_file_does(
+    settings: MakeSettings,
+    drift: Drift,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    bundle: Path,
+    tmp_path: Path,
+) -> None:
+    """A table that was imported: the same features, counts and verdicts by way of Kafka and without it."""
+    made = settings()
+    table = [write(tmp_path / "events.csv", of_events(shops.shop(4, visitors=300))), "--map", GA4]
+    assert called(capsys, monkeypatch, made, "import", "table", *table).code == 0
+    streamed = json.loads(drift(made, "--json").out)
+    filed = json.loads(called(capsys, monkeypatch, made, "drift", "data", *table, "--bundle", bundle, "--json").out)
+    assert streamed["events"] == filed["events"] > 1000
+    assert (streamed["unseen_items"], streamed["act"]) == (filed["unseen_items"], filed["act"])
+    for one, other in zip(streamed["findings"], filed["findings"], strict=True):
+        if one["feature"] in HORIZONS:  # a score at a bin's border may fall to either side, by the batch it was in
+            assert one["psi"] == pytest.approx(other["psi"], abs=0.01)
+        else:
+            assert one == other
 
 
 def test_what_cannot_be_compared_is_one_sentence(
