@@ -1,6 +1,6 @@
 """What several commands make of their options, and the bar that they show. Says errors as typer does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from worker.terminal import err
 
 if TYPE_CHECKING:
+    from worker.shop.columns import Rejects
     from worker.shop.source import Source
 
 
@@ -19,6 +20,20 @@ def time_ms(source: "Source", text: str | None, option: str) -> int | None:
         return None if text is None else source.time(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def counts(of: Mapping[str, int]) -> str:
+    """Counts by name, in a line for people; what there is none of is left out."""
+    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in of.items() if count)
+
+
+def tell(rejects: "Rejects") -> None:
+    """A line a reason, beside the results."""
+    if rejects.total:
+        err.print(f"{rejects.total:,} rows rejected", highlight=False)
+    for reason, count in rejects.counts.most_common():
+        said = f"  {reason} {count:,}, the first: {rejects.examples[reason]}"
+        err.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def place(device: str) -> str:

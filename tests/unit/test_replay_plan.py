@@ -130,6 +130,9 @@ def test_stretches(begin: Bound, end: Bound, warmup_hours: int, stretches: list[
     ("begin", "end", "said"),
     [
         pytest.param(LATEST, EARLIEST, "--from has to lie before --to", id="the wrong way round"),
+        pytest.param(
+            hour(900), hour(800.5), r"--from is 1970-02-07T12:00:00Z and --to 1970-02-03T08:30:00Z", id="behind the end"
+        ),
         pytest.param(Offsets({7: 1}), LATEST, "no partition 7; it has 0 to 1", id="unknown partition"),
     ],
 )

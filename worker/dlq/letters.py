@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from worker import deadletter
 from worker.config import Settings
-from worker.replay.plan import Bound, KafkaOffsets, Plan, resolve
+from worker.replay.lookup import look_up
+from worker.replay.plan import Bound, Plan
 from worker.replay.tape import Played, Tape, reader
 from worker.scores import Headers
 
@@ -40,11 +41,7 @@ class Letter:
 
 def plan(settings: Settings, begin: Bound, end: Bound) -> Plan:
     """Which part of the dead-letter topic `[begin, end)` is. Raises `SettingError` where the topic cannot be read."""
-    consumer = reader(settings.kafka)
-    try:
-        return resolve(settings.topics.dead_letters, begin, end, warmup_ms=0, offsets=KafkaOffsets(consumer))
-    finally:
-        consumer.close()
+    return look_up(settings.kafka, settings.topics.dead_letters, begin, end, warmup_ms=0, setting="topics.dead_letters")
 
 
 def read(settings: Settings, chosen: Plan) -> Iterator[Letter]:

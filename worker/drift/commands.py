@@ -73,6 +73,8 @@ def data(
             if wanted:
                 events, windows = [event for event, _ in wanted], [window for _, window in wanted]
                 watch.add(events, windows, engine.score_now(windows).intent, [source.scored(event) for event in events])
+    if lost := source.losses():
+        err.print(lost, highlight=False, markup=False, soft_wrap=True)
     _say(watch.report(source.name), as_json=as_json)
 
 
@@ -93,22 +95,45 @@ def topic(
 ) -> None:
     """Compare a stretch of a topic's history with what the model was trained on, through the worker's own pipeline.
 
-    Reads as `intent replay` does: committed records, no consumer group, nothing written. Exit code 3 where something is
-    to be acted on; a scheduler that runs it each morning has its alarm.
+    Reads as `intent replay` does: committed records, no consumer group, nothing written. Times are those of the
+    records, when they arrived in Kafka. Exit code 3 where something is to be acted on, 1 where there is nothing to
+    compare: a scheduler that runs it each morning has its alarm. `intent drift data --help` tells what PSI is.
 
     Example: `intent drift topic --from 2024-05-01 --to 2024-05-08`
     """
     from worker.config import load
+    from worker.errors import IntentError
+    from worker.replay.lookup import look_up
+    from worker.replay.plan import parse_bound, parse_duration
+
+    settings = load({"model": {"device": device} if device else {}, "topics": {"events": name} if name else {}})
+    source = settings.topics.events
+    with err.status("asking for offsets"):  # before the model is loaded: what is wrong is told at once
+        plan = look_up(
+            settings.kafka,
+            source,
+            parse_bound(begin, option="--from"),
+            parse_bound(end, option="--to"),
+            warmup_ms=parse_duration(warmup, option="--warmup"),
+            setting="topics.events",
+        )
+    if not plan.stretches:
+        raise IntentError(
+            f"there is nothing to compare: {source} holds no record from --from {begin} to --to {end}; "
+            "times are those at which records arrived in Kafka"
+        )
+
     from worker.drift.report import Watch
     from worker.drift.topic import watched
     from worker.scoring.engine import Engine
 
-    settings = load({"model": {"device": device} if device else {}, "topics": {"events": name} if name else {}})
-    loaded = _loaded(bundle)
-    watch = Watch(loaded)
-    with Engine.configured(loaded, settings.model) as engine, options.progress() as progress:
-        asyncio.run(watched(settings, watch, engine, progress, begin=begin, end=end, warmup=warmup))
-    _say(watch.report(settings.topics.events), as_json=as_json)
+    with err.status("loading the model"):
+        loaded = _loaded(bundle)
+        watch = Watch(loaded)
+        engine = Engine.configured(loaded, settings.model)
+    with engine, options.progress() as progress:
+        tally = asyncio.run(watched(settings, plan, watch, engine, progress))
+    _say(watch.report(f"{source}, {begin} to {end}", fates=tally.fates), as_json=as_json)
 
 
 @drift_app.command("reference")
@@ -171,6 +196,11 @@ def _loaded(folder: Path | None) -> "Bundle":
 
 
 def _say(report: "Report", *, as_json: bool) -> None:
+    if not report.events:
+        from worker.errors import IntentError
+
+        found = ", ".join(f"{fate} {count:,}" for fate, count in report.records.items()) or "none lies in it"
+        raise IntentError(f"there is nothing to compare: {report.what} has no event that is scored ({found})")
     if as_json:
         out.print_json(json.dumps(report.document()))
     else:

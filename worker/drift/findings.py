@@ -1,11 +1,12 @@
 """Counts beside their reference: how far each feature has moved, whether that may be chance, what moved most. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from worker.drift.psi import Counts, Verdict, least, noise, psi, verdict
+from worker.drift.psi import Counts, Verdict, least, noise, parts, psi, verdict
 from worker.drift.reference import Reference
 from worker.drift.values import KNOWN, UNSEEN, title
 
@@ -31,14 +32,14 @@ class Finding:
     now: float
 
 
-def findings(reference: Reference, counts: Counts) -> list[Finding]:
-    """One a feature, in the reference's order. `counts` as `values.count` gives them, added up."""
+def findings(reference: Reference, counts: Counts, names: Mapping[int, str] | None = None) -> list[Finding]:
+    """One a feature, in the reference's order. `counts` as `values.count` gives them, added up; `names` of hashes."""
     found = []
     for start, feature in zip(reference.starts.tolist(), reference.features, strict=False):
         seen = counts[start : start + feature.bins]
         value, chance = psi(feature.counts, seen), noise(feature.counts, seen, effect=feature.effect)
         shares = [part / max(int(part.sum()), 1) for part in (feature.counts, seen)]
-        most = int(np.argmax(np.abs(shares[1] - shares[0])))
+        most = int(np.argmax(parts(feature.counts, seen)))
         found.append(
             Finding(
                 feature=feature.name,
@@ -47,7 +48,7 @@ def findings(reference: Reference, counts: Counts) -> list[Finding]:
                 psi=value,
                 noise=chance,
                 verdict=verdict(value, chance),
-                moved=title(feature, most),
+                moved=title(feature, most, names),
                 was=float(shares[0][most]),
                 now=float(shares[1][most]),
             )

@@ -67,7 +67,7 @@ def _calibration(
     people = int(owner.max()) + 1
     promised, happened = (np.bincount(owner, weights=part, minlength=people) for part in (p, y))
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, people, (DRAWS, people))
+    drawn = (rng.integers(0, people, people) for _ in range(DRAWS))  # one at a time: a topic may have many users
     ratios = [float(happened[rows].sum() / promised[rows].sum()) for rows in drawn]
     low, high = np.percentile(ratios, [2.5, 97.5]).tolist()
     ratio = float(y.sum() / p.sum())

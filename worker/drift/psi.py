@@ -27,8 +27,13 @@ Verdict = Literal["fine", "watch", "act", "too few"]
 
 def psi(reference: Counts, seen: Counts) -> float:
     """Of two [B] counts. Symmetric, 0 for equal shares, without a bound above."""
+    return float(parts(reference, seen).sum())
+
+
+def parts(reference: Counts, seen: Counts) -> NDArray[np.float64]:
+    """[B] what each bin adds to PSI, 0 at least."""
     p, q = _shares(reference), _shares(seen)
-    return float(((q - p) * np.log(q / p)).sum())
+    return np.asarray((q - p) * np.log(q / p), np.float64)
 
 
 def noise(reference: Counts, seen: Counts, *, effect: float = 1.0) -> float:

@@ -48,15 +48,6 @@ class Feature:
         at = np.minimum(np.searchsorted(self.names, wanted), len(self.names) - 1)
         return np.where(self.names[at] == wanted, at + 1, 0).astype(np.int64)
 
-    def title(self, place: int) -> str:
-        """What a bin holds, for people. Names are hashes where the feature has many."""
-        if self.edges is None:
-            assert self.names is not None
-            return "others" if place == 0 else f"{int(self.names[place - 1]):x}"
-        low = "" if place == 0 else f"{self.edges[place - 1]:.4g}"
-        high = "" if place == len(self.edges) else f"{self.edges[place]:.4g}"
-        return f"{low}..{high}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:

@@ -1,12 +1,14 @@
 """A drift job's result, for people and for programs: counts what is scored, then says what has moved."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from worker.drift import values
 from worker.drift.findings import ORDER, Finding, findings, unseen_items
@@ -18,6 +20,8 @@ from worker.scores import HORIZONS
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
 
+_LONGEST = 40
+
 _COLOURS = {"act": "red", "watch": "yellow", "too few": "dim", "fine": "green"}
 
 
@@ -25,7 +29,8 @@ def reference_of(bundle: Bundle) -> Reference:
     """Raises `SettingError` for a bundle without one."""
     if bundle.drift is None:
         raise SettingError(
-            f"{bundle.name} {bundle.version} holds no reference; `intent drift reference` makes a bundle that has one"
+            f"the bundle (--bundle, or the settings of `model`) is {bundle.name} {bundle.version}, which holds no "
+            "reference; `intent drift reference` makes a bundle that has one"
         )
     return bundle.drift
 
@@ -37,6 +42,8 @@ class Watch:
         self.reference = reference_of(bundle)
         self.bundle = bundle
         self.counts = np.zeros(int(self.reference.starts[-1]), np.int64)
+        self._hashes = {int(name) for one in self.reference.features if one.names is not None for name in one.names}
+        self._names: dict[int, str] = {}
         self._rows: list[tuple[str, int, bool, bool]] = []
         self._intent: list[Floats] = []
 
@@ -50,16 +57,21 @@ class Watch:
             for event, instant in zip(events, scored, strict=True)
         ]
         self._intent.append(intent)
+        for event in events:
+            for hashed, name in values.hashes(event):
+                if hashed in self._hashes:
+                    self._names[hashed] = name
 
-    def report(self, what: str) -> "Report":
-        """Of all that was added."""
+    def report(self, what: str, *, fates: Mapping[str, int] | None = None) -> "Report":
+        """Of all that was added; `fates`: what became of the records it came from."""
         intent = np.concatenate(self._intent) if self._intent else np.zeros((0, len(HORIZONS)), np.float32)
         return Report(
             what=what,
             model=(self.bundle.name, self.bundle.version),
             reference=self.reference.about,
             events=len(self._rows),
-            findings=findings(self.reference, self.counts),
+            records={fate: count for fate, count in (fates or {}).items() if count},
+            findings=findings(self.reference, self.counts, self._names),
             unseen_items=unseen_items(self.reference, self.counts),
             unseen_items_before=unseen_items(
                 self.reference, np.concatenate([feature.counts for feature in self.reference.features])
@@ -80,6 +92,8 @@ class Report:
     unseen_items: float | None
     unseen_items_before: float | None
     calibration: list[Calibration] = field(default_factory=list)
+    records: dict[str, int] = field(default_factory=dict)
+    """By fate, where they came from a topic."""
 
     @property
     def to_act_on(self) -> list[str]:
@@ -96,53 +110,79 @@ class Report:
             )
 
     def document(self) -> dict[str, Any]:
-        """For programs."""
-        return asdict(self) | {"model": dict(zip(("name", "version"), self.model, strict=True)), "act": self.to_act_on}
+        """For programs: plain JSON values, null for a number that there is none of, such as the noise of no events."""
+        names = dict(zip(("name", "version"), self.model, strict=True))
+        found: dict[str, Any] = _finite(asdict(self) | {"model": names, "act": self.to_act_on})
+        return found
 
     def table(self) -> RenderableType:
         """For people."""
         name, version = self.model
-        title = f"{self.what}: {self.events:,} events beside {name} {version} ({self.reference})"
-        inputs = Table(title=title, title_justify="left")
-        inputs.add_column("feature")
-        for heading in ("counted", "PSI", "by chance", "what moved most", "before", "now"):
-            inputs.add_column(heading, justify="right")
-        inputs.add_column("")
+        parts: list[RenderableType] = [
+            Text(f"{self.what}: {self.events:,} events beside {name} {version} ({self.reference})", style="italic")
+        ]
+        if self.records.keys() - {"scored"}:
+            shown = ", ".join(f"{fate} {count:,}" for fate, count in self.records.items())
+            parts.append(f"of {sum(self.records.values()):,} records: {shown}")
+        inputs = _table("verdict", "feature", "counted", "PSI", "chance")
+        inputs.add_column("what moved most")
         for one in sorted(self.findings, key=lambda one: (ORDER.index(one.verdict), -one.psi)):
             inputs.add_row(
+                Text(one.verdict, style=_COLOURS[one.verdict]),
                 one.feature,
                 f"{one.seen:,}",
                 f"{one.psi:.3f}",
-                f"{one.noise:.3f}",
-                one.moved,
-                f"{one.was:.1%}",
-                f"{one.now:.1%}",
-                f"[{_COLOURS[one.verdict]}]{one.verdict}",
+                _decimals(one.noise),
+                Text(f"{_printable(one.moved)} {one.was:.1%} → {one.now:.1%}"),
             )
-        parts: list[RenderableType] = [inputs]
+        parts += ["", inputs, ""]
         if self.unseen_items is not None and self.unseen_items_before is not None:
             shares = f"{self.unseen_items:.1%}, before {self.unseen_items_before:.1%}"
             parts.append(f"items that the model has not seen: {shares}")
         if self.calibration:
+            parts += ["", Text("probabilities beside what happened, where the horizon is over", style="italic")]
             parts.append(self._calibration())
         return Group(*parts)
 
     def _calibration(self) -> Table:
-        shown = Table(title="Probabilities beside what happened, where the horizon is over", title_justify="left")
-        shown.add_column("horizon")
-        for heading in ("scores", "users", "promised", "happened", "ratio", "ECE", "ROC-AUC"):
-            shown.add_column(heading, justify="right")
-        shown.add_column("")
+        shown = _table("verdict", "horizon", "users", "promised", "happened", "ratio (95 %)", "ECE", "AUC")
         for one in self.calibration:
             shown.add_row(
+                Text(one.verdict, style=_COLOURS[one.verdict]),
                 one.horizon,
-                f"{one.scores:,}",
                 f"{one.visitors:,}",
-                f"{one.promised:.4f}",
-                f"{one.happened:.4f}",
+                f"{one.promised:.2%}",
+                f"{one.happened:.2%}",
                 f"{one.ratio:.2f} ({one.low:.2f}–{one.high:.2f})",
-                f"{one.ece:.3f}",
-                f"{one.auc:.3f}",
-                f"[{_COLOURS[one.verdict]}]{one.verdict}",
+                _decimals(one.ece),
+                _decimals(one.auc),
             )
         return shown
+
+
+def _table(verdict: str, name: str, *numbers: str) -> Table:
+    """Whole on a terminal of 80 columns: no lines, and no name is cut."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in (verdict, name):
+        table.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _decimals(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else ""
+
+
+def _printable(text: str) -> str:
+    """A shop's own name: nothing in it steers a terminal."""
+    short = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return "".join(char if char.isprintable() else "�" for char in short)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,5 @@
 """A stretch of a topic, watched: the replay's own reading and pipeline, with a watch where its file would be."""
 
-import asyncio
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +8,7 @@ from rich.progress import Progress
 from worker.config import Settings
 from worker.drift.report import Watch
 from worker.fold import Batch
-from worker.replay.plan import KafkaOffsets, parse_bound, parse_duration, resolve
+from worker.replay.plan import Plan
 from worker.replay.report import Tally
 from worker.replay.run import play
 from worker.replay.tape import reader
@@ -37,26 +36,16 @@ class WatchSink:
         )
 
 
-async def watched(
-    settings: Settings, watch: Watch, engine: Engine, progress: Progress, *, begin: str, end: str, warmup: str
-) -> None:
-    """Plays the stretch into the watch. Raises as `intent replay` does for what cannot be read."""
-    first, last = parse_bound(begin, option="--from"), parse_bound(end, option="--to")
-    warmup_ms = parse_duration(warmup, option="--warmup")
-    consumer = reader(settings.kafka)
-    try:
-        plan = await asyncio.to_thread(
-            lambda: resolve(settings.topics.events, first, last, warmup_ms=warmup_ms, offsets=KafkaOffsets(consumer))
-        )
-    finally:
-        consumer.close()
+async def watched(settings: Settings, plan: Plan, watch: Watch, engine: Engine, progress: Progress) -> Tally:
+    """Plays the plan into the watch; what became of its records. Raises as `intent replay` does."""
+    tally = Tally()
     task = progress.add_task("offsets", total=plan.offsets)
     await play(
         plan,
         consumer=lambda: reader(settings.kafka),
         engine=engine,
         sink=WatchSink(watch),
-        tally=Tally(),
+        tally=tally,
         rules=Rules.of_seconds(
             max_lateness_s=settings.window.max_lateness_s, expire_after_s=settings.window.expire_after_s
         ),
@@ -64,3 +53,4 @@ async def watched(
         max_batch_events=settings.worker.max_batch_events,
         advanced=lambda offsets: progress.advance(task, offsets),
     )
+    return tally

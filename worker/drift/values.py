@@ -4,14 +4,15 @@ The clock is left out (an hour of traffic is no drift), and what another feature
 session is counted at the event that opens it: an event each would count long sessions a hundred times.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from worker import facts
 from worker.drift.reference import Feature, Reference
-from worker.events import KINDS
+from worker.events import KINDS, Event
 from worker.scores import HORIZONS
 from worker.scoring import aggregates, encode
 from worker.scoring.batch import Batch, Bools, Floats
@@ -71,17 +72,34 @@ def count(batch: Batch, intent: Floats, vocabulary: encode.Vocabulary, reference
     return np.bincount(np.concatenate(places), minlength=int(reference.starts[-1])).astype(np.int64)
 
 
-def title(feature: Feature, place: int) -> str:
-    """What a bin holds, for people: a name where there is one, else bounds or a hash."""
-    if feature.names is not None and place > 0:
+def title(feature: Feature, place: int, names: Mapping[int, str] | None = None) -> str:
+    """What a bin holds, for people: a name where there is one (`names` are those of hashes), else bounds or a hash."""
+    if feature.names is not None:
+        if place == 0:
+            return "others"
         value = int(feature.names[place - 1])
         if feature.name == "kind":
             return KINDS[value] if value < len(KINDS) else str(value)
         if feature.name == "item":
             return ("no item", "known", "not seen")[value]
-        if value == NOTHING:
-            return "none"
-    return feature.title(place)
+        return "none" if value == NOTHING else (names or {}).get(value, f"#{value:08x}")
+    assert feature.edges is not None
+    edges = np.expm1(feature.edges) if feature.name in _AGGREGATE else feature.edges  # those are logarithms
+    if place == 0:
+        return "no event before" if feature.name == "gap_ms" else f"under {_number(edges[0])}"
+    low = _number(edges[place - 1])
+    return f"{low} or more" if place == len(edges) else f"{low} to {_number(edges[place])}"
+
+
+def hashes(event: Event) -> Iterator[tuple[int, str]]:
+    """The event's texts that a reference may know by their hashes: channel, device and category."""
+    context, items = event.context, event.items
+    texts = (context and context.channel, context and context.device, items[0].item_category if items else None)
+    return ((facts.hash32(text), text) for text in texts if text)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _items(hashes: NDArray[np.uint32], vocabulary: encode.Vocabulary) -> NDArray[np.int64]:

@@ -86,14 +86,9 @@ def replay(
 
 
 def _plan(settings: "Settings", *, begin: "Bound", end: "Bound", warmup_ms: int) -> "Plan":
-    from worker.replay.plan import KafkaOffsets, resolve
-    from worker.replay.tape import reader
+    from worker.replay.lookup import look_up
 
-    consumer = reader(settings.kafka)
-    try:
-        return resolve(settings.topics.events, begin, end, warmup_ms=warmup_ms, offsets=KafkaOffsets(consumer))
-    finally:
-        consumer.close()
+    return look_up(settings.kafka, settings.topics.events, begin, end, warmup_ms=warmup_ms, setting="topics.events")
 
 
 def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memory", "disk"]) -> "Report":

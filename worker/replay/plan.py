@@ -26,6 +26,11 @@ _PASSING: Final = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - librdkafka's own codes begin with an underscore
 }
+_NOBODY: Final = {
+    KafkaError._TRANSPORT,  # noqa: SLF001 - as above
+    KafkaError._TIMED_OUT,  # noqa: SLF001 - as above
+    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 - as above
+}
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -46,6 +51,9 @@ class Instant:
     """A time, as UTC milliseconds since 1970."""
 
     time_ms: int
+
+    def __str__(self) -> str:
+        return (_EPOCH + dt.timedelta(milliseconds=self.time_ms)).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,8 @@ def resolve(topic: str, begin: Bound, end: Bound, *, warmup_ms: int, offsets: To
     Both bounds are clamped to what the topic still holds. `latest` is the end at this moment, so a replay of a live
     topic ends. Raises `SettingError` for an unknown partition or a range that is the wrong way round.
     """
+    if isinstance(begin, Instant) and isinstance(end, Instant) and begin.time_ms >= end.time_ms:
+        raise SettingError(f"--from is {begin} and --to {end}: --from has to lie before --to")
     edges = offsets.edges(topic)
     starts = _resolve(topic, begin, edges, offsets)
     ends = _resolve(topic, end, edges, offsets)
@@ -207,17 +217,24 @@ def _warm_from(
 class KafkaOffsets:
     """`TopicOffsets` answered by a broker. Blocks, at most `ASK_TIMEOUT_S` a question; commits nothing.
 
-    `consumer` must read committed, so that the end is the last stable offset. Its assignment is replaced.
+    `consumer` must read committed, so that the end is the last stable offset. Its assignment is replaced. `setting` is
+    what named the topic. Raises `ConnectionError` where no broker answers.
     """
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, consumer: Consumer, *, setting: str = "topics.events") -> None:
         self._consumer = consumer
+        self._setting = setting
 
     def edges(self, topic: str, /) -> Mapping[int, tuple[int, int]]:
         """As the protocol says. Raises `SettingError` for a topic that is not there."""
         described = self._ask(topic, lambda: self._consumer.list_topics(topic, timeout=ASK_TIMEOUT_S).topics[topic])
         if described.error is not None:
-            raise SettingError(f"the topic {topic} cannot be read: {described.error.str()}")
+            if described.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise SettingError(
+                    f"the topic {topic} (setting `{self._setting}`) is not there; name one that is, or let "
+                    "`intent topics create` make it"
+                )
+            raise SettingError(f"the topic {topic} (setting `{self._setting}`) cannot be read: {described.error.str()}")
         edges = {}
         for partition in sorted(described.partitions):
             edge = self._ask(topic, partial(self._edge, TopicPartition(topic, partition)))
@@ -245,6 +262,8 @@ class KafkaOffsets:
                 return question()
             except KafkaException as error:
                 reason: KafkaError = error.args[0]
+                if reason.code() in _NOBODY:
+                    raise ConnectionError(reason.str()) from None
                 if reason.code() not in _PASSING or time.monotonic() > deadline_s:
                     raise IntentError(f"the topic {topic} cannot be looked up: {reason.str()}") from None
                 time.sleep(_AGAIN_S)

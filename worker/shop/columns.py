@@ -65,10 +65,11 @@ class Rejects:
         return f"{self.total:,} rows rejected: " + "; ".join(parts) if parts else "no row rejected"
 
 
-def read(path: Path, columns: Sequence[str], rejects: Rejects) -> pa.Table:
-    """The named columns. A CSV's are text, so that an id keeps its zeros; an empty field is nothing.
+def read(path: Path, columns: Sequence[str], rejects: Rejects) -> tuple[pa.Table, NDArray[np.int64]]:
+    """The named columns, and which of the file's rows each row is. A CSV's are text, so that an id keeps its zeros.
 
-    Raises `IntentError` for a file or a column that is not there. A CSV line of another width is rejected.
+    Raises `IntentError` for a file or a column that is not there. A CSV line of another width is rejected; an empty
+    field is nothing.
     """
     parquet = path.suffix == ".parquet"
     try:
@@ -78,11 +79,14 @@ def read(path: Path, columns: Sequence[str], rejects: Rejects) -> pa.Table:
             raise IntentError(
                 f"{path} has no column {missing[0]!r}, which the mapping names; it has {', '.join(there)}"
             )
-        return pq.read_table(path, columns=list(columns)) if parquet else _csv(path, columns, rejects)
+        if not parquet:
+            return _csv(path, columns, rejects)
+        table = pq.read_table(path, columns=list(columns))
     except FileNotFoundError:
         raise IntentError(f"{path} does not exist; give a CSV or Parquet file") from None
     except (OSError, pa.ArrowInvalid) as error:
-        raise IntentError(f"{path} cannot be read as {'Parquet' if parquet else 'CSV'}: {error}") from None
+        raise IntentError(f"{path} cannot be read as {'Parquet' if parquet else 'CSV in UTF-8'}: {error}") from None
+    return table, np.arange(1, len(table) + 1)
 
 
 def _header(path: Path) -> list[str]:
@@ -92,13 +96,16 @@ def _header(path: Path) -> list[str]:
     return names
 
 
-def _csv(path: Path, columns: Sequence[str], rejects: Rejects) -> pa.Table:
+def _csv(path: Path, columns: Sequence[str], rejects: Rejects) -> tuple[pa.Table, NDArray[np.int64]]:
+    skipped: list[int] = []
+
     def skip(row: Any) -> str:
+        skipped.append(row.number - 1)  # Arrow counts the header
         sentence = f"{row.actual_columns} fields where the header has {row.expected_columns}"
-        rejects.add("columns", row.number or -1 - rejects.total, sentence)
+        rejects.add("columns", skipped[-1], sentence)
         return "skip"
 
-    return pacsv.read_csv(
+    table = pacsv.read_csv(
         path,
         read_options=pacsv.ReadOptions(use_threads=False),  # else a bad line has no number
         parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
@@ -109,10 +116,12 @@ def _csv(path: Path, columns: Sequence[str], rejects: Rejects) -> pa.Table:
             null_values=_NULLS,
         ),
     )
+    numbers = np.setdiff1d(np.arange(1, len(table) + len(skipped) + 1), skipped, assume_unique=True)
+    return table, numbers
 
 
-def times(column: pa.ChunkedArray, time: Time, rejects: Rejects) -> NDArray[np.int64]:
-    """[n] UTC ms, `BAD` where the row's time cannot be read, which is told to `rejects`."""
+def times(column: pa.ChunkedArray, time: Time, rejects: Rejects, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[n] UTC ms, `BAD` where the row's time cannot be read, which is told to `rejects` with the row's number."""
     if pa.types.is_timestamp(column.type):
         if column.type.tz is None:
             if time.zone is None:
@@ -136,8 +145,22 @@ def times(column: pa.ChunkedArray, time: Time, rejects: Rejects) -> NDArray[np.i
         if 0 <= at <= MAX_TIME_MS:
             found[place] = at
         else:
-            rejects.add("time", place + 1, why)
+            rejects.add("time", int(numbers[place]), why)
     return found
+
+
+def text(value: Any) -> str | None:
+    """A field as text, None for nothing. A whole number is one however it is typed: pandas makes floats of ids."""
+    if not says(value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def says(value: Any) -> bool:
+    """Whether a field holds anything; no number is nothing."""
+    return value is not None and value != "" and value == value  # noqa: PLR0124 - NaN is not itself
 
 
 class _Unreadable(ValueError):

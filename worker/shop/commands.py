@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from worker import options
+from worker.errors import IntentError
+from worker.terminal import err, out
 
 if TYPE_CHECKING:
     from worker.config import Settings
     from worker.events import Event
+    from worker.shop.columns import Rejects
     from worker.shop.outgoing import Outgoing
     from worker.shop.publish import Publisher
     from worker.shop.source import Source
@@ -24,9 +28,6 @@ import_app = typer.Typer(no_args_is_help=True, help="Publish recorded events to 
 
 _Json = Annotated[bool, typer.Option("--json", help="For programs: one JSON object on standard output.")]
 _INTERRUPTED = 130
-
-out = Console(highlight=False)
-err = Console(stderr=True)
 
 
 def simulate(
@@ -117,7 +118,7 @@ def import_table(
 
     A mapping names the columns and what their values mean: `deploy/mappings/ga4-export.toml` is one for GA4's BigQuery
     export, `deploy/mappings/README.md` explains the rest. Each row becomes part of an event, is left out because the
-    mapping says so, or is rejected with a reason; the three add up to the rows.
+    mapping says so, is rejected with a reason, or lies outside of --from and --to; the four add up to the rows.
 
     Example: `intent import table events.csv --map mapping.toml`
     """
@@ -132,14 +133,20 @@ def import_table(
 
     def events() -> Iterator["Event"]:
         yield from source.events(from_ms, to_ms)
-        made.update(rows=source.rows, left_out=source.rejects.left_out, rejected=source.rejects.total)
+        made.update(source.account(from_ms, to_ms))
 
-    total = source.count(from_ms, to_ms)
-    _publish(
-        settings, played(events(), speed=speed), what=f"events of {table}", total=total, as_json=as_json, made=made
+    sent = _publish(
+        settings,
+        played(events(), speed=speed),
+        what=f"events of {table}",
+        total=source.count(from_ms, to_ms),
+        as_json=as_json,
+        made=made,
+        rejects=source.rejects,
     )
-    if source.rejects.total:
-        err.print(str(source.rejects), highlight=False, markup=False)
+    if not sent:
+        raise IntentError(f"{table} has no event to send: {options.counts(made)}; {source.rejects}")
+    options.tell(source.rejects)
 
 
 def _range(source: "Source", from_: str | None, to: str | None) -> tuple[int | None, int | None]:
@@ -170,8 +177,9 @@ def _publish(
     total: int | None,
     as_json: bool,
     made: Mapping[str, int],
-) -> None:
-    """Sends them all and says what came of it; Ctrl-C ends the sending, waits for the answers and exits 130."""
+    rejects: "Rejects | None" = None,
+) -> int:
+    """Sends them all and says what came of it; how many. Ctrl-C ends it, waits for the answers and exits 130."""
     from worker.shop.publish import Publisher, connect
 
     publisher = Publisher(connect(settings), settings.topics.events)
@@ -183,9 +191,10 @@ def _publish(
         except KeyboardInterrupt:
             interrupted = True
         publisher.finish()
-    _report(publisher, settings, what=what, as_json=as_json, made=made)
+    _report(publisher, settings, what=what, as_json=as_json, made=made, rejects=rejects)
     if interrupted:
         raise typer.Exit(_INTERRUPTED)
+    return publisher.sent
 
 
 def _line(publisher: "Publisher", what: str, total: int | None) -> Text:
@@ -195,7 +204,15 @@ def _line(publisher: "Publisher", what: str, total: int | None) -> Text:
     return Text(f"{what}: {publisher.sent:,}{of_total} sent, {rate:,.0f}/s, {waiting:,} not yet acknowledged")
 
 
-def _report(publisher: "Publisher", settings: "Settings", *, what: str, as_json: bool, made: Mapping[str, int]) -> None:
+def _report(
+    publisher: "Publisher",
+    settings: "Settings",
+    *,
+    what: str,
+    as_json: bool,
+    made: Mapping[str, int],
+    rejects: "Rejects | None",
+) -> None:
     delay = publisher.delay_ms
     scheduled = delay.get_total_count() > 0
     if as_json:
@@ -207,12 +224,17 @@ def _report(publisher: "Publisher", settings: "Settings", *, what: str, as_json:
             "made": dict(made),
             "delay_ms": {f"p{p:g}": delay.get_value_at_percentile(p) for p in (50, 99, 100)} if scheduled else None,
         }
-        out.print_json(json.dumps(found))
+        out.print_json(json.dumps(found | ({} if rejects is None else {"rejected": rejects.document()})))
         return
     rate = publisher.sent / publisher.seconds if publisher.seconds else 0.0
-    out.print(f"{publisher.acked:,} {what} in {settings.topics.events}, {publisher.seconds:.1f} s, {rate:,.0f}/s")
+    _print(f"{publisher.acked:,} {what} in {settings.topics.events}, {publisher.seconds:.1f} s, {rate:,.0f}/s")
     if made:
-        out.print("  " + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(made.items())))
+        _print(f"  {options.counts(made)}")
     if scheduled:
         late_ms = delay.get_value_at_percentile(99)
-        out.print(f"  sent within {late_ms} ms of when they were due (99 %), {delay.get_max_value()} ms at worst")
+        _print(f"  sent within {late_ms} ms of when they were due (99 %), {delay.get_max_value()} ms at worst")
+
+
+def _print(line: str) -> None:
+    """As it is: a file's name may look like markup, and a line is cut by the terminal alone."""
+    out.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from worker.errors import IntentError, Invalid, SettingError
 from worker.events import KINDS, MAX_USER_BYTES, Context, Event, Item
 from worker.shop import mapping as mappings
-from worker.shop.columns import Rejects, read, times
+from worker.shop.columns import Rejects, read, says, text, times
 from worker.shop.mapping import Mapping
 from worker.shop.source import Splits
 
@@ -46,16 +46,16 @@ class Table:
         self.mapping: Mapping = mappings.load(mapping)
         self.rejects = Rejects()
         columns = self.mapping.columns
-        content = read(path, columns.used, self.rejects)
+        content, numbers = read(path, columns.used, self.rejects)
         self.rows = len(content) + self.rejects.total
-        time_ms = times(content[columns.event_time], self.mapping.time, self.rejects)
+        time_ms = times(content[columns.event_time], self.mapping.time, self.rejects, numbers)
         order = np.flatnonzero(time_ms >= 0)
         if not len(order):
             why = f": {self.rejects}" if self.rejects.total else ""
             raise IntentError(f"{path} holds no usable row{why}")
         order = order[np.argsort(time_ms[order], kind="stable")]
-        order, starts = _grouped(order, content, columns.ids)
-        self._row = order + 1
+        order, starts = _grouped(order, content, columns.user_id, columns.ids)
+        self._row = numbers[order]
         self._content = content.take(pa.array(order))
         self._starts = np.append(starts, len(order))  # of each event's rows
         self._times = time_ms[order[starts]]
@@ -130,11 +130,19 @@ class Table:
                 else:
                     yield event
 
+    def account(self, from_ms: int | None = None, to_ms: int | None = None) -> dict[str, int]:
+        """What became of the rows once the events of [from, to) were read: `rows` is the sum of the others."""
+        first, end = self._bounds(from_ms, to_ms)
+        outside = int(self._starts[-1] - (self._starts[end] - self._starts[first]))
+        left_out, rejected = self.rejects.left_out, self.rejects.total
+        used = self.rows - left_out - rejected - outside
+        return {"rows": self.rows, "in_events": used, "left_out": left_out, "rejected": rejected, "outside": outside}
+
     def names(self, field: str) -> list[str]:
         """The values of the column that is mapped to a text field of `events.Context`, sorted."""
         column = self.mapping.columns.named.get(field)
         values = [] if column is None else pc.unique(self._content[column]).to_pylist()
-        return sorted(str(value) for value in values if _says(value))
+        return sorted({name for value in values if (name := text(value)) is not None})
 
     def scored(self, event: Event) -> bool:
         """Not on one of `pages.confirmation`."""
@@ -195,22 +203,24 @@ class Table:
         if kind is None:
             name = self._content[self.mapping.columns.type][place].as_py()
             raise Invalid("type", f"the type {name!r} is none of ours; map it in [types]")
-        told = {field: column[first] for field, column in columns.items() if _says(column[first])}
-        user = str(told.get("user_id", ""))
+        told = {field: column[first] for field, column in columns.items() if says(column[first])}
+        user = text(told.get("user_id")) or ""
         if not 1 <= len(user.encode()) <= MAX_USER_BYTES:
             raise Invalid("user", f"a user's id has 1 to {MAX_USER_BYTES} bytes, not {len(user.encode())}")
         try:
+            parts = [text(column[first]) or "" for column in ids]
+            event_id = "-".join(parts)
             items = [self._item(columns, at) for at in rows]
             fields = {
-                "event_id": "-".join(str(column[first]) for column in ids) or f"{self.path.stem}-{self._row[place]}",
+                "event_id": event_id if any(parts) else f"{self.path.stem}-{self._row[place]}",
                 "user_id": user,
                 "event_time": int(self._times[number]),
                 "type": "page_view" if number in self._repeats else kind,
-                "session_id": _text(told.get("session_id")),
+                "session_id": text(told.get("session_id")),
                 "items": list({item["item_id"]: item for item in items if item}.values())[:_MAX_ITEMS],
                 "value": self._amount(told.get("value")),
-                "currency": _text(told.get("currency")) or (self.mapping.money.currency if "value" in told else None),
-                "search_term": _text(told.get("search_term")),
+                "currency": text(told.get("currency")) or (self.mapping.money.currency if "value" in told else None),
+                "search_term": text(told.get("search_term")),
                 "page": _path(told.get("page")),
                 "context": {name: _context(name, told[name]) for name in _CONTEXT if name in told} or None,
             }
@@ -221,7 +231,7 @@ class Table:
     def _item(self, columns: dict[str, list[Any]], at: int) -> dict[str, Any] | None:
         """What a row says of an item; None where it names none."""
         item: dict[str, Any] = {
-            name: str(column[at]) for name in _ITEM if (column := columns.get(name)) and _says(column[at])
+            name: said for name in _ITEM if (column := columns.get(name)) and (said := text(column[at])) is not None
         }
         if "item_id" not in item:
             return None
@@ -235,13 +245,17 @@ class Table:
         return None if value is None else float(value) * self.mapping.money.scale
 
 
-def _grouped(order: Rows, content: pa.Table, ids: list[str]) -> tuple[Rows, Rows]:
-    """(rows in stream order, those of one id together; where each event's begin in that order)."""
+def _grouped(order: Rows, content: pa.Table, user: str, ids: list[str]) -> tuple[Rows, Rows]:
+    """(rows in stream order, those of one user and id together; where each event's begin in that order).
+
+    A row that names no id is an event by itself.
+    """
     if not ids:
         return order, np.arange(len(order))
-    texts = [content[column].take(pa.array(order)).cast(pa.string()).fill_null("") for column in ids]
-    joined = texts[0] if len(texts) == 1 else pc.binary_join_element_wise(*texts, "\0")
-    codes = joined.combine_chunks().dictionary_encode().indices.to_numpy()
+    texts = [content[column].take(pa.array(order)).cast(pa.string()).fill_null("") for column in (user, *ids)]
+    codes = pc.binary_join_element_wise(*texts, "\0").combine_chunks().dictionary_encode().indices.to_numpy()
+    without = pc.equal(pc.binary_join_element_wise(*texts[1:], "", ""), "").to_numpy()
+    codes = np.where(without, len(order) + np.arange(len(order)), codes)
     _, first, which = np.unique(codes, return_index=True, return_inverse=True)
     leader = first[which]
     together = np.lexsort((np.arange(len(order)), leader))
@@ -249,23 +263,14 @@ def _grouped(order: Rows, content: pa.Table, ids: list[str]) -> tuple[Rows, Rows
     return order[together], starts
 
 
-def _says(value: Any) -> bool:
-    """Whether a field holds anything; no number is nothing."""
-    return value is not None and value != "" and value == value  # noqa: PLR0124 - NaN is not itself
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
 def _path(value: Any) -> str | None:
     """A path as it is; of a URL its path."""
-    text = "" if value is None else str(value)
-    return (urlsplit(text).path or "/" if "://" in text else text) or None
+    page = text(value) or ""
+    return (urlsplit(page).path or "/" if "://" in page else page) or None
 
 
-def _context(name: str, value: Any) -> str | int:
-    return int(float(value)) if name == "visit_number" else str(value)
+def _context(name: str, value: Any) -> str | int | None:
+    return int(float(value)) if name == "visit_number" else text(value)
 
 
 def _day(time_ms: int) -> str:

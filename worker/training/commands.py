@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from worker import options
-from worker.terminal import err, out
+from worker.terminal import out
 
 if TYPE_CHECKING:
+    from worker.shop.columns import Rejects
     from worker.shop.source import Source
     from worker.training.loop import Progress as TrainingProgress
     from worker.training.score import Keys
@@ -301,8 +302,10 @@ def score_table(
 ) -> None:
     """Score every instant of any shop's table: the worker's own window fold, its engine, its calibration.
 
-    Columns: user_id, session_id, event_id, timestamp_ms, purchase_30m, purchase_24h, purchase_7d. Rows that are no
-    events are counted and told. Events on the mapping's confirmation pages are history, not instants.
+    Columns: user_id, session_id, event_id, timestamp_ms, window_digest, purchase_30m, purchase_24h, purchase_7d;
+    percentile_30m, percentile_24h, percentile_7d where the bundle has a reference for them. Rows that are no events are
+    counted and told. Events on the mapping's confirmation pages are history, not instants. A replay of the imported
+    table gives the same windows, which their digests show.
 
     Example: `intent score table events.csv --map mapping.toml --out scores.parquet`
     """
@@ -319,10 +322,10 @@ def score_table(
         device=device,
         as_json=as_json,
         keys=TABLE,
-        told=lambda: {"rows": source.rows, "left_out": source.rejects.left_out, "rejected": source.rejects.document()},
+        account=lambda to_ms: source.account(None, to_ms),
+        rejects=source.rejects,
     )
-    if source.rejects.total:
-        err.print(str(source.rejects), highlight=False, markup=False)
+    options.tell(source.rejects)
 
 
 def _score_source(
@@ -335,9 +338,10 @@ def _score_source(
     device: str,
     as_json: bool,
     keys: "Keys",
-    told: Callable[[], dict[str, object]] = dict,
+    account: Callable[[int | None], dict[str, int]] = lambda _to_ms: {},
+    rejects: "Rejects | None" = None,
 ) -> None:
-    """Scores, and says what came of it; `told` is asked afterwards for more to say to programs."""
+    """Scores, and says what came of it, of a table also of its rows."""
     import os
 
     from worker.scoring.bundle import load
@@ -366,9 +370,13 @@ def _score_source(
     seconds = time.monotonic() - begin
     if as_json:
         result = {"out": str(file), "rows": rows, "seconds": round(seconds, 1), "model": [model.name, model.version]}
-        out.print_json(json.dumps(result | ({"table": more} if (more := told()) else {})))
+        rows_of = {} if rejects is None else {"table": account(to_ms) | {"rejected": rejects.document()}}
+        out.print_json(json.dumps(result | rows_of))
         return
-    out.print(f"{rows:,} scores of {model.name} {model.version} in {file}, {seconds:.0f} s", highlight=False)
+    said = f"{rows:,} scores of {model.name} {model.version} in {file}, {seconds:.0f} s"
+    out.print(said, highlight=False, markup=False, soft_wrap=True)
+    if counted := options.counts(account(to_ms)):
+        out.print(f"  {counted}", highlight=False)
 
 
 def _given(context: typer.Context) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from worker import window
 from worker.errors import IntentError
 from worker.events import Event
 from worker.scores import HORIZONS
@@ -21,20 +22,21 @@ from worker.scoring.engine import Engine
 from worker.shop.source import Source
 from worker.training.windows import fold_all
 
-Keys = Mapping[str, tuple[pa.DataType, Callable[[Event], object]]]
-"""The columns that say which instant a row is: their types, and where they come from."""
+Keys = Mapping[str, tuple[pa.DataType, Callable[[Event, bytes], object]]]
+"""The columns that say which instant a row is: their types, and how they come from the event and its window."""
 
 GA360: Final[Keys] = {
-    "visitor_id": (pa.string(), lambda event: event.user_id),
-    "session_id": (pa.string(), lambda event: event.session_id),
-    "hit_number": (pa.int32(), lambda event: int(event.event_id.rpartition("-")[2])),  # as ga360 makes it
-    "timestamp_ms": (pa.int64(), lambda event: event.time_ms),
+    "visitor_id": (pa.string(), lambda event, _: event.user_id),
+    "session_id": (pa.string(), lambda event, _: event.session_id),
+    "hit_number": (pa.int32(), lambda event, _: int(event.event_id.rpartition("-")[2])),  # as ga360 makes it
+    "timestamp_ms": (pa.int64(), lambda event, _: event.time_ms),
 }
 TABLE: Final[Keys] = {
-    "user_id": (pa.string(), lambda event: event.user_id),
-    "session_id": (pa.string(), lambda event: event.session_id),
-    "event_id": (pa.string(), lambda event: event.event_id),
-    "timestamp_ms": (pa.int64(), lambda event: event.time_ms),
+    "user_id": (pa.string(), lambda event, _: event.user_id),
+    "session_id": (pa.string(), lambda event, _: event.session_id),
+    "event_id": (pa.string(), lambda event, _: event.event_id),
+    "timestamp_ms": (pa.int64(), lambda event, _: event.time_ms),
+    "window_digest": (pa.string(), lambda _, after: window.digest(after)),
 }
 
 
@@ -73,8 +75,8 @@ def score(
     try:
         with pq.ParquetWriter(partial, columns, compression="zstd") as writer:
             for chunk in _chunks(_instants(source, from_ms, to_ms, report)):
-                scores = engine.score_now([window for _, window in chunk])
-                writer.write_table(_table([event for event, _ in chunk], scores, keys, columns))
+                scores = engine.score_now([after for _, after in chunk])
+                writer.write_table(_table(chunk, scores, keys, columns))
                 rows += len(chunk)
         partial.replace(out)
     except OSError as error:
@@ -88,11 +90,11 @@ def _instants(
     source: Source, from_ms: int | None, to_ms: int | None, report: Callable[[int], None]
 ) -> Iterator[tuple[Event, bytes]]:
     """The events to be scored, each with its window."""
-    for number, (event, window) in enumerate(fold_all(source.events(None, to_ms)), start=1):
+    for number, (event, after) in enumerate(fold_all(source.events(None, to_ms)), start=1):
         if number % _ROWS == 0:
             report(number)
         if source.scored(event) and (from_ms is None or event.time_ms >= from_ms):
-            yield event, window
+            yield event, after
 
 
 def _chunks(instants: Iterator[tuple[Event, bytes]]) -> Iterator[list[tuple[Event, bytes]]]:
@@ -100,8 +102,8 @@ def _chunks(instants: Iterator[tuple[Event, bytes]]) -> Iterator[list[tuple[Even
         yield chunk
 
 
-def _table(events: list[Event], scores: Scores, keys: Keys, columns: pa.Schema) -> pa.Table:
+def _table(instants: list[tuple[Event, bytes]], scores: Scores, keys: Keys, columns: pa.Schema) -> pa.Table:
     ranks = () if scores.intent_percentile is None else scores.intent_percentile.astype(np.float32).T
-    values = [*([told(event) for event in events] for _, told in keys.values()), *scores.intent.T, *ranks]
+    values = [*([told(*instant) for instant in instants] for _, told in keys.values()), *scores.intent.T, *ranks]
     arrays = [pa.array(column, kind) for column, kind in zip(values, columns.types, strict=True)]
     return pa.Table.from_arrays(arrays, schema=columns)

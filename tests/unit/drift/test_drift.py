@@ -1,81 +1,43 @@
 """Traffic that shifts rings and traffic that does not stays silent: live gauges, job and command line."""
 
+import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from rich.console import Console
 from typer.testing import CliRunner
 
+from tests.unit.drift import shops
+from tests.unit.drift.shops import MIX, SHIFTED, folded, shop
 from tests.unit.scoring import making
 from tests.unit.shop.tables import of_events, write
 from tests.unit.shop.test_table import GA4
-from worker import cli, facts, window
+from worker import cli, facts
 from worker.drift import values
 from worker.drift.findings import findings, unseen_items
-from worker.drift.learn import learn
 from worker.drift.matured import calibrations, of_rows
 from worker.drift.monitor import PARTS, SHARE, Monitor
-from worker.drift.reference import Reference
+from worker.drift.reference import Feature, Reference
 from worker.drift.report import Watch
 from worker.errors import CheckFailed, SettingError
-from worker.events import Context, Event, Item
+from worker.events import Event
 from worker.ops.metrics import Metrics
 from worker.scores import HORIZONS
 from worker.scoring import bundle as bundles
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.scoring.engine import Engine
-from worker.training.windows import Windows
 
 MINUTE = 60_000
-MIX = {"Direct": 0.5, "Organic Search": 0.4, "Social": 0.1}
-
-
-def shop(seed: int, *, visitors: int, mix: dict[str, float] = MIX, new_items: float = 0.0) -> list[Event]:
-    """One session a visitor, 1 to 8 events of a few kinds, prices and items; in time order."""
-    rng = np.random.default_rng(seed)
-    found = []
-    for visitor in range(visitors):
-        time_ms = making.START_MS + int(rng.integers(0, 3 * 86_400_000))
-        context = Context(channel=str(rng.choice(list(mix), p=list(mix.values()))), device="desktop")
-        for number in range(int(rng.integers(1, 9))):
-            name = f"new{rng.integers(9)}" if rng.random() < new_items else f"sku{rng.integers(30)}"
-            item = Item(item_id=name, item_category=f"c{rng.integers(5)}", price=float(rng.integers(1, 90)))
-            found.append(
-                Event(
-                    event_id=f"{seed}-{visitor}-{number}",
-                    user_id=f"{seed}-{visitor}",
-                    event_time=time_ms,
-                    type=str(rng.choice(["page_view", "view_item", "add_to_cart"], p=[0.5, 0.4, 0.1])),
-                    session_id=f"s{visitor}",
-                    items=(item,) if rng.random() < 0.6 else (),
-                    context=context,
-                )
-            )
-            time_ms += int(rng.exponential(30_000))
-    return sorted(found, key=lambda event: event.time_ms)
-
-
-def folded(events: list[Event]) -> Iterator[bytes]:
-    held: dict[str, bytes] = {}
-    for event in events:
-        held[event.user_id] = window.fold(held.get(event.user_id), facts.of(event), rules=making.RULES).window
-        yield held[event.user_id]
 
 
 @pytest.fixture(scope="module")
 def watched() -> Bundle:
-    """A random model with a reference of 1,500 visitors."""
-    made = making.bundle()
-    events = shop(1, visitors=1500)
-    pieces = list(folded(events))
-    kept = Windows(np.frombuffer(b"".join(pieces), np.uint8), np.cumsum([len(piece) for piece in pieces]))
-    _, visitor = np.unique([event.user_id for event in events], return_inverse=True)
-    return replace(made, drift=learn(made, kept, np.arange(len(events)), visitor, about="test"))
+    return shops.watched()
 
 
 def reference(bundle: Bundle) -> Reference:
@@ -112,7 +74,7 @@ def test_the_alarm_stays_silent_where_nothing_shifts(watched: Bundle) -> None:
 
 
 def test_the_alarm_comes_where_the_mix_shifts(watched: Bundle) -> None:
-    found = moved(watched, shop(7, visitors=1000, mix={"Direct": 0.1, "Organic Search": 0.2, "Social": 0.7}))
+    found = moved(watched, shop(7, visitors=1000, mix=SHIFTED))
     assert found["channel"] == "act"
     assert found["price_cents"] == found["window_events"] == "fine"
     assert moved(watched, shop(8, visitors=1000, new_items=1.0))["item"] == "act"
@@ -191,7 +153,7 @@ def test_the_worker_tells_of_a_shift_and_of_its_end(watched: Bundle) -> None:
     play(21, MIX)
     assert gauge(metrics, "channel") == pytest.approx(0, abs=0.1)
     assert gauge(metrics, "purchase_24h") == pytest.approx(0, abs=0.1)
-    play(22, {"Direct": 0.1, "Organic Search": 0.2, "Social": 0.7})
+    play(22, SHIFTED)
     shifted = gauge(metrics, "channel")
     assert shifted is not None
     assert shifted > 0.25
@@ -262,7 +224,7 @@ def test_the_job_on_the_command_line(watched: Bundle, tmp_path: Path) -> None:
     run = CliRunner().invoke
     files = {
         "same": write(tmp_path / "same.csv", of_events(shop(41, visitors=900))),
-        "other": write(tmp_path / "other.csv", of_events(shop(42, visitors=900, mix={"Social": 1.0}))),
+        "other": write(tmp_path / "other.csv", of_events(shop(42, visitors=900, mix=SHIFTED))),
     }
     arguments = ["--map", str(GA4), "--bundle", str(tmp_path / "b")]
     found = {name: run(cli.app, ["drift", "data", str(file), *arguments, "--json"]) for name, file in files.items()}
@@ -272,7 +234,7 @@ def test_the_job_on_the_command_line(watched: Bundle, tmp_path: Path) -> None:
     assert "channel" not in told["same"]["act"]
     shown = run(cli.app, ["drift", "data", str(files["other"]), *arguments]).stdout
     assert "what moved most" in shown
-    assert any(name in shown for name in ("page_view", "view_item", "add_to_cart"))
+    assert any(f"{channel} " in shown for channel in MIX)  # no hash
     bundles.save(tmp_path / "old", replace(watched, drift=None))
     refused = run(cli.app, ["drift", "data", str(files["same"]), "--map", str(GA4), "--bundle", str(tmp_path / "old")])
     assert "`intent drift reference` makes" in str(refused.exception)
@@ -289,3 +251,43 @@ def test_a_report_says_what_is_to_be_done(watched: Bundle) -> None:
     assert report.events == len(events)
     with pytest.raises(CheckFailed, match=r"drift to act on: .*channel"):
         report.check()
+
+
+def test_a_report_fits_a_terminal_and_is_json(watched: Bundle) -> None:
+    """Nothing of a name is cut at 80 columns, and what there is no number of is null."""
+    watch = Watch(watched)
+    shown = Console(width=80, file=io.StringIO(), force_terminal=False)
+    events = shop(44, visitors=100, mix={"Social": 1.0})
+    windows, intent = scored(watched, events)
+    watch.add(events, windows, intent, [True] * len(events))
+    report = watch.report("test", fates={"scored": len(events), "dead": 3})
+    evil = replace(report.findings[0], moved="c1\x1b[2J[red]")
+    shown.print(replace(report, findings=[evil, *report.findings[1:]]).table(), highlight=False)
+    assert isinstance(shown.file, io.StringIO)
+    text = shown.file.getvalue()
+    assert "c1�[2J[red]" in text
+    assert "…" not in text
+    assert all(feature.name in text for feature in reference(watched).features)
+    assert f"of {len(events) + 3} records: scored {len(events)}, dead 3" in text
+    nobody = json.dumps(Watch(watched).report("test").document(), allow_nan=False)
+    assert json.loads(nobody)["findings"][0]["noise"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "title"),
+    [
+        pytest.param("kind", 1, "page_view", id="a name"),
+        pytest.param("kind", 0, "others", id="all others"),
+        pytest.param("items", 0, "under 1", id="a count, whose logarithm is kept"),
+        pytest.param("gap_ms", 0, "no event before", id="nothing"),
+        pytest.param("purchase_24h", -1, "or more", id="the last"),
+    ],
+)
+def test_bins_have_titles(watched: Bundle, name: str, place: int, title: str) -> None:
+    found = {feature.name: feature for feature in reference(watched).features}
+    edges = {"items": np.log1p(np.array([1.0, 2, 3, 5]))}.get(name)
+    feature = (
+        found.get(name) if edges is None else Feature(name=name, edges=edges, counts=np.zeros(5, np.int64), effect=1)
+    )
+    assert feature is not None
+    assert values.title(feature, place % feature.bins).endswith(title)

@@ -120,6 +120,58 @@ def test_every_row_has_its_fate(tmp_path: Path) -> None:
     assert table.rejects.document()["user"] == {"rows": 2, "first": "row 5: a user's id has 1 to 256 bytes, not 0"}
 
 
+def test_an_event_is_one_users(tmp_path: Path) -> None:
+    """An id that two users share makes two events; rows that name none are an event each."""
+    text = LEAST + 'event_id = "i"\nitem_id = "k"\n[time]\nformat = "ms"'
+    rows = [
+        {"u": "a", "t": 1, "n": "purchase", "i": "1", "k": "x"},
+        {"u": "b", "t": 2, "n": "view_item", "i": "1", "k": "y"},
+        {"u": "a", "t": 3, "n": "purchase", "i": "1", "k": "z"},
+        {"u": "a", "t": 4, "n": "view_item", "k": "v"},
+        {"u": "a", "t": 5, "n": "view_item", "k": "w"},
+    ]
+    table = Table(write(tmp_path / "t.csv", rows, "utnik"), mapped(tmp_path, text))
+    found = [(event.user_id, event.event_id, [item.item_id for item in event.items]) for event in table.events()]
+    assert found == [
+        *[("a", "1", ["x", "z"]), ("b", "1", ["y"])],
+        *[("a", "t-4", ["v"]), ("a", "t-5", ["w"])],
+    ]
+
+
+def test_a_row_is_named_by_its_place_in_the_file(tmp_path: Path) -> None:
+    lines = ["u,t,n", "1,10,page_view", "1,2", "1,soon,page_view", "1,12", "1,13,zap", "1,14,page_view"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    table = Table(tmp_path / "t.csv", mapped(tmp_path, LEAST + '[time]\nformat = "ms"'))
+    assert [event.event_id for event in table.events()] == ["t-1", "t-6"]
+    firsts = {reason: str(entry["first"]).split(":")[0] for reason, entry in table.rejects.document().items()}
+    assert firsts == {"columns": "row 2", "time": "row 3", "type": "row 5"}
+
+
+def test_an_id_is_the_same_however_it_is_typed(tmp_path: Path) -> None:
+    """As pandas writes whole numbers where one is missing."""
+    columns = {"u": [71.0, 72.5, None], "t": [1, 2, 3], "n": ["page_view"] * 3, "s": [9.0, None, 1.0]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    table = Table(
+        tmp_path / "t.parquet",
+        mapped(tmp_path, LEAST + 'session_id = "s"\nevent_id = ["u", "t"]\n[time]\nformat = "ms"'),
+    )
+    found = [(event.user_id, event.session_id, event.event_id) for event in table.events()]
+    assert found == [("71", "9", "71-1"), ("72.5", None, "72.5-2")]
+    assert table.rejects.counts == {"user": 1}
+
+
+def test_the_account_of_a_part_adds_up(tmp_path: Path) -> None:
+    rows: list[tuple[object, object, object]] = [
+        *[("1", 10, "page_view"), ("1", "soon", "page_view"), ("1", 20, "noise"), ("", 21, "page_view")],
+        *[("1", 30, "page_view"), ("1", 40, "page_view"), ("1", 50, "zap")],
+    ]
+    table = small(tmp_path, rows, LEAST + '[time]\nformat = "ms"\n[types]\nnoise = ""')
+    assert [event.time_ms for event in table.events(20, 40)] == [30]
+    assert table.account(20, 40) == {"rows": 7, "in_events": 1, "left_out": 1, "rejected": 2, "outside": 3}
+    list(table.events())
+    assert table.account() == {"rows": 7, "in_events": 3, "left_out": 1, "rejected": 3, "outside": 0}
+
+
 def test_money_and_confirmation_pages(tmp_path: Path) -> None:
     text = LEAST + 'item_id = "i"\nprice = "p"\npage = "g"\n[time]\nformat = "ms"\n[money]\nscale = 0.01\n'
     text += '[pages]\nconfirmation = ["/thanks"]'
