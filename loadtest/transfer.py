@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
-import orjson
 import torch
 import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
+from loadtest import taken
+from loadtest.conclude import conclude
+from loadtest.options import Json
 from worker.facts import hash32
 from worker.scoring import encode, model
 from worker.scoring.batch import Floats
 from worker.scoring.bundle import Bundle
 from worker.shop.ga360 import Sample
-from worker.terminal import err, out
+from worker.terminal import err
 from worker.training import finetune, finish, loop
 from worker.training.examples import (
     STANDARD_WINDOWS,
@@ -100,10 +102,11 @@ def transfer(
     windows: Annotated[int, typer.Option(min=1024, help="That the donor, and the largest share, learn from.")] = 30_720,
     draws: Annotated[int, typer.Option(min=10, help="Resamples of the visitors.")] = 100,
     runs: Annotated[Path, typer.Option(help="Keeps the folded windows.")] = Path("runs"),
-    file: Annotated[Path | None, typer.Option("--out", help="JSON file for the numbers.")] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for transfer.json.")] = Path("runs/transfer"),
+    as_json: Json = False,
 ) -> None:
     """Train on 1, 10 and 100 % of a foreign shop's visitors, from scratch and from another shop's model."""
-    began = time.monotonic()
+    load_before, began = taken.load_before(err), time.monotonic()
     events, kept = build(Sample(sample), runs / "cache")
     foreign = foreigners(events, kept)
     own = Examples.of(events, kept, "train")
@@ -132,9 +135,14 @@ def transfer(
     untrained = predict(donor.model, donor.vocabulary, other.windows, measured)
     same = {"scratch": untrained, "transfer": untrained}
     lines += _compared(events, y, measured, same, draws=draws, learnt=(0.0, 0, 0))
-    if file is not None:
-        file.write_bytes(orjson.dumps([asdict(line) for line in lines], option=orjson.OPT_INDENT_2))
-    out.print(table(lines, f"foreign shop: {len(measured):,} validation instants, {time.monotonic() - began:.0f} s"))
+    title = f"foreign shop: {len(measured):,} validation instants, {time.monotonic() - began:.0f} s"
+    document = {
+        "taken": taken.provenance(load_before=load_before, packages=("numpy", "torch", "transformers")),
+        "windows": windows,
+        "instants": len(measured),
+        "lines": [asdict(line) for line in lines],
+    }
+    conclude(document, folder, "transfer", lambda: [table(lines, title)], as_json=as_json)
 
 
 def foreigners(events: Events, windows: Windows) -> Bools:
