@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import orjson
 import typer
 from rich.table import Table
 
 from loadtest import taken
-from loadtest.options import Sample
+from loadtest.conclude import conclude
+from loadtest.options import Json, Sample
 from worker.shop.ga360 import parse_time
-from worker.terminal import err, out
+from worker.terminal import err
 
 BASE_UNTIL: Final = "2016-09-01"
 DRAWN: Final = 4
@@ -60,9 +60,7 @@ def peft(
     sample: Sample = None,
     runs: Annotated[Path, typer.Option(help="Where `intent train` keeps the folded windows.")] = Path("runs"),
     folder: Annotated[Path, typer.Option("--out", help="Folder for peft.json, and for the base.")] = Path("runs/peft"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output, in place of the table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare ways to fine-tune few parameters with full fine-tuning: size, time, AUC and AP on later labels.
 
@@ -135,13 +133,7 @@ def peft(
         "parameters": sum(parameter.numel() for parameter in began.model.parameters()),
         "lines": lines,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "peft.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-        return
-    out.print(_table(document))
-    out.print(f"written: {folder / 'peft.json'}", highlight=False)
+    conclude(document, folder, "peft", lambda: [_table(document)], as_json=as_json)
 
 
 def _table(document: dict[str, Any]) -> Table:

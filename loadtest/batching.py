@@ -6,19 +6,20 @@ Owns the loads and who runs when. The policies are in `queueing` (simulated) and
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
-import orjson
 import psutil
 import typer
 from rich.table import Table
 
 from loadtest import taken
-from loadtest.options import Sample
+from loadtest.conclude import conclude
+from loadtest.options import Json, Sample
 from loadtest.queueing import POLICIES, Costs, Seconds, poisson, simulate
-from worker.terminal import err, out
+from worker.terminal import err
 
 
 class Size(StrEnum):
@@ -56,9 +57,7 @@ def batching(
     folder: Annotated[Path, typer.Option("--out", help="Folder for batching.json and batching.png.")] = Path(
         "runs/batching"
     ),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output too, in place of the table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare batching policies: late freeze, greedy in turn, timers of 2 and 10 ms, at 20 to 95 % of capacity.
 
@@ -128,16 +127,18 @@ def batching(
         "real_ms": _percentiles(real),
         "simulated_ms": _percentiles(simulated),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "batching.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    _plot(real, simulated, folder / "batching.png", title=f"{size}, {capacity:,.0f} windows/s at most, {pool.source}")
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-        return
-    for title, latencies in (("On real threads", real), ("Simulated, with this machine's costs", simulated)):
-        out.print(_table(latencies, title=title, capacity=capacity))
-    out.print(_costs(costs), highlight=False)
-    out.print(f"written: {folder / 'batching.json'}, {folder / 'batching.png'}", highlight=False)
+    conclude(
+        document,
+        folder,
+        "batching",
+        lambda: [
+            _table(real, title="On real threads", capacity=capacity),
+            _table(simulated, title="Simulated, with this machine's costs", capacity=capacity),
+            _costs(costs),
+        ],
+        as_json=as_json,
+        plot=partial(_plot, real, simulated, title=f"{size}, {capacity:,.0f} windows/s at most, {pool.source}"),
+    )
 
 
 def fit(scorer: Any, windows: Sequence[bytes], *, budget: int) -> Costs:

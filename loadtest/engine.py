@@ -6,17 +6,18 @@ Owns the options, who can take part here, and where results go. The contest itse
 import tempfile
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-import orjson
 import psutil
 import typer
 
 from loadtest import taken
-from loadtest.options import Sample
+from loadtest.conclude import conclude
+from loadtest.options import Json, Sample
 from worker.errors import IntentError, SettingError
-from worker.terminal import err, out
+from worker.terminal import err
 
 
 class Size(StrEnum):
@@ -56,9 +57,7 @@ def engine(
     ] = False,
     sample: Sample = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for engine.json and engine.png.")] = Path("runs/engine"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output too, in place of the tables.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare scoring: windows a second by model, window lengths and batch. Without Kafka.
 
@@ -98,20 +97,14 @@ def engine(
         "left_out": left_out,
         "models": {name: scorings.document(standings) for name, standings in models.items()},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "engine.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    scorings.plot(models, folder / "engine.png", title=f"{_name(where)}, {threads} threads, windows of {pool.source}")
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-        return
-    for name, standings in models.items():
-        out.print(scorings.cost_table(name, standings))
-        for cell in scorings.cells(standings):
-            out.print(scorings.table(name, standings, cell))
-        left_out |= {f"{name}: {what}": reason for what, reason in standings.left_out.items()}
-    for what, reason in left_out.items():
-        out.print(f"{what} is left out: {reason}", highlight=False, soft_wrap=True)
-    out.print(f"written: {folder / 'engine.json'}, {folder / 'engine.png'}", highlight=False)
+    conclude(
+        document,
+        folder,
+        "engine",
+        lambda: scorings.shown(models, left_out),
+        as_json=as_json,
+        plot=partial(scorings.plot, models, title=f"{_name(where)}, {threads} threads, windows of {pool.source}"),
+    )
 
 
 def _device(name: str) -> str:

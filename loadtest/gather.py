@@ -10,14 +10,14 @@ from statistics import median
 from typing import Annotated, Any, Final
 
 import numpy as np
-import orjson
 import typer
 from rich.table import Table
 
 from loadtest import taken, workload
-from loadtest.options import Sample
+from loadtest.conclude import conclude
+from loadtest.options import Json, Sample
 from worker.errors import Invalid
-from worker.terminal import err, out
+from worker.terminal import err
 
 DEVICE: Final = ("decode", "tokens", "contexts", "aggregates")
 """What the model waits for."""
@@ -39,9 +39,7 @@ def gather(
     rounds: Annotated[int, typer.Option(min=1, help="Times that each of the 16 batches is gathered.")] = 40,
     sample: Sample = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for gather.json.")] = Path("runs/gather"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output too, in place of the table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure the host's part of scoring: microseconds of a window from `list[bytes]` to arrays, by part.
 
@@ -82,13 +80,7 @@ def gather(
             for mix, parts in found.items()
         },
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "gather.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-        return
-    out.print(_table(document))
-    out.print(f"written: {folder / 'gather.json'}", highlight=False)
+    conclude(document, folder, "gather", lambda: [_table(document)], as_json=as_json)
 
 
 def measure(batches: Sequence[Sequence[bytes]], bundle: Any, *, rounds: int) -> dict[str, float]:

@@ -1,18 +1,20 @@
 """The command `latency`: loads of several rates, one after the other, and what is told of them."""
 
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
 
-import orjson
 import typer
 
 from loadtest import report, taken
+from loadtest.conclude import conclude
 from loadtest.contenders.task import Job
 from loadtest.generator import APART, Load
 from loadtest.openloop import Result, measure
+from loadtest.options import Json
 from worker.errors import CheckFailed, SettingError
-from worker.terminal import err, out
+from worker.terminal import err
 
 
 def latency(
@@ -46,9 +48,7 @@ def latency(
     folder: Annotated[Path, typer.Option("--out", help="Folder for latency.json and latency.png.")] = Path(
         "runs/latency"
     ),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output too, in place of the table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure latency under open-loop load: from an event's scheduled send to its committed score in a reader's hand.
 
@@ -79,15 +79,14 @@ def latency(
         status.update("stopping")
     title = f"Latency, {job} job, scorer {scorer}, {partitions} partitions"
     document = report.document(results, scorer=scorer, job=job, partitions=partitions, load_before=load_before)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "latency.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    report.plot(results, folder / "latency.png", title=title)
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-    else:
-        out.print(report.table(results, title=title))
-        out.print(report.parts(results))
-        out.print(f"written: {folder / 'latency.json'}, {folder / 'latency.png'}", highlight=False)
+    conclude(
+        document,
+        folder,
+        "latency",
+        lambda: [report.table(results, title=title), report.parts(results)],
+        as_json=as_json,
+        plot=partial(report.plot, results, title=title),
+    )
     missing, repeated = (sum(getattr(result, name) for result in results) for name in ("missing", "repeated"))
     if missing or repeated:
         raise CheckFailed(f"{missing} scores are missing and {repeated} came twice")

@@ -14,13 +14,14 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import orjson
 import typer
 from hdrh.histogram import HdrHistogram
 from rich.table import Table
 
 from loadtest import openloop, taken
+from loadtest.conclude import conclude
 from loadtest.generator import APART, MAX_US, Load
+from loadtest.options import Json
 from loadtest.scrape import scrape
 from worker.config import Settings
 from worker.errors import CheckFailed
@@ -29,7 +30,7 @@ from worker.registry.source import push
 from worker.registry.store import Store
 from worker.scores import rfc3339
 from worker.scoring import bundle as bundles
-from worker.terminal import err, out
+from worker.terminal import err
 
 Phase = Literal["plain", "reload", "shadow"]
 PHASES: Final[tuple[Phase, ...]] = ("plain", "reload", "shadow")
@@ -79,9 +80,7 @@ def models(
     partitions: Annotated[int, typer.Option(min=1, max=1024, help="Of each topic.")] = 4,
     bundle: Annotated[Path | None, typer.Option(help="Bundle folder; default: the one shipped.")] = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for models.json.")] = Path("runs/models"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output, in place of the table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure the champion's latency while its model is reloaded, and while a challenger is scored in the shadow.
 
@@ -123,12 +122,7 @@ def models(
         },
         "missing_or_repeated": wrong,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "models.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-    else:
-        out.print(_table(document))
+    conclude(document, folder, "models", lambda: [_table(document)], as_json=as_json)
     if wrong:
         raise CheckFailed(f"{wrong} scores are missing or came twice")
 

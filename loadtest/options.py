@@ -8,3 +8,5 @@ import typer
 Sample = Annotated[
     Path | None, typer.Option(help="Folder of the GA360 sample; default: INTENT_GA360, or else simulated shoppers.")
 ]
+
+Json = Annotated[bool, typer.Option("--json", help="The JSON on standard output too, in place of the tables.")]

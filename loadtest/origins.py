@@ -14,15 +14,12 @@ from numpy.typing import NDArray
 
 from loadtest import workload
 from worker.errors import SettingError
-from worker.scores import REASONS
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
-from worker.scoring.calibration import Calibration
 from worker.scoring.encode import Vocabulary
-from worker.scoring.model import HORIZONS, Shape
-from worker.scoring.reasons import Surrogate
+from worker.scoring.model import Shape
 from worker.shop.ga360 import Sample
-from worker.training import continual, finetune, loop
+from worker.training import continual, finetune, finish, loop
 from worker.training import windows as offline
 from worker.training.examples import Examples, fresh
 from worker.training.labels import NAMES, START, Bools, Events, held_out, labels
@@ -74,16 +71,8 @@ def base(
         since_ms=START, until_ms=until_ms, windows=size, learning_rate=_LEARNING_RATE, watched_windows=16_000, checks=8
     )
     trained = continual.fit(network, vocabulary, events, windows, update, common, report=report)
-    made = Bundle(
-        name="base",
-        version="",
-        shape=common.shape,
-        vocabulary=vocabulary,
-        model=trained.model,
-        calibration=Calibration(slopes=np.ones(HORIZONS, np.float32), intercepts=np.zeros(HORIZONS, np.float32)),
-        surrogate=Surrogate(weights=np.zeros(len(REASONS), np.float32), intercept=0.0, r2=0.0),
-        card="# Where a study begins\n\nNot for use: no calibration, no reason codes.\n",
-    )
+    card = "# Where a study begins\n\nNot for use: no calibration, no reason codes.\n"
+    made = finish.bare("base", common.shape, vocabulary, trained.model, card=card)
     bundles.save(kept, made)
     return bundles.load(kept)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -19,14 +20,16 @@ import typer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from loadtest import environment, outputs, standings, taken, workload
+from loadtest.conclude import conclude
 from loadtest.contenders.task import Job, Taken, Task
+from loadtest.options import Json
 from loadtest.standings import Place
 from loadtest.workload import Workload
 from worker.config import Kafka
 from worker.errors import CheckFailed, IntentError
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
-from worker.terminal import err, out
+from worker.terminal import err
 
 
 class Contender(StrEnum):
@@ -83,9 +86,7 @@ def pipeline(
     folder: Annotated[Path, typer.Option("--out", help="Folder for pipeline.json and pipeline.png.")] = Path(
         "runs/pipeline"
     ),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output too, in place of the tables.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare throughput: the same job by this worker, Faust, Quix Streams and a bare confluent-kafka loop.
 
@@ -117,15 +118,14 @@ def pipeline(
             "partitions": PARTITIONS,
             "jobs": standings.document(results, sources=sources),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "pipeline.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-        standings.plot(results, folder / "pipeline.png")
-        if as_json:
-            typer.echo(orjson.dumps(document).decode())
-            return
-        for each, places in results.items():
-            out.print(standings.table(each, places, source=sources[each]))
-        out.print(f"written: {folder / 'pipeline.json'}, {folder / 'pipeline.png'}", highlight=False)
+        conclude(
+            document,
+            folder,
+            "pipeline",
+            lambda: [standings.table(each, places, source=sources[each]) for each, places in results.items()],
+            as_json=as_json,
+            plot=partial(standings.plot, results),
+        )
 
     with ExitStack() as end:
         end.callback(tell)

@@ -10,15 +10,15 @@ from statistics import median
 from typing import Annotated, Any, Final
 
 import numpy as np
-import orjson
 import typer
 from rich.table import Table
 
 from loadtest import gather, taken, workload
-from loadtest.options import Sample
+from loadtest.conclude import conclude
+from loadtest.options import Json, Sample
 from worker.errors import CheckFailed
 from worker.ops import logs
-from worker.terminal import err, out
+from worker.terminal import err
 
 MOST: Final = 0.10
 """Of a score's time, for reason codes and risk together."""
@@ -32,9 +32,7 @@ def reasons(
     rounds: Annotated[int, typer.Option(min=1, help="Times that each of the 4 batches is scored.")] = 10,
     sample: Sample = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for reasons.json.")] = Path("runs/reasons"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output too, in place of the table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure reason codes and risk: CPU microseconds of a window, and their share of scoring it.
 
@@ -64,13 +62,7 @@ def reasons(
         "us_per_window": {name: round(us, 3) for name, us in microseconds.items()},
         "share": {name: round(us / whole, 4) for name, us in microseconds.items()},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "reasons.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-    else:
-        out.print(table(document))
-        out.print(f"written: {folder / 'reasons.json'}", highlight=False)
+    conclude(document, folder, "reasons", lambda: [table(document)], as_json=as_json)
     share = document["share"]["reason codes"] + document["share"]["risk by habits"]
     if share > MOST:
         raise CheckFailed(f"reason codes and risk take {100 * share:.1f} % of a score; {100 * MOST:.0f} % are allowed")

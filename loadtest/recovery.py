@@ -15,20 +15,20 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Final
 
-import orjson
 import typer
 from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
 from rich.table import Table
 
 from loadtest import fleet, population, taken, workload
+from loadtest.conclude import conclude
 from loadtest.fleet import Member
-from loadtest.options import Sample
+from loadtest.options import Json, Sample
 from worker.config import Kafka, Settings
 from worker.errors import CheckFailed, IntentError
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
-from worker.terminal import err, out
+from worker.terminal import err
 from worker.watermark import KEY, Watermark
 
 TARGET: Final = 15.0
@@ -78,9 +78,7 @@ def recovery(
     partitions: Annotated[int, typer.Option(min=1, max=1024)] = 4,
     sample: Sample = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for recovery.json.")] = Path("runs/recovery"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output, in place of the table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure recovery: a changelog rebuilt into an empty folder, against stock Faust; a reopen; a standby's take-over.
 
@@ -124,19 +122,18 @@ def recovery(
         "reopened": [asdict(each) for each in reopened],
         "taken_over": asdict(took_over),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recovery.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-    else:
-        out.print(_table(ours, theirs, reopened, took_over, mean_bytes=users.mean_bytes))
-        memory_mb = median(each.memory_mb or 0 for each in ours)
-        out.print(
-            f"the changelog has {changelog_bytes / records:,.0f} bytes a user on the broker; a worker that has rebuilt "
-            f"it takes {memory_mb:,.0f} MB of memory",
-            highlight=False,
-        )
-        out.print(f"written: {folder / 'recovery.json'}", highlight=False)
+    memory_mb = median(each.memory_mb or 0 for each in ours)
+    spent = (
+        f"the changelog has {changelog_bytes / records:,.0f} bytes a user on the broker; a worker that has rebuilt it "
+        f"takes {memory_mb:,.0f} MB of memory"
+    )
+    conclude(
+        document,
+        folder,
+        "recovery",
+        lambda: [_table(ours, theirs, reopened, took_over, mean_bytes=users.mean_bytes), spent],
+        as_json=as_json,
+    )
     if any(each.records != records + partitions for each in ours) or any(each.records for each in reopened):
         raise CheckFailed("a rebuild is incomplete, or an intact folder was replayed; the JSON tells which")
 

@@ -5,18 +5,20 @@ counts as found `loadtest.recall`'s.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import orjson
 import typer
 from numpy.typing import NDArray
 
 from loadtest import taken
+from loadtest.conclude import conclude
+from loadtest.options import Json
 from loadtest.recall import CHOSEN_ON, Measured, plot, recalls, table
 from worker.errors import IntentError
-from worker.terminal import err, out
+from worker.terminal import err
 from worker.training.labels import TEST
 
 if TYPE_CHECKING:
@@ -32,9 +34,7 @@ def risk(
     abusers: Annotated[int, typer.Option(min=20, help="Of each kind of synthetic abuse.")] = 500,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     folder: Annotated[Path, typer.Option("--out", help="Folder for risk.json and risk.png.")] = Path("runs/risk"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output too, in place of the table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure the risk score on synthetic abuse: recall by kind at 0.1 % and 1 % false alarms. Without Kafka.
 
@@ -74,14 +74,8 @@ def risk(
         "chosen_on": CHOSEN_ON,
         **recalls(ordinary, found, bots),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "risk.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    plot(ordinary, found, folder / "risk.png")
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-        return
-    out.print(table(document))
-    out.print(f"written: {folder / 'risk.json'}, {folder / 'risk.png'}", highlight=False)
+    drawn = partial(plot, ordinary, found)
+    conclude(document, folder, "risk", lambda: [table(document)], as_json=as_json, plot=drawn)
 
 
 def bot_like(events: "Events") -> NDArray[np.bool_]:

@@ -6,19 +6,20 @@ dates lie before the test slice. What an update does is in `worker.training.cont
 
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
-import orjson
 import typer
 from rich.table import Table
 
 from loadtest import taken
-from loadtest.options import Sample
+from loadtest.conclude import conclude
+from loadtest.options import Json, Sample
 from worker.shop.ga360 import parse_time
-from worker.terminal import err, out
+from worker.terminal import err
 
 if TYPE_CHECKING:
     from worker.scoring.model import IntentModel
@@ -61,9 +62,7 @@ def continual(
     folder: Annotated[Path, typer.Option("--out", help="Folder for continual.json and .png, and the base.")] = Path(
         "runs/continual"
     ),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output, in place of the table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure what a weekly refit gains over none, and what it forgets, with guards against forgetting beside it.
 
@@ -146,14 +145,8 @@ def continual(
         "instants": [int(judges.member[:, 1].sum()) for judges in weeks],
         "lines": lines,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "continual.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    _plot(document, folder / "continual.png")
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-        return
-    out.print(_table(document))
-    out.print(f"written: {folder / 'continual.json'}, {folder / 'continual.png'}", highlight=False)
+    plot = partial(_plot, document)
+    conclude(document, folder, "continual", lambda: [_table(document)], as_json=as_json, plot=plot)
 
 
 def _plain(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:

@@ -17,20 +17,21 @@ from typing import Annotated, Final
 
 import msgspec
 import numpy as np
-import orjson
 import typer
 from confluent_kafka import Consumer, TopicPartition
 from rich.table import Table
 
 from loadtest import fleet, population, recovery, taken, workload
+from loadtest.conclude import conclude
 from loadtest.fleet import Member
+from loadtest.options import Json
 from loadtest.population import Population
 from loadtest.steady import Stream, sending
 from worker.config import Settings
 from worker.errors import CheckFailed
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
-from worker.terminal import err, out
+from worker.terminal import err
 
 _PARTITIONS: Final = 8
 _READY_S: Final = 180.0
@@ -91,9 +92,7 @@ def scale(
         list[int] | None, typer.Option(min=100, help="Repeat for several. Default: 1,000 to 1,000,000 by tens.")
     ] = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for scale.json.")] = Path("runs/scale"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output, in place of the tables.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure scaling: throughput of several workers, the pause when one joins, leaves or dies, cost of more users.
 
@@ -129,14 +128,7 @@ def scale(
         "rebalances": {"rate": rate, "missing": missing, "phases": [asdict(each) for each in phases]},
         "users": [asdict(each) for each in crowds],
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scale.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-    else:
-        for table in _tables(throughput, phases, crowds, rate=rate):
-            out.print(table)
-        out.print(f"written: {folder / 'scale.json'}", highlight=False)
+    conclude(document, folder, "scale", lambda: _tables(throughput, phases, crowds, rate=rate), as_json=as_json)
     if missing:
         raise CheckFailed(f"{missing} scores are missing")
 

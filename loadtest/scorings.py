@@ -1,6 +1,6 @@
 """How scorers compare: rates, ratios, shares of the peak, costs of starting; as tables, a plot and JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -106,6 +106,18 @@ def cost_table(size: str, standings: Standings) -> Table:
             style="bold" if name.startswith(OURS) else "",
         )
     return shown
+
+
+def shown(models: Mapping[str, Standings], left_out: Mapping[str, str]) -> Iterator[Table | str]:
+    """All tables of all sizes, then what was left out, of all sizes or of one, and why."""
+    reasons = dict(left_out)
+    for size, standings in models.items():
+        yield cost_table(size, standings)
+        for cell in cells(standings):
+            yield table(size, standings, cell)
+        reasons |= {f"{size}: {what}": reason for what, reason in standings.left_out.items()}
+    for what, reason in reasons.items():
+        yield f"{what} is left out: {reason}"
 
 
 def memory_mb(standings: Standings, name: str) -> float:

@@ -8,21 +8,23 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
-import orjson
 import typer
 from rich.progress import Progress
 from rich.table import Table
 
 from loadtest import fleet, taken
+from loadtest.conclude import conclude
 from loadtest.fleet import Member
+from loadtest.options import Json
 from loadtest.steady import Stream, sending
 from worker.errors import CheckFailed, IntentError
 from worker.kafka.broker import EmbeddedBroker
-from worker.terminal import err, out
+from worker.terminal import err
 
 _READY_S: Final = 120.0
 _DRAIN_S: Final = 60.0
@@ -107,9 +109,7 @@ def soak(
     partitions: Annotated[int, typer.Option(min=1, max=1024, help="Of each topic.")] = 4,
     every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between samples.")] = 5.0,
     folder: Annotated[Path, typer.Option("--out", help="Folder for soak.json and soak.png.")] = Path("runs/soak"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output, in place of the table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Soak: a steady load, and whether memory, file handles, threads, queue and lag stay flat.
 
@@ -142,14 +142,15 @@ def soak(
         "verdicts": {name: asdict(verdict) | {"flat": verdict.flat} for name, verdict in verdicts.items()},
         "samples": [asdict(sample) for sample in samples],
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "soak.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    plot(samples, folder / "soak.png", title=f"{minutes:g} minutes at {chosen:,.0f} events/s")
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-    else:
-        out.print(_table(verdicts, title=f"{minutes:g} minutes at {chosen:,.0f} events/s, {missing} events missing"))
-        out.print(f"written: {folder / 'soak.json'}, {folder / 'soak.png'}", highlight=False)
+    title = f"{minutes:g} minutes at {chosen:,.0f} events/s"
+    conclude(
+        document,
+        folder,
+        "soak",
+        lambda: [_table(verdicts, title=f"{title}, {missing} events missing")],
+        as_json=as_json,
+        plot=partial(plot, samples, title=title),
+    )
     growing = [name for name, verdict in verdicts.items() if not verdict.flat]
     if growing or missing:
         raise CheckFailed(f"growing: {', '.join(growing) or 'nothing'}; events missing: {missing}")

@@ -1,6 +1,7 @@
 """Where an event's time goes in this worker, stage by stage: its parts by themselves, and the live worker sampled."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -9,8 +10,9 @@ import typer
 from rich.table import Table
 
 from loadtest import taken
-from loadtest.options import Sample
-from worker.terminal import err, out
+from loadtest.conclude import conclude
+from loadtest.options import Json, Sample
+from worker.terminal import err
 
 STAGES: Final = (
     ("worker/events.py", None, "decode"),
@@ -55,9 +57,7 @@ def stages(
     count: Annotated[int, typer.Option("--events", min=20_000, help="Of the full job.")] = 200_000,
     sample: Sample = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for stages.json and stages.png.")] = Path("runs/stages"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output too, in place of the table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Profile this worker: microseconds of an event by stage.
 
@@ -86,14 +86,8 @@ def stages(
             for stage in dict.fromkeys((*parts.PARTS, *sorted(live, key=lambda name: -live[name])))
         },
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "stages.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    _plot(document, folder / "stages.png")
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-        return
-    out.print(_table(document))
-    out.print(f"written: {folder / 'stages.json'}, {folder / 'stages.png'}", highlight=False)
+    plot = partial(_plot, document)
+    conclude(document, folder, "stages", lambda: [_table(document)], as_json=as_json, plot=plot)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -18,18 +18,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Final
 
-import orjson
 import psutil
 import rocksdict
 import typer
 from rich.table import Table
 
 from loadtest import population, taken, workload
-from loadtest.options import Sample
+from loadtest.conclude import conclude
+from loadtest.options import Json, Sample
 from loadtest.population import Population
 from worker.errors import IntentError
 from worker.stream.rocksdb import CHOSEN, Choice, options
-from worker.terminal import err, out
+from worker.terminal import err
 
 _PARTITIONS: Final = 4
 _FILL: Final = 10_000
@@ -79,9 +79,7 @@ def state(
     case: Annotated[list[str] | None, typer.Option(help="Only these choices; repeat for several.")] = None,
     sample: Sample = None,
     folder: Annotated[Path, typer.Option("--out", help="Folder for state.json.")] = Path("runs/state"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The JSON on standard output, in place of the table.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure state: bytes a user on disk, memory, and microseconds, for the options chosen and for others.
 
@@ -109,13 +107,7 @@ def state(
         "partitions": _PARTITIONS,
         "cases": {name: asdict(CASES[name]) | asdict(size) for name, size in results.items()},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "state.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    if as_json:
-        typer.echo(orjson.dumps(document).decode())
-        return
-    out.print(_table(results, people, users=users))
-    out.print(f"written: {folder / 'state.json'}", highlight=False)
+    conclude(document, folder, "state", lambda: [_table(results, people, users=users)], as_json=as_json)
 
 
 def _apart(name: str, folder: Path, *, users: int, events: int) -> Size:

@@ -6,32 +6,40 @@ of the foreign shop's training visitors then train a network of the same size fr
 donor. Both are measured on the foreign shop's validation weeks. The test slice is never read.
 """
 
-import copy
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import numpy as np
-import orjson
 import torch
 import typer
 from numpy.typing import NDArray
 from rich.table import Table
-from torch import nn
 
+from loadtest import taken
+from loadtest.conclude import conclude
+from loadtest.options import Json
 from worker.facts import hash32
-from worker.scores import REASONS
-from worker.scoring import aggregates, encode, forward, model
-from worker.scoring.batch import Batch, Floats
+from worker.scoring import encode, model
+from worker.scoring.batch import Floats
 from worker.scoring.bundle import Bundle
-from worker.scoring.calibration import Calibration
-from worker.scoring.reasons import Surrogate
 from worker.shop.ga360 import Sample
-from worker.terminal import err, out
-from worker.training.finetune import predict
+from worker.terminal import err
+from worker.training import finetune, finish, loop
+from worker.training.examples import (
+    STANDARD_WINDOWS,
+    Bools,
+    Examples,
+    Places,
+    fresh,
+    learn_vocabulary,
+    predict,
+    standardise,
+)
 from worker.training.labels import NAMES, Events, labels, member
 from worker.training.metrics import measure
+from worker.training.optimiser import Optimiser
 from worker.training.transplant import transplant
 from worker.training.windows import Windows, build
 from worker.window import ROW, ROWS_AT
@@ -41,9 +49,11 @@ CHANNELS: Final = ("Direct", "Paid Search", "Display", "Affiliates")
 
 SHARES: Final = (0.01, 0.1, 1.0)
 METRICS: Final = ("auc", "ap")
+SHAPE: Final = model.Shape(layers=2, hidden=64, heads=2)
 BATCH: Final = 256
 CHECKS: Final = 5
-FORGET: Final = 0.2
+WATCHED: Final = 4096
+"""Windows at most that a checkpoint is chosen on."""
 
 _RENAMED = ("item", "category", "page")
 _ROW = np.dtype(
@@ -53,20 +63,15 @@ assert _ROW.itemsize == ROW.size
 _CHANNEL_AT = 12  # of a window's header: the context's first hash
 
 
-Places = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
-
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class Foreign(Windows):
     """Windows whose items, categories and pages have other names."""
 
-    windows: Windows
     key: int
 
     def take(self, places: Places) -> list[bytes]:
         """As `Windows.take`."""
-        return [window[:ROWS_AT] + self._renamed(window[ROWS_AT:]) for window in self.windows.take(places)]
+        return [window[:ROWS_AT] + self._renamed(window[ROWS_AT:]) for window in Windows.take(self, places)]
 
     def _renamed(self, content: bytes) -> bytes:
         rows = np.frombuffer(content, _ROW).copy()
@@ -75,61 +80,6 @@ class Foreign:
             named = ((mixed ^ (mixed >> np.uint64(29))) >> np.uint64(16)).astype(np.uint32)
             rows[field] = np.where(rows[field] == 0, 0, np.maximum(named, 1))
         return rows.tobytes()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """What is learnt from, and what is measured on."""
-
-    windows: Any  # `Windows`, or a `Foreign`
-    visitor: Places
-    y: Bools
-    counted: Bools
-
-    def fit(
-        self, network: model.IntentModel, vocabulary: encode.Vocabulary, pool: Places, *, rate: float, windows: int
-    ) -> None:
-        """Trains in place; to the checkpoint of least loss on a fifth of the visitors."""
-        rng = np.random.default_rng(5)
-        torch.manual_seed(5)
-        aside = self.visitor[pool] % 5 == 0
-        learn, check = pool[~aside], rng.permutation(pool[aside])[:4096]
-        steps = max(CHECKS, windows // BATCH)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
-        best, least = copy.deepcopy(network.state_dict()), self.loss(network, vocabulary, check)
-        for step in range(1, steps + 1):
-            network.train()
-            self._step(network, vocabulary, rng.choice(learn, BATCH), rng)
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            schedule.step()
-            if step % max(1, steps // CHECKS) == 0 and (loss := self.loss(network, vocabulary, check)) < least:
-                best, least = copy.deepcopy(network.state_dict()), loss
-        network.load_state_dict(best)
-
-    def loss(self, network: model.IntentModel, vocabulary: encode.Vocabulary, places: Places) -> float:
-        """Mean log loss over the horizons that count."""
-        scored = torch.from_numpy(predict(network, vocabulary, self.windows, places))
-        target = torch.from_numpy(self.y[places]).float()
-        each = nn.functional.binary_cross_entropy_with_logits(scored, target, reduction="none").numpy()
-        return float(each[self.counted[places]].mean())
-
-    def _step(
-        self, network: model.IntentModel, vocabulary: encode.Vocabulary, places: Places, rng: np.random.Generator
-    ) -> None:
-        batch = Batch.of(self.windows.take(places))
-        tokens = encode.tokens(batch, vocabulary, forgotten=rng.random(batch.events) < FORGET)
-        contexts, sums = encode.contexts(batch, vocabulary), aggregates.aggregates(batch)
-        y, counted = self.y[places], self.counted[places]
-        for chosen in forward.groups(batch.lengths, max_windows=BATCH):
-            arrays = (encode.padded(batch, tokens, chosen), contexts[chosen], sums[chosen], y[chosen], counted[chosen])
-            grid, context, side, target, counts = map(torch.from_numpy, arrays)
-            each = nn.functional.binary_cross_entropy_with_logits(
-                network(grid, context, side), target.float(), reduction="none"
-            )
-            ((each * counts).sum() / counted.sum()).backward()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,37 +102,47 @@ def transfer(
     windows: Annotated[int, typer.Option(min=1024, help="That the donor, and the largest share, learn from.")] = 30_720,
     draws: Annotated[int, typer.Option(min=10, help="Resamples of the visitors.")] = 100,
     runs: Annotated[Path, typer.Option(help="Keeps the folded windows.")] = Path("runs"),
-    file: Annotated[Path | None, typer.Option("--out", help="JSON file for the numbers.")] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for transfer.json.")] = Path("runs/transfer"),
+    as_json: Json = False,
 ) -> None:
     """Train on 1, 10 and 100 % of a foreign shop's visitors, from scratch and from another shop's model."""
-    began = time.monotonic()
+    load_before, began = taken.load_before(err), time.monotonic()
     events, kept = build(Sample(sample), runs / "cache")
     foreign = foreigners(events, kept)
-    own = Task(windows=kept, visitor=events.visitor, y=labels(events), counted=member(events, "train"))
-    other = replace(own, windows=Foreign(kept, key=20_240_501))
-    in_train = own.counted.any(axis=1)
-    donor = _donor(own, np.flatnonzero(in_train & ~foreign), windows)
+    own = Examples.of(events, kept, "train")
+    other = replace(own, windows=Foreign(kept.content, kept.ends, key=20_240_501))
+    in_train, y = own.counted.any(axis=1), labels(events)
+    donor = _donor(_of(own, in_train & ~foreign), events.visitor, windows)
     err.print(f"donor: {time.monotonic() - began:.0f} s")
     lines = []
     measured = np.flatnonzero(member(events, "validation").any(axis=1) & foreign)
     for share in SHARES:
-        pool = _drawn(events.visitor, np.flatnonzero(in_train & foreign), share)
         learnt = max(BATCH * CHECKS, round(windows * share**0.5))
-        vocabulary = encode.learn([Batch.of(other.windows.take(pool))], least=20 if share == 1 else 5)
-        begun = {"scratch": _fresh(donor.shape, vocabulary, other, pool), "transfer": transplant(donor, vocabulary)}
+        some = _of(other, _drawn(events.visitor, in_train & foreign, share))
+        vocabulary = learn_vocabulary(some.windows, some.pool, least=20 if share == 1 else 5)
+        torch.manual_seed(1)
+        scratch = model.build(donor.shape, vocabulary)
+        standardise(scratch, some.windows, np.random.default_rng(1).permutation(some.pool)[:STANDARD_WINDOWS])
+        begun = {"scratch": scratch, "transfer": transplant(donor, vocabulary)}
         scores = {}
         for name, network in begun.items():
-            other.fit(network, vocabulary, pool, rate=1e-3 if name == "scratch" else 3e-4, windows=learnt)
+            rate = 1e-3 if name == "scratch" else 3e-4
+            _fit(network, vocabulary, some, events.visitor, rate=rate, windows=learnt)
             scores[name] = predict(network, vocabulary, other.windows, measured)
             err.print(f"{share:.0%} {name}: {time.monotonic() - began:.0f} s")
-        people = len(np.unique(events.visitor[pool]))
-        lines += _compared(events, own.y, measured, scores, draws=draws, learnt=(share, people, learnt))
+        people = len(np.unique(events.visitor[some.pool]))
+        lines += _compared(events, y, measured, scores, draws=draws, learnt=(share, people, learnt))
     untrained = predict(donor.model, donor.vocabulary, other.windows, measured)
     same = {"scratch": untrained, "transfer": untrained}
-    lines += _compared(events, own.y, measured, same, draws=draws, learnt=(0.0, 0, 0))
-    if file is not None:
-        file.write_bytes(orjson.dumps([asdict(line) for line in lines], option=orjson.OPT_INDENT_2))
-    out.print(table(lines, f"foreign shop: {len(measured):,} validation instants, {time.monotonic() - began:.0f} s"))
+    lines += _compared(events, y, measured, same, draws=draws, learnt=(0.0, 0, 0))
+    title = f"foreign shop: {len(measured):,} validation instants, {time.monotonic() - began:.0f} s"
+    document = {
+        "taken": taken.provenance(load_before=load_before, packages=("numpy", "torch", "transformers")),
+        "windows": windows,
+        "instants": len(measured),
+        "lines": [asdict(line) for line in lines],
+    }
+    conclude(document, folder, "transfer", lambda: [table(lines, title)], as_json=as_json)
 
 
 def foreigners(events: Events, windows: Windows) -> Bools:
@@ -194,41 +154,59 @@ def foreigners(events: Events, windows: Windows) -> Bools:
     return np.asarray(np.isin(channel, [hash32(name) for name in CHANNELS])[events.visitor])
 
 
-def _drawn(visitor: Places, pool: Places, share: float) -> Places:
-    """The places of a share of the visitors, who are among those of every larger share."""
+def _of(examples: Examples, chosen: Bools) -> Examples:
+    """Those of them that are chosen, [n]."""
+    return replace(examples, counted=examples.counted & chosen[:, None])
+
+
+def _drawn(visitor: Places, chosen: Bools, share: float) -> Bools:
+    """[n] events of a share of the visitors that have chosen ones, who are among those of every larger share."""
     order = np.random.default_rng(9).permutation(int(visitor.max()) + 1)
-    people = np.unique(visitor[pool])
-    chosen = people[np.argsort(order[people])][: max(1, round(share * len(people)))]
-    return pool[np.isin(visitor[pool], chosen)]
+    people = np.unique(visitor[chosen])
+    some = people[np.argsort(order[people])][: max(1, round(share * len(people)))]
+    return np.asarray(chosen & np.isin(visitor, some))
 
 
-def _fresh(shape: model.Shape, vocabulary: encode.Vocabulary, task: Task, pool: Places) -> model.IntentModel:
-    torch.manual_seed(1)
-    network = model.build(shape, vocabulary)
-    sums = aggregates.aggregates(Batch.of(task.windows.take(np.random.default_rng(1).permutation(pool)[:20_000])))
-    network.head.means.copy_(torch.from_numpy(sums.mean(axis=0)))
-    network.head.deviations.copy_(torch.from_numpy(np.maximum(sums.std(axis=0), 1e-2)))
-    return network
-
-
-def _donor(task: Task, pool: Places, windows: int) -> Bundle:
+def _donor(examples: Examples, visitor: Places, windows: int) -> Bundle:
     """A model of the other visitors."""
-    drawn = np.random.default_rng(2).permutation(pool)[:100_000]
-    vocabulary = encode.learn([Batch.of(task.windows.take(drawn))], least=20)
-    shape = model.Shape(layers=2, hidden=64, heads=2)
-    network = _fresh(shape, vocabulary, task, pool)
-    task.fit(network, vocabulary, pool, rate=1e-3, windows=windows)
-    none = np.zeros(3, np.float32)
-    return Bundle(
-        name="donor",
-        version="",
-        shape=shape,
-        vocabulary=vocabulary,
-        model=network,
-        calibration=Calibration(slopes=none + 1, intercepts=none),
-        surrogate=Surrogate(weights=np.zeros(len(REASONS), np.float32), intercept=0.0, r2=0.0),
-        card="",
+    network, vocabulary = fresh(examples, SHAPE, seed=2)
+    _fit(network, vocabulary, examples, visitor, rate=1e-3, windows=windows)
+    return finish.bare("donor", SHAPE, vocabulary, network)
+
+
+def _fit(
+    network: model.IntentModel,
+    vocabulary: encode.Vocabulary,
+    examples: Examples,
+    visitor: Places,
+    *,
+    rate: float,
+    windows: int,
+) -> None:
+    """Trains in place; to the checkpoint of least log loss on a fifth of the visitors, [n]."""
+    plan = finetune.Plan(seed=5, batch_windows=BATCH, bf16=False, shape=SHAPE)
+    steps = max(CHECKS, windows // BATCH)
+    aside = visitor % 5 == 0
+    watched = np.random.default_rng(plan.seed).permutation(_of(examples, aside).pool)[:WATCHED]
+    draw = loop.Draw(_of(examples, ~aside).pool, BATCH, seed=plan.seed)
+
+    def gradients(step: int, rng: np.random.Generator) -> float:
+        return finetune.Step(network, vocabulary, examples, draw(step, rng), plan, rng, head_alone=False).backward()
+
+    loop.run(
+        network,
+        gradients,
+        Optimiser([(network, 1.0)], steps=steps, learning_rate=rate, weight_decay=plan.weight_decay, warm_up=0.1),
+        loop.Stage(name="transfer", steps=steps, batch_windows=BATCH, seed=plan.seed, evaluations=CHECKS),
+        report=lambda _: None,
+        check=lambda one: {"score": -_loss(one, vocabulary, examples, watched)},
     )
+
+
+def _loss(network: model.IntentModel, vocabulary: encode.Vocabulary, examples: Examples, places: Places) -> float:
+    """Mean log loss over the labels that count."""
+    logits, y = predict(network, vocabulary, examples.windows, places), examples.y[places]
+    return float(np.logaddexp(0.0, np.where(y, -logits, logits))[examples.counted[places]].mean())
 
 
 def _compared(

@@ -59,7 +59,8 @@ def _mount() -> None:
     from worker.registry.commands import model_app
     from worker.replay.commands import replay
     from worker.shop.commands import import_app, simulate
-    from worker.training.commands import score_app, train
+    from worker.training.commands import train
+    from worker.training.score_commands import score_app
 
     run, look, model = "Run", "Look after", "Model and history"
     app.command(rich_help_panel=run)(demo)

@@ -1,8 +1,12 @@
-"""What several commands make of their options, and the bar that they show. Says errors as typer does."""
+"""Options that several commands take in the same words, what they make of them, and the bar that they show.
+
+Says errors as typer does.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,6 +16,15 @@ from worker.terminal import err
 if TYPE_CHECKING:
     from worker.shop.columns import Rejects
     from worker.shop.source import Source
+
+
+Json = Annotated[bool, typer.Option("--json", help="For programs: the result as JSON on standard output.")]
+Map = Annotated[Path | None, typer.Option("--map", help="TOML file that says how a table's columns become events.")]
+From = Annotated[str | None, typer.Option("--from", help="First day or time (RFC 3339); default: all.")]
+To = Annotated[str | None, typer.Option("--to", help="The end, itself not included.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
+]
 
 
 def time_ms(source: "Source", text: str | None, option: str) -> int | None:

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,15 +23,10 @@ drift_app = typer.Typer(
     help="Watch whether traffic, scores and calibration still are what the model was trained on.",
 )
 
-_Json = Annotated[bool, typer.Option("--json", help="For programs: the report as JSON on standard output.")]
 _Path = Annotated[
     Path, typer.Argument(help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events.")
 ]
-_Map = Annotated[Path | None, typer.Option("--map", help="TOML file that says how a table's columns become events.")]
 _Bundle = Annotated[Path | None, typer.Option(help="Bundle folder; default: what a worker would load.")]
-_Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
-]
 
 _EVENTS = 8192  # scored at a time
 
@@ -40,12 +35,12 @@ _EVENTS = 8192  # scored at a time
 def data(
     path: _Path,
     *,
-    mapping: _Map = None,
-    from_: Annotated[str | None, typer.Option("--from", help="First day or time (RFC 3339); default: all.")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="The end, itself not included.")] = None,
+    mapping: options.Map = None,
+    from_: options.From = None,
+    to: options.To = None,
     bundle: _Bundle = None,
-    device: _Device = "auto",
-    as_json: _Json = False,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Compare recorded events with what a model was trained on. Exit code 3 where something is to be acted on.
 
@@ -91,7 +86,7 @@ def topic(
     warmup: Annotated[str, typer.Option(help="How much before --from is folded first: 0, 12h, 30d, ...")] = "30d",
     bundle: _Bundle = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the setting model.device.")] = None,
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compare a stretch of a topic's history with what the model was trained on, through the worker's own pipeline.
 
@@ -141,12 +136,12 @@ def reference(
     path: _Path,
     *,
     folder: Annotated[Path, typer.Option("--out", help="Folder for the bundle with its reference; replaced.")],
-    mapping: _Map = None,
+    mapping: options.Map = None,
     from_: Annotated[str | None, typer.Option("--from", help="First day or time; default: the validation's.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="The end, itself not included; default: the test's.")] = None,
     bundle: _Bundle = None,
     runs: Annotated[Path, typer.Option(help="Keeps the folded windows for the next run.")] = Path("runs"),
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Give a bundle a reference: the counts that drift is measured against. `intent train` makes one by itself.
 

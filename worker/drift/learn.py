@@ -18,6 +18,7 @@ from worker.scoring import forward
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.training.labels import Codes
+from worker.training.ranks import rank_correlation
 from worker.training.windows import Windows
 
 WINDOWS: Final = 100_000
@@ -56,8 +57,8 @@ def learn(
         opens.append(values.opening(batch))
     found = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
     opening = np.concatenate(opens)
-    day = _ranks(found[HORIZONS[1]])
-    weight = {name: abs(_correlation(_ranks(found[name]), day)) for name in values.AGGREGATES}
+    day = found[HORIZONS[1]]
+    weight = {name: abs(rank_correlation(found[name], day)) for name in values.AGGREGATES}
     important = sorted(values.AGGREGATES, key=lambda name: -weight[name])[:IMPORTANT]
     everyone = np.ones(len(places), np.bool_)
     features = []
@@ -108,17 +109,3 @@ def _edges(found: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.unique(np.append(rest.min(), np.quantile(rest, deciles, method="lower")))
     edges = np.unique(np.quantile(found, deciles, method="lower"))
     return np.asarray(edges[edges > found.min()])
-
-
-def _ranks(found: NDArray[Any]) -> NDArray[np.float64]:
-    """Places in order, equal values sharing their mean: what Spearman's correlation correlates."""
-    _, which, counts = np.unique(found, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return np.asarray((ends - (counts - 1) / 2)[which], np.float64)
-
-
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Pearson's; 0 where one does not vary."""
-    a, b = a - a.mean(), b - b.mean()
-    spread = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return float((a * b).sum()) / spread if spread > 0 else 0.0

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from worker import options
 from worker.errors import IntentError
 from worker.terminal import err, out
 
@@ -17,9 +18,7 @@ def evaluate(
         typer.Option("--data", help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events."),
     ],
     *,
-    mapping: Annotated[
-        Path | None, typer.Option("--map", help="TOML file that says how the table's columns become events.")
-    ] = None,
+    mapping: options.Map = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder; default: the one shipped with the package.")
     ] = None,
@@ -42,14 +41,10 @@ def evaluate(
             "folder that --bundle names. The bundle's version changes.",
         ),
     ] = False,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
-    ] = "auto",
+    device: options.Device = "auto",
     draws: Annotated[int, typer.Option(min=10, max=10_000, help="Resamples of the visitors for the intervals.")] = 200,
     runs: Annotated[Path, typer.Option(help="Its `cache` keeps the folded windows and the rivals.")] = Path("runs"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="For programs: the result as JSON on standard output.")
-    ] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure a bundle on a slice of the data, beside what one could have without it.
 

@@ -1,11 +1,9 @@
 """The rival that shows what the fusion is worth: the same BERT on the events alone, its own head, no sums, no context.
 
-Trained as the bundle's network is (loss, masks, forgetting, best checkpoint on validation), with sizes of its own
+Trained as the bundle's network is (loop, loss, masks, forgetting, best checkpoint on validation), with sizes of its own
 choice. Knows windows and labels; none of the bundle's weights.
 """
 
-import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +19,10 @@ from transformers import BertModel
 from worker.scoring import encode, forward
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.model import HORIZONS, Shape, positions
+from worker.training import loop
 from worker.training.labels import Bools
-from worker.training.metrics import measure
+from worker.training.optimiser import Optimiser
+from worker.training.validation import measured
 from worker.training.windows import Windows
 
 Places = NDArray[np.int64]
@@ -41,6 +41,7 @@ class Recipe:
     batch_windows: int = 512
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
+    warm_up: float = 0.05
     forget: float = 0.2
     checkpoints: int = 5
     validation_windows: int = 16_000
@@ -116,36 +117,45 @@ def _train(
     report: Callable[[int], None],
 ) -> None:
     """To the best of its checkpoints by the mean of AUC + AP over the horizons."""
-    rng = np.random.default_rng(recipe.seed)
     steps = max(1, recipe.windows // recipe.batch_windows)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1, 20 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    optimiser = Optimiser(
+        [(network, 1.0)],
+        steps=steps,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        warm_up=recipe.warm_up,
     )
-    judged = _drawn(validation, recipe.validation_windows, rng)
-    best, most = network.state_dict(), -math.inf
-    for step in range(1, steps + 1):
-        network.train()
+    judged = _drawn(validation, recipe.validation_windows, np.random.default_rng(recipe.seed))
+
+    def gradients(_: int, rng: np.random.Generator) -> float:
         drawn = rng.choice(len(train.places), recipe.batch_windows)
         batch = Batch.of(windows.take(train.places[drawn]))
-        forgotten = rng.random(batch.events) < recipe.forget
-        tokens = encode.tokens(batch, vocabulary, forgotten=forgotten)
-        share = 1.0 / max(1, int(train.member[drawn].sum()))
+        tokens = encode.tokens(batch, vocabulary, forgotten=rng.random(batch.events) < recipe.forget)
+        share, total = 1.0 / max(1, int(train.member[drawn].sum())), 0.0
         for chosen in forward.groups(batch.lengths, max_windows=recipe.batch_windows):
             out = network(_grid(network, batch, tokens, chosen))
             target, counts = (torch.from_numpy(of[drawn[chosen]]).to(out.device) for of in (train.y, train.member))
             losses = nn.functional.binary_cross_entropy_with_logits(out, target.float(), reduction="none")
-            ((losses * counts).sum() * share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        schedule.step()
-        report(step * recipe.batch_windows)
-        if step % max(1, steps // recipe.checkpoints) == 0 or step == steps:
-            found = _worth(_predict(network, windows, judged.places, vocabulary), judged)
-            if found > most:
-                best, most = copy.deepcopy(network.state_dict()), found
-    network.load_state_dict(best)
+            loss = (losses * counts).sum() * share
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            total += float(loss.detach())
+        return total
+
+    loop.run(
+        network,
+        gradients,
+        optimiser,
+        loop.Stage(
+            name="events only",
+            steps=steps,
+            batch_windows=recipe.batch_windows,
+            seed=recipe.seed,
+            evaluations=recipe.checkpoints,
+            patience=recipe.checkpoints,
+        ),
+        report=lambda progress: report(progress.windows),
+        check=lambda one: measured(_predict(one, windows, judged.places, vocabulary), judged.y, judged.member),
+    )
 
 
 def _drawn(rows: Rows, most: int, rng: np.random.Generator) -> Rows:
@@ -168,12 +178,3 @@ def _predict(network: EventsOnly, windows: Windows, places: Places, vocabulary: 
 
 def _grid(network: EventsOnly, batch: Batch, tokens: NDArray[np.int32], chosen: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(encode.padded(batch, tokens, chosen)).to(network.first.device)
-
-
-def _worth(out: Floats, rows: Rows) -> float:
-    total = 0.0
-    for at in range(HORIZONS):
-        inside = rows.member[:, at]
-        found = measure(1 / (1 + np.exp(-out[inside, at].astype(np.float64))), rows.y[inside, at])
-        total += found["auc"] + found["ap"]
-    return total / HORIZONS

@@ -21,10 +21,6 @@ _HORIZONS = {"30m": "purchase_30m", "24h": "purchase_24h", "7d": "purchase_7d"}
 
 _Bundle = Annotated[Path | None, typer.Option(help="Bundle folder; default: the one shipped with the package.")]
 _Horizon = Annotated[Literal["30m", "24h", "7d"], typer.Option(help="Which of the three scores.")]
-_Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
-]
-_Json = Annotated[bool, typer.Option("--json", help="For programs: the result as JSON on standard output.")]
 
 
 @explain_app.callback()
@@ -48,11 +44,11 @@ def explain(
         Literal["both", "occlusion", "gradients"], typer.Option(help="gradients: integrated gradients.")
     ] = "both",
     bundle: _Bundle = None,
-    device: _Device = "auto",
+    device: options.Device = "auto",
     page: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Write it as one self-contained page, with a plot.")
     ] = None,
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Why one score is what it is: what each event, aggregate and part of the context contributes to its logit.
 
@@ -101,12 +97,12 @@ def check(
     horizon: _Horizon = "24h",
     bundle: _Bundle = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: _Device = "auto",
+    device: options.Device = "auto",
     folder: Annotated[Path, typer.Option("--out", help="Folder for deletion.json and deletion.png.")] = Path(
         "runs/explain"
     ),
     runs: Annotated[Path, typer.Option(help="Keeps the folded windows for the next run.")] = Path("runs"),
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure whether explanations are faithful: deletion curves against a random order, and whether methods agree.
 

@@ -22,6 +22,7 @@ from worker.scoring import reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.training.metrics import Estimate
+from worker.training.ranks import rank_correlation
 
 METHODS: Final = ("occlusion", "integrated gradients", "reason codes", "random")
 """Reason codes: an event is worth what the surrogate's logit loses without it."""
@@ -124,28 +125,12 @@ def surrogate_falls(bundle: Bundle, encoded: bytes) -> Doubles:
     return np.asarray(logits[0] - logits[1:])
 
 
-def rank_correlation(one: Doubles, other: Doubles) -> float:
-    """Spearman's; 0 where one of them says nothing about the order."""
-    mine, others = _ranks(one), _ranks(other)
-    if np.ptp(mine) == 0 or np.ptp(others) == 0:
-        return 0.0
-    mine, others = mine - mine.mean(), others - others.mean()
-    return float(mine @ others / np.sqrt((mine @ mine) * (others @ others)))
-
-
 def estimate(values: Doubles, *, draws: int = 2000, seed: int = 0) -> Estimate:
     """The mean with its 95 % bootstrap interval; windows are of different users, so they are drawn one by one."""
     rng = np.random.default_rng(seed)
     means = values[rng.integers(0, len(values), (draws, len(values)))].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(values.mean()), float(low), float(high))
-
-
-def _ranks(values: Doubles) -> NDArray[np.float64]:
-    """Equals share the mean of their places."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return np.asarray((ends - (counts - 1) / 2)[inverse])
 
 
 def document(found: Study) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`intent model`: bundles in folders and in a store, and the aliases that say which of them scores."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,15 +9,15 @@ import typer
 from rich.markdown import Markdown
 from rich.table import Table
 
+from worker import options
 from worker.clock import now_ms
 from worker.errors import CheckFailed, IntentError, SettingError
+from worker.registry import meant
 from worker.terminal import out
 
 if TYPE_CHECKING:
-    from worker.config import Model as ModelSettings
     from worker.registry.alias import Alias
     from worker.registry.compare import Row
-    from worker.registry.source import Source
     from worker.registry.store import Store
     from worker.scoring.bundle import Bundle
     from worker.shop.source import Source as Recorded
@@ -30,7 +29,6 @@ model_app = typer.Typer(
     help="Models: what is there, whether it is intact, and which version scores.", no_args_is_help=True
 )
 
-_Json = Annotated[bool, typer.Option("--json", help="For programs: the result as JSON on standard output.")]
 _Store = Annotated[
     str | None, typer.Option("--store", help="Folder or URL of a model store; default: the setting model.store.")
 ]
@@ -52,13 +50,13 @@ def list_models(
     ] = None,
     *,
     store: _Store = None,
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """The bundles in a folder, or the versions in a store with the aliases that name them.
 
     In a folder, a damaged one is said to be so; a store's are looked at by `intent model verify`.
     """
-    url = store or (None if folder else _settings().store)
+    url = store or (None if folder else meant.model_settings().store)
     if url is None:
         _list_folder(folder, as_json=as_json)
         return
@@ -111,9 +109,9 @@ def _list_folder(folder: Path | None, *, as_json: bool) -> None:
 
 
 @model_app.command("show")
-def show_model(which: _Which = None, *, store: _Store = None, as_json: _Json = False) -> None:
+def show_model(which: _Which = None, *, store: _Store = None, as_json: options.Json = False) -> None:
     """The model card: data, command, numbers with their intervals, limits. In a store, its aliases' moves as well."""
-    loaded, where, source = _loaded(which, store)
+    loaded, where, source = meant.loaded(which, store)
     aliases = {} if source is None else source.store.aliases(source.name)
     if as_json:
         document = {"name": loaded.name, "version": loaded.version, "parameters": _size(loaded), "where": where}
@@ -134,10 +132,10 @@ def show_model(which: _Which = None, *, store: _Store = None, as_json: _Json = F
 
 
 @model_app.command("verify")
-def verify_model(which: _Which = None, *, store: _Store = None, as_json: _Json = False) -> None:
+def verify_model(which: _Which = None, *, store: _Store = None, as_json: options.Json = False) -> None:
     """Check every file against its checksum, and that the model loads. Exit code 3 when it does not hold."""
     try:
-        loaded, where, _ = _loaded(which, store)
+        loaded, where, _ = meant.loaded(which, store)
     except SettingError as error:
         if as_json:
             _say_json({"ok": False, "error": str(error)})
@@ -154,7 +152,7 @@ def push_model(
     *,
     challenger: Annotated[bool, typer.Option("--challenger", help="Make it the challenger as well.")] = False,
     store: _Store = None,
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Put a bundle into the store, as a version of the model that it says it is. It scores nothing yet.
 
@@ -166,7 +164,7 @@ def push_model(
     from worker.registry.alias import CHALLENGER
     from worker.registry.source import push
 
-    opened = _store(store)
+    opened = meant.opened(store)
     loaded, new = push(opened, bundle)
     if challenger:
         _promote(opened, loaded.name, loaded.version, CHALLENGER)
@@ -190,9 +188,7 @@ def promote_model(
         Path | None,
         typer.Option(help="Recorded events to compare the two on now, as `intent train` takes them."),
     ] = None,
-    mapping: Annotated[
-        Path | None, typer.Option("--map", help="TOML file that says how a table's columns become events.")
-    ] = None,
+    mapping: options.Map = None,
     since: Annotated[
         str | None,
         typer.Option(
@@ -202,7 +198,7 @@ def promote_model(
     until: Annotated[str | None, typer.Option(help="The last of them. Default: where the test slice begins.")] = None,
     runs: Annotated[Path, typer.Option(help="Where `intent train` keeps the folded windows.")] = Path("runs"),
     store: _Store = None,
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Let a version be the champion: workers that follow the alias load it, verify it, and score with it.
 
@@ -214,12 +210,12 @@ def promote_model(
     `intent model promote shop --data ../shared/data/ga360 --since 2016-09-24 --until 2016-10-01`
     """
     from worker.registry.alias import CHALLENGER
-    from worker.registry.compare import compare
+    from worker.registry.compare import compare, comparison
     from worker.scoring import bundle as bundles
     from worker.shop.source import opened
 
-    settings = _settings()
-    source = _source(name, store, settings)
+    settings = meant.model_settings()
+    source = meant.model(name, store, settings)
     moved = alias or settings.alias
     before = source.version(moved)
     if version is None:
@@ -242,8 +238,8 @@ def promote_model(
         _say_json(
             document | {"moved": not worse or force, "comparison": [asdict(row) | {"worse": row.worse} for row in rows]}
         )
-    else:
-        _print_comparison(rows, before=before, after=version)
+    elif before is not None and rows:
+        out.print(comparison(rows, before=before, after=version))
     if worse and not force:
         raise CheckFailed(
             f"{version} is worse than {before} in {len(worse)} of {len(rows)} numbers, beyond their intervals; "
@@ -254,12 +250,14 @@ def promote_model(
 
 
 @model_app.command("rollback")
-def rollback_model(name: _Name = None, *, alias: _Alias = None, store: _Store = None, as_json: _Json = False) -> None:
+def rollback_model(
+    name: _Name = None, *, alias: _Alias = None, store: _Store = None, as_json: options.Json = False
+) -> None:
     """Let the alias name again what it named before its last promotion. Several in a row go back further."""
     from worker.registry.alias import rolled_back
 
-    settings = _settings()
-    source = _source(name, store, settings)
+    settings = meant.model_settings()
+    source = meant.model(name, store, settings)
     moved = alias or settings.alias
     now = source.store.alias(source.name, moved)
     if now is None:
@@ -274,11 +272,11 @@ def rollback_model(name: _Name = None, *, alias: _Alias = None, store: _Store = 
 
 
 @model_app.command("retire")
-def retire_model(name: _Name = None, *, store: _Store = None, as_json: _Json = False) -> None:
+def retire_model(name: _Name = None, *, store: _Store = None, as_json: options.Json = False) -> None:
     """Let there be no challenger: nothing is scored in the shadow any more. Its version stays in the store."""
     from worker.registry.alias import CHALLENGER
 
-    opened, model = _store(store), _name(name)
+    opened, model = meant.opened(store), meant.model_name(name)
     opened.forget(model, CHALLENGER)
     if as_json:
         _say_json({"name": model, "alias": CHALLENGER, "version": None})
@@ -293,13 +291,8 @@ def _measured(
     from worker.registry.compare import paired
     from worker.training.succession import compared
 
-    def time(text: str | None, option: str) -> int:
-        try:
-            return recorded.splits.test if text is None else recorded.time(text)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint=option) from None
-
-    since_ms, until_ms = time(since, "--since"), time(until, "--until")
+    since_ms = options.time_ms(recorded, since, "--since") or recorded.splits.test
+    until_ms = options.time_ms(recorded, until, "--until") or recorded.splits.test
     if since_ms >= until_ms:
         raise typer.BadParameter("with --data, name a day before --until", param_hint="--since")
     return paired(compared(before, after, recorded, since_ms=since_ms, until_ms=until_ms, runs=runs, draws=_DRAWS))
@@ -312,60 +305,6 @@ def _promote(store: "Store", name: str, version: str, alias: str) -> None:
     after = promoted(now, version, at=_now())
     if after != now:
         store.move(name, alias, after)
-
-
-def _loaded(which: str | None, store: str | None) -> "tuple[Bundle, str, Source | None]":
-    """A bundle, where it lies, and the store's model it is of, if any."""
-    from worker.scoring.bundle import SHIPPED, load
-
-    settings = _settings()
-    if which is not None and (store is None and (settings.store is None or Path(which).is_dir())):
-        return load(Path(which)), which, None
-    if which is None and store is None and settings.store is None:
-        folder = settings.bundle or SHIPPED
-        return load(folder), str(folder), None
-
-    name, _, wanted = (which or "").partition(":")
-    source = _source(name or None, store, settings)
-    version = source.version(wanted or settings.alias) if _is_alias(wanted) else wanted
-    if version is None:
-        raise SettingError(f"the model {source.name} in {source.store.url} has no alias {wanted or settings.alias}")
-    return source.load(version), source.store.url, source
-
-
-def _is_alias(wanted: str) -> bool:
-    return not (len(wanted) == 12 and set(wanted) <= set("0123456789abcdef"))
-
-
-def _settings() -> "ModelSettings":
-    from worker.config import load
-
-    return load().model
-
-
-def _source(name: str | None, store: str | None, settings: "ModelSettings") -> "Source":
-    from worker.registry.source import Source
-
-    return Source(_store(store, settings), _name(name, settings), cache=settings.cache_dir)
-
-
-def _store(option: str | None, settings: "ModelSettings | None" = None) -> "Store":
-    """The settings are read where the option does not say it and nobody has read them yet."""
-    from worker.registry.store import Store
-
-    url = option or (settings or _settings()).store
-    if url is None:
-        raise SettingError("there is no model store: set `model.store`, or name one with --store")
-    return Store(url)
-
-
-def _name(argument: str | None, settings: "ModelSettings | None" = None) -> str:
-    from worker.registry.store import named
-
-    name = argument or (settings or _settings()).name
-    if name is None:
-        raise SettingError("which model? Name it, or set `model.name`")
-    return named(name)
 
 
 def _now() -> str:
@@ -381,22 +320,6 @@ def _size(bundle: "Bundle") -> int:
 def _document(alias: "Alias") -> dict[str, object]:
     moves = [{"at": move.at, "how": move.how, "version": move.version} for move in alias.moves]
     return {"version": alias.version, "before": alias.before, "moves": moves}
-
-
-def _print_comparison(rows: "Sequence[Row]", *, before: str | None, after: str) -> None:
-    if not rows:
-        return
-    paired = rows[0].difference is not None
-    title = "on the same instants; differences with 95 % intervals by visitor" if paired else "by their own numbers"
-    table = Table("horizon", "population", "metric", f"{before} now", after, "difference", "", title=title)
-    for row in rows:
-        shown = [
-            f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if not paired else "")
-            for value, low, high in (row.before, row.after)
-        ]
-        shown.append("" if row.difference is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*row.difference))
-        table.add_row(row.horizon, row.population, row.metric, *shown, "worse" if row.worse else "")
-    out.print(table)
 
 
 def _say_json(document: object) -> None:

@@ -7,9 +7,11 @@ wholly below the other's. What may be chance holds nothing up.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from rich.table import Table
 
 from worker.errors import SettingError
 
@@ -75,6 +77,21 @@ def paired(document: Mapping[str, Any]) -> list[Row]:
         for line in document["lines"]
         for metric in MEASURED
     ]
+
+
+def comparison(rows: Sequence[Row], *, before: str, after: str) -> Table:
+    """At least one row, for a terminal; the versions head the columns."""
+    paired = rows[0].difference is not None
+    title = "on the same instants; differences with 95 % intervals by visitor" if paired else "by their own numbers"
+    table = Table("horizon", "population", "metric", f"{before} now", after, "difference", "", title=title)
+    for row in rows:
+        shown = [
+            f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if not paired else "")
+            for value, low, high in (row.before, row.after)
+        ]
+        shown.append("" if row.difference is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*row.difference))
+        table.add_row(row.horizon, row.population, row.metric, *shown, "worse" if row.worse else "")
+    return table
 
 
 def _lines(content: bytes) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:

@@ -83,7 +83,7 @@ def import_ga360(
     folder: Annotated[Path, typer.Argument(help="Holds hits.parquet and sessions.parquet of the GA360 sample.")],
     *,
     from_: Annotated[str | None, typer.Option("--from", help="First day (2016-10-01) or time; default: all.")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="The end, itself not included.")] = None,
+    to: options.To = None,
     speed: Annotated[
         float | None, typer.Option(min=0.001, help="So many times real time; default: as fast as possible.")
     ] = None,
@@ -107,8 +107,8 @@ def import_table(
     table: Annotated[Path, typer.Argument(help="CSV or Parquet file of a shop's events.")],
     mapping: Annotated[Path, typer.Option("--map", help="TOML file that says how its columns become events.")],
     *,
-    from_: Annotated[str | None, typer.Option("--from", help="First day or time (RFC 3339); default: all.")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="The end, itself not included.")] = None,
+    from_: options.From = None,
+    to: options.To = None,
     speed: Annotated[
         float | None, typer.Option(min=0.001, help="So many times real time; default: as fast as possible.")
     ] = None,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from worker.scoring.calibration import Calibration
+from worker.training.metrics import enough
 
 _LOOSE: Final = 1e4
 """The penalty's inverse: it moves nothing that was fitted to a thousand instants, and bounds what is separable."""
@@ -27,11 +28,24 @@ def platt(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float
     return (slope, intercept) if slope > 0 else (1.0, 0.0)
 
 
-def fit(logits: NDArray[np.floating], labels: NDArray[np.bool_], member: NDArray[np.bool_]) -> Calibration:
-    """[n, horizons] logits and labels; each horizon on its own members of the validation slice."""
-    pairs = [
-        platt(logits[rows, at].astype(np.float64), labels[rows, at]) for at, rows in enumerate(member.T) if rows.any()
-    ]
+def fit(
+    logits: NDArray[np.floating],
+    labels: NDArray[np.bool_],
+    member: NDArray[np.bool_],
+    *,
+    former: Calibration | None = None,
+    least: int = 1,
+) -> Calibration:
+    """[n, horizons] logits and labels; each horizon on its own members, which the network has not learnt from.
+
+    One with fewer than `least` members of either outcome keeps the `former` calibration, or else has none: (1, 0).
+    """
+    pairs = []
+    for at, rows in enumerate(member.T):
+        if enough(labels[rows, at], least=least):
+            pairs.append(platt(logits[rows, at].astype(np.float64), labels[rows, at]))
+        else:
+            pairs.append((1.0, 0.0) if former is None else (former.slopes[at], former.intercepts[at]))
     return Calibration(
         slopes=np.array([slope for slope, _ in pairs], np.float32),
         intercepts=np.array([intercept for _, intercept in pairs], np.float32),

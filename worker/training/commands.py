@@ -1,10 +1,8 @@
-"""`intent train` and `score ga360`: what they take and how they say what came of it."""
+"""`intent train`: what it takes and how it says what came of it."""
 
 import json
 import shlex
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,25 +12,12 @@ from worker import options
 from worker.terminal import out
 
 if TYPE_CHECKING:
-    from worker.shop.columns import Rejects
-    from worker.shop.source import Source
     from worker.training.loop import Progress as TrainingProgress
-    from worker.training.score import Keys
 
-
-score_app = typer.Typer(
-    help="Score a sample offline, through the worker's own window and engine.", no_args_is_help=True
-)
 
 _Data = Annotated[
     Path, typer.Option("--data", help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events.")
 ]
-_Map = Annotated[Path | None, typer.Option("--map", help="TOML file that says how the table's columns become events.")]
-_Json = Annotated[bool, typer.Option("--json", help="For programs: the result as JSON on standard output.")]
-_Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
-]
-_Bundle = Annotated[Path | None, typer.Option(help="Bundle folder; default: the one shipped with the package.")]
 _FURTHER = "Training a bundle further"
 _UNPROVEN = "Unproven on the sample, therefore off"
 _Runs = Annotated[Path, typer.Option(help="Keeps a folder for each run, and the folded windows for the next.")]
@@ -43,7 +28,7 @@ def train(
     data: _Data,
     bundle: Annotated[Path, typer.Option("--out", help="Folder for the bundle; its files are replaced.")],
     *,
-    mapping: _Map = None,
+    mapping: options.Map = None,
     name: Annotated[str, typer.Option(help="The model's name in scores and metrics.")] = "shop-tiny",
     windows: Annotated[
         int, typer.Option(min=1_000, help="Windows to draw, repeats included; early stopping may use fewer.")
@@ -108,7 +93,7 @@ def train(
     precision: Annotated[
         Literal["auto", "bf16", "float32"], typer.Option(help="Of training; auto: bf16 where the processor has it.")
     ] = "auto",
-    device: _Device = "auto",
+    device: options.Device = "auto",
     draws: Annotated[int, typer.Option(min=10, max=10_000, help="Resamples of the visitors for the intervals.")] = 200,
     runs: _Runs = Path("runs"),
     former: Annotated[
@@ -152,7 +137,7 @@ def train(
             help="Share by which the log loss of older instants may grow; a checkpoint beyond it is not taken.",
         ),
     ] = 0.02,
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train a bundle from recorded events: windows, fine-tuning, calibration, reason codes, evaluation, model card.
 
@@ -260,123 +245,6 @@ def train(
     if found.test:
         out.print(evaluation.table(found.test, title="test slice"))
     out.print(f"bundle {name} {found.version} in {found.bundle}; the run's history in {found.folder}", highlight=False)
-
-
-@score_app.command("ga360")
-def score_ga360(
-    folder: Annotated[Path, typer.Argument(help="Holds hits.parquet and sessions.parquet of the GA360 sample.")],
-    *,
-    file: Annotated[Path, typer.Option("--out", help="Parquet file for the scores; replaced when it exists.")],
-    from_: Annotated[str | None, typer.Option("--from", help="First day (2016-10-01) or time; default: all.")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="The end, itself not included.")] = None,
-    bundle: _Bundle = None,
-    device: _Device = "auto",
-    as_json: _Json = False,
-) -> None:
-    """Score every instant of a slice: the worker's own window fold, its engine, its calibration.
-
-    Columns: visitor_id, session_id, hit_number, timestamp_ms, purchase_30m, purchase_24h, purchase_7d; percentile_30m,
-    percentile_24h, percentile_7d where the bundle has a reference for them. Events on the order-completed page are
-    history, not instants. What lies before --from is folded, so that windows are as full as they were live. A date is
-    the shop's day: it begins at 07:00 UTC.
-
-    Example: `intent score ga360 ../shared/data/ga360 --from 2016-10-01 --out october.parquet`
-    """
-    from worker.shop.ga360 import Sample
-    from worker.training.score import GA360
-
-    _score_source(Sample(folder), file, from_=from_, to=to, bundle=bundle, device=device, as_json=as_json, keys=GA360)
-
-
-@score_app.command("table")
-def score_table(
-    table: Annotated[Path, typer.Argument(help="CSV or Parquet file of a shop's events.")],
-    mapping: Annotated[Path, typer.Option("--map", help="TOML file that says how its columns become events.")],
-    *,
-    file: Annotated[Path, typer.Option("--out", help="Parquet file for the scores; replaced when it exists.")],
-    from_: Annotated[str | None, typer.Option("--from", help="First day or time (RFC 3339); default: all.")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="The end, itself not included.")] = None,
-    bundle: _Bundle = None,
-    device: _Device = "auto",
-    as_json: _Json = False,
-) -> None:
-    """Score every instant of any shop's table: the worker's own window fold, its engine, its calibration.
-
-    Columns: user_id, session_id, event_id, timestamp_ms, window_digest, purchase_30m, purchase_24h, purchase_7d;
-    percentile_30m, percentile_24h, percentile_7d where the bundle has a reference for them. Rows that are no events are
-    counted and told. Events on the mapping's confirmation pages are history, not instants. A replay of the imported
-    table gives the same windows, which their digests show.
-
-    Example: `intent score table events.csv --map mapping.toml --out scores.parquet`
-    """
-    from worker.shop.table import Table
-    from worker.training.score import TABLE
-
-    source = Table(table, mapping)
-    _score_source(
-        source,
-        file,
-        from_=from_,
-        to=to,
-        bundle=bundle,
-        device=device,
-        as_json=as_json,
-        keys=TABLE,
-        account=lambda to_ms: source.account(None, to_ms),
-        rejects=source.rejects,
-    )
-    options.tell(source.rejects)
-
-
-def _score_source(
-    source: "Source",
-    file: Path,
-    *,
-    from_: str | None,
-    to: str | None,
-    bundle: Path | None,
-    device: str,
-    as_json: bool,
-    keys: "Keys",
-    account: Callable[[int | None], dict[str, int]] = lambda _to_ms: {},
-    rejects: "Rejects | None" = None,
-) -> None:
-    """Scores, and says what came of it, of a table also of its rows."""
-    import os
-
-    from worker.scoring.bundle import load
-    from worker.scoring.engine import Engine
-    from worker.training.score import score
-
-    from_ms, to_ms = options.time_ms(source, from_, "--from"), options.time_ms(source, to, "--to")
-    if file.is_dir() or not file.parent.is_dir():
-        raise typer.BadParameter(f"{file} is no file in an existing folder", param_hint="--out")
-    begin = time.monotonic()
-    with (
-        Engine(load(bundle), device=device, threads=len(os.sched_getaffinity(0))) as engine,
-        options.progress() as progress,
-    ):
-        task = progress.add_task("events", total=source.count(None, to_ms))
-        rows = score(
-            source,
-            file,
-            engine=engine,
-            keys=keys,
-            from_ms=from_ms,
-            to_ms=to_ms,
-            report=lambda number: progress.update(task, completed=number),
-        )
-        model = engine.model
-    seconds = time.monotonic() - begin
-    if as_json:
-        result = {"out": str(file), "rows": rows, "seconds": round(seconds, 1), "model": [model.name, model.version]}
-        rows_of = {} if rejects is None else {"table": account(to_ms) | {"rejected": rejects.document()}}
-        out.print_json(json.dumps(result | rows_of))
-        return
-    said = f"{rows:,} scores of {model.name} {model.version} in {file}, {seconds:.0f} s"
-    out.print(said, highlight=False, markup=False, soft_wrap=True)
-    if counted := options.counts(account(to_ms)):
-        out.print(f"  {counted}", highlight=False)
 
 
 def _given(context: typer.Context) -> list[str]:

@@ -36,6 +36,11 @@ def measure(p: Probabilities, y: Labels, weights: Weights | None = None) -> dict
     return dict(zip(METRICS, _Ranked(p, y).measure(np.ones(len(p)) if weights is None else weights), strict=True))
 
 
+def enough(y: Labels, *, least: int) -> bool:
+    """Whether there are so many of both outcomes."""
+    return bool(y.sum() >= least and (~y).sum() >= least)
+
+
 def bootstrap(p: Probabilities, y: Labels, user: NDArray[np.int64], *, draws: int, seed: int) -> dict[str, Estimate]:
     """`METRICS` with intervals from resampling users: their events come and go together."""
     return estimates(resampled({"": p}, y, user, draws=draws, seed=seed)[""])

@@ -18,10 +18,10 @@ from worker.shop.source import Source
 from worker.training import continual, windows
 from worker.training.examples import predict
 from worker.training.labels import NAMES, Bools, Events, labels
-from worker.training.metrics import Estimate, Labels, Probabilities, estimates, measure, resampled
+from worker.training.metrics import Estimate, Labels, Probabilities, enough, estimates, measure, resampled
 
 LEAST: Final = 20
-"""Of both outcomes: with fewer, nothing is measured."""
+"""Of both outcomes: with fewer, nothing is measured, and nothing calibrated anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ def compare(
     pairs = []
     for at, horizon in enumerate(NAMES):
         rows = inside[:, at]
-        if not enough(y[rows, at]):
+        if not enough(y[rows, at], least=LEAST):
             continue
         first, second, truth = old[rows, at], new[rows, at], y[rows, at]
         pairs.append(
@@ -129,11 +129,6 @@ def signed(estimate: Estimate) -> str:
         f"{number:+.3f}".replace("0.", ".", 1) for number in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value} ({low} to {high})"
-
-
-def enough(y: NDArray[np.bool_]) -> bool:
-    """Whether there are `LEAST` of both outcomes."""
-    return bool(y.sum() >= LEAST and (~y).sum() >= LEAST)
 
 
 def day(time_ms: int) -> str:

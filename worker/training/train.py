@@ -15,21 +15,14 @@ import numpy as np
 import torch
 
 from worker import __version__
-from worker.drift.learn import learn
 from worker.errors import IntentError
-from worker.explain import codes
-from worker.scoring import bundle, reasons
-from worker.scoring.batch import Batch
+from worker.scoring import bundle
 from worker.scoring.bundle import Bundle
-from worker.scoring.percentile import Percentiles
 from worker.shop.source import opened
-from worker.training import calibrate, card, curves, evaluate, finetune, habits, windows
-from worker.training.labels import Events, labels, member
+from worker.training import card, curves, evaluate, finetune, finish, habits, windows
+from worker.training.labels import Events, member
 from worker.training.loop import Progress
 from worker.training.runs import Run
-
-SURROGATE_WINDOWS = 40_000
-WORTH_WINDOWS = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,16 +86,25 @@ def train(
     seen = int(trained.history[-1]["windows"])
     best = max(trained.history, key=lambda entry: entry["score"])
     say("calibrating")
-    made = _bundle(name, plan, trained, events, kept, calibrated_on="calibration")
+    made = _calibrated(name, plan, trained, events, kept, "calibration")
     say("measuring on the validation slice")
     lines = {"validation": evaluate.evaluate(made, events, kept, which="validation", draws=draws, device=plan.device)}
     if plan.refit:
         say(f"the same again, {int(best['windows']):,} windows, on all that ends before the test slice")
         trained = finetune.finetune(events, kept, plan, report=step, refit=int(best["windows"]), keep=run.checkpoints)
-        made = _bundle(name, plan, trained, events, kept, calibrated_on="refit calibration")
-    recent = np.flatnonzero((events.time_ms >= events.splits.validation) & (events.time_ms < events.splits.test))
-    reference = learn(made, kept, recent, events.visitor[recent], about="validation slice", device=plan.device)
-    made = replace(made, drift=reference)
+        made = _calibrated(name, plan, trained, events, kept, "refit calibration")
+    say("learning habits, weighing reason codes, counting what is usual")
+    made = finish.completed(
+        replace(made, habits=habits.fit(events, kept, seed=plan.seed)),
+        events,
+        kept,
+        taught=np.flatnonzero(inside["train"][:, 1]),
+        since_ms=events.splits.validation,
+        until_ms=events.splits.test,
+        about="validation slice",
+        seed=plan.seed,
+        device=plan.device,
+    )
     spent = time.monotonic() - started
     lines["test"] = []
     if test:
@@ -131,34 +133,9 @@ def train(
     return Outcome(folder=run.folder, bundle=out, version=label, validation=lines["validation"], test=lines["test"])
 
 
-def _bundle(
-    name: str,
-    plan: finetune.Plan,
-    trained: finetune.Trained,
-    events: Events,
-    kept: windows.Windows,
-    *,
-    calibrated_on: str,
+def _calibrated(
+    name: str, plan: finetune.Plan, trained: finetune.Trained, events: Events, kept: windows.Windows, which: str
 ) -> Bundle:
-    """Calibrated on that slice, with the reason codes' weights; its version and its card are still to come."""
-    inside = member(events, calibrated_on)
-    places = np.flatnonzero(inside.any(axis=1))
-    logits = finetune.predict(trained.model, trained.vocabulary, kept, places, device=plan.device)
-    calibration = calibrate.fit(logits, labels(events)[places], inside[places])
-    in_train = np.flatnonzero(member(events, "train")[:, 1])
-    drawn = np.random.default_rng(plan.seed).permutation(in_train)[:SURROGATE_WINDOWS]
-    day = finetune.predict(trained.model, trained.vocabulary, kept, drawn, device=plan.device)[:, 1].astype(np.float64)
-    day = day * calibration.slopes[1] + calibration.intercepts[1]
-    made = Bundle(
-        name=name,
-        version="",  # known once the files are written
-        shape=plan.shape,
-        vocabulary=trained.vocabulary,
-        model=trained.model,
-        calibration=calibration,
-        surrogate=reasons.fit(reasons.facts(Batch.of(kept.take(drawn))), day),
-        card="",
-        habits=habits.fit(events, kept, seed=plan.seed),
-        percentiles=Percentiles.fit(calibration.probabilities(logits), inside[places]),
-    )
-    return replace(made, surrogate=codes.weighed(made, kept.take(drawn[:WORTH_WINDOWS]), horizon=1))
+    """As much of a bundle as can be measured, calibrated on that slice."""
+    made = finish.bare(name, plan.shape, trained.vocabulary, trained.model)
+    return finish.calibrated(made, events, kept, member(events, which), device=plan.device)

@@ -11,20 +11,12 @@ from typing import Final
 
 import numpy as np
 
-from worker.drift.learn import learn
 from worker.errors import IntentError
 from worker.scoring import bundle as bundles
-from worker.scoring import reasons
-from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
-from worker.scoring.calibration import Calibration
-from worker.scoring.percentile import Percentiles
 from worker.shop.source import Source
-from worker.training import calibrate, continual, finetune, loop, succession, windows
-from worker.training.labels import Events, labels
+from worker.training import continual, finetune, finish, loop, succession, windows
 from worker.training.runs import Run
-
-SURROGATE_WINDOWS: Final = 40_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +72,28 @@ def update(
             f"{was.name} {was.version} stays (history in {run.folder})"
         )
     say("calibrating, and comparing with the former")
-    made = _successor(was, found, events, kept, parts, change, plan)
-    pairs = succession.compare(was, made, events, kept, parts.judging, draws=draws, device=plan.device)
     span = _span(change)
+    # All visitors that taught nothing have a say in these; drift is measured against the time that the labels are of.
+    made = finish.calibrated(
+        replace(was, version="", model=found.model),
+        events,
+        kept,
+        parts.watched_new | parts.judging,
+        least=succession.LEAST,
+        device=plan.device,
+    )
+    made = finish.completed(
+        made,
+        events,
+        kept,
+        taught=np.flatnonzero((parts.new | parts.old)[:, 1]),
+        since_ms=change.since_ms,
+        until_ms=change.until_ms,
+        about=span,
+        seed=plan.seed,
+        device=plan.device,
+    )
+    pairs = succession.compare(was, made, events, kept, parts.judging, draws=draws, device=plan.device)
     card = was.card + _section(was, change, pairs, found, span=span, command=command)
     metrics = succession.document(was, pairs, slice_=f"visitors that judge, labels known {span}")
     version = bundles.save(out, replace(made, card=card, metrics=metrics))
@@ -95,42 +106,6 @@ def update(
         pairs=pairs,
         history=found.history,
         trained_parameters=found.trained_parameters,
-    )
-
-
-def _successor(
-    was: Bundle,
-    found: continual.Updated,
-    events: Events,
-    kept: windows.Windows,
-    parts: continual.Split,
-    change: continual.Update,
-    plan: finetune.Plan,
-) -> Bundle:
-    """Calibrated and ranked on the new labels of all visitors that taught nothing; its card is still to come.
-
-    What drift is measured against is the traffic of the time that the new labels are of.
-    """
-    member = parts.watched_new | parts.judging
-    places = np.flatnonzero(member.any(axis=1))
-    y = labels(events)[places]
-    logits = finetune.predict(found.model, was.vocabulary, kept, places, device=plan.device)
-    slopes, intercepts = was.calibration.slopes.copy(), was.calibration.intercepts.copy()
-    for at, rows in enumerate(member[places].T):
-        if succession.enough(y[rows, at]):
-            slopes[at], intercepts[at] = calibrate.platt(logits[rows, at].astype(np.float64), y[rows, at])
-    calibration = Calibration(slopes=slopes, intercepts=intercepts)
-    pool = np.flatnonzero((parts.new | parts.old)[:, 1])
-    drawn = np.random.default_rng(plan.seed).permutation(pool)[:SURROGATE_WINDOWS]
-    day = finetune.predict(found.model, was.vocabulary, kept, drawn, device=plan.device)[:, 1].astype(np.float64)
-    surrogate = reasons.fit(reasons.facts(Batch.of(kept.take(drawn))), day * slopes[1] + intercepts[1])
-    ranked = was.percentiles
-    if member.any(axis=0).all():
-        ranked = Percentiles.fit(calibration.probabilities(logits), member[places])
-    made = replace(was, version="", model=found.model, calibration=calibration, surrogate=surrogate, percentiles=ranked)
-    recent = np.flatnonzero((events.time_ms >= change.since_ms) & (events.time_ms < change.until_ms))
-    return replace(
-        made, drift=learn(made, kept, recent, events.visitor[recent], about=_span(change), device=plan.device)
     )
 
 

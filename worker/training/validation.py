@@ -5,17 +5,15 @@ from typing import Final
 import numpy as np
 
 from worker.scoring import encode, model
-from worker.training.examples import Examples, predict
+from worker.scoring.batch import Floats
+from worker.training.examples import Bools, Examples, predict
 from worker.training.metrics import measure
 
 HORIZONS: Final = ("30m", "24h", "7d")
 
 
 class Validation:
-    """At most so many instants of a slice, 24 h and 7 d half each; `score` is the mean over horizons of AUC + AP.
-
-    The drawing is the same for every plan: runs are compared on it.
-    """
+    """At most so many instants of a slice, 24 h and 7 d half each; the same for every plan: runs are compared on it."""
 
     def __init__(self, examples: Examples, vocabulary: encode.Vocabulary, *, windows: int, device: str) -> None:
         rng = np.random.default_rng(0)
@@ -28,12 +26,17 @@ class Validation:
         self._windows, self._vocabulary, self._device = examples.windows, vocabulary, device
 
     def __call__(self, network: model.IntentModel) -> dict[str, float]:
-        """AUC, AP and log loss by horizon, and the `score`."""
+        """What `measured` says of its logits."""
         out = predict(network, self._vocabulary, self._windows, self.places, device=self._device)
-        result: dict[str, float] = {}
-        for at, name in enumerate(HORIZONS):
-            rows = self.counted[:, at]
-            found = measure(1 / (1 + np.exp(-out[rows, at].astype(np.float64))), self.y[rows, at])
-            result |= {f"{metric}_{name}": found[metric] for metric in ("auc", "ap", "log_loss")}
-        ranked = [result[f"{metric}_{name}"] for metric in ("auc", "ap") for name in HORIZONS]
-        return result | {"score": sum(ranked) / len(HORIZONS)}
+        return measured(out, self.y, self.counted)
+
+
+def measured(out: Floats, y: Bools | Floats, counted: Bools) -> dict[str, float]:
+    """AUC, AP and log loss by horizon of [n, HORIZONS] logits, and the `score`: the mean over horizons of AUC + AP."""
+    result: dict[str, float] = {}
+    for at, name in enumerate(HORIZONS):
+        rows = counted[:, at]
+        found = measure(1 / (1 + np.exp(-out[rows, at].astype(np.float64))), y[rows, at])
+        result |= {f"{metric}_{name}": found[metric] for metric in ("auc", "ap", "log_loss")}
+    ranked = [result[f"{metric}_{name}"] for metric in ("auc", "ap") for name in HORIZONS]
+    return result | {"score": sum(ranked) / len(HORIZONS)}

@@ -6,13 +6,12 @@ from typing import cast
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 from tests.unit.explain import planted
 from tests.unit.scoring import making
 from worker import facts, window
 from worker.explain import codes
-from worker.explain.faithfulness import METHODS, deletion, document, estimate, rank_correlation, study, tables
+from worker.explain.faithfulness import METHODS, deletion, document, estimate, study, tables
 from worker.explain.scorer import Scorer
 from worker.scores import REASONS
 from worker.scoring.bundle import Bundle
@@ -52,14 +51,6 @@ def test_the_areas_are_those_of_a_sum() -> None:
     wrong = deletion(scorer, [encoded], [-true], horizon=0)
     assert wrong.area[0] == pytest.approx(-found.area[0])
     assert found.falling[[0, -1]] == pytest.approx([0, -6])
-
-
-def test_rank_correlation_is_spearmans() -> None:
-    rng = np.random.default_rng(1)
-    for _ in range(20):
-        one, other = rng.integers(0, 6, 12).astype(float), rng.normal(size=12)
-        assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
-    assert rank_correlation(np.zeros(5), np.arange(5.0)) == 0.0
 
 
 def test_an_interval_holds_the_mean_and_narrows() -> None:

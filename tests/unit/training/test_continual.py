@@ -16,12 +16,13 @@ from typer.testing import CliRunner
 from tests.unit.scoring import making
 from worker import cli
 from worker.errors import IntentError
+from worker.explain import codes
 from worker.registry.compare import compare, paired
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
 from worker.scoring.model import Shape, build
 from worker.shop.ga360 import Sample, parse_time
-from worker.training import continual, examples, finetune, succession, windows
+from worker.training import continual, examples, finetune, finish, succession, windows
 from worker.training.continual import JUDGING, WATCHED, Check, Split, Update
 from worker.training.labels import HORIZONS_MS, NAMES, START, TEST, Events, labels
 from worker.training.windows import Windows
@@ -171,6 +172,23 @@ def test_an_update_learns_what_there_is_to_learn(
         assert np.abs(served - padded).max() < 1e-4
 
 
+@pytest.mark.parametrize(("least", "kept_horizons"), [(1, [False, False, False]), (10**6, [True, True, True])])
+def test_a_horizon_with_too_few_outcomes_keeps_its_calibration(
+    data: tuple[Events, Windows], fresh: Bundle, least: int, kept_horizons: list[bool]
+) -> None:
+    events, kept = data
+    watched = continual.split(events, since_ms=SINCE, until_ms=TEST).watched_new
+    was, now = fresh.calibration, finish.calibrated(fresh, events, kept, watched, least=least).calibration
+    assert (now.slopes == was.slopes).tolist() == (now.intercepts == was.intercepts).tolist() == kept_horizons
+
+
+def test_no_percentiles_are_made_where_a_horizon_has_no_instants(data: tuple[Events, Windows], fresh: Bundle) -> None:
+    events, kept = data
+    watched = continual.split(events, since_ms=SINCE, until_ms=TEST).watched_new
+    assert finish.calibrated(fresh, events, kept, watched).percentiles is not fresh.percentiles
+    assert finish.calibrated(fresh, events, kept, watched & [True, True, False]).percentiles is fresh.percentiles
+
+
 def invoke(*arguments: object) -> Any:
     return CliRunner().invoke(cli.app, ["train", *map(str, arguments)])
 
@@ -183,8 +201,9 @@ def former(fresh: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_successor_says_what_it_continues_and_carries_the_comparison(
-    shop: Path, former: Path, tmp_path: Path
+    shop: Path, data: tuple[Events, Windows], former: Path, tmp_path: Path
 ) -> None:
+    events, kept = data
     before = bundles.load(former)
     options = ["--from", former, "--since", "2016-08-20", "--windows", 2048, "--learning-rate", 0.003, "--draws", 20]
     places = ["--data", shop, "--out", tmp_path / "out", "--runs", tmp_path / "runs"]
@@ -197,6 +216,10 @@ def test_a_successor_says_what_it_continues_and_carries_the_comparison(
     assert made.name == before.name
     assert made.percentiles is not None
     assert made.drift is not None
+    parts = continual.split(events, since_ms=parse_time("2016-08-20"), until_ms=TEST)
+    taught = np.random.default_rng(PLAN.seed).permutation(np.flatnonzero((parts.new | parts.old)[:, 1]))
+    by_worth = codes.weighed(made, kept.take(taught[: finish.WORTH_WINDOWS]), horizon=1)
+    assert made.surrogate.weights == pytest.approx(by_worth.weights, abs=1e-6)
     for words in (before.version, "2016-08-20", "ia3", "judges"):
         assert words in made.card.partition("## Updated")[2]
     rows = compare(bundles.verify(former), bundles.verify(tmp_path / "out"))
