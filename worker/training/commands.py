@@ -43,7 +43,7 @@ def train(
     head_windows: Annotated[
         int,
         typer.Option(min=0, help="Windows that each member of the head sees first: aggregates and context, no events."),
-    ] = 300_000,
+    ] = 800_000,
     teacher: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share of a label that is the answer of trees that never saw the visitor."),
