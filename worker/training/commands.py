@@ -85,6 +85,9 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Folder below --runs of a run of this command that was interrupted.")
     ] = None,
+    notes: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Markdown that the card ends with.")
+    ] = None,
     learning_rate: Annotated[float, typer.Option(min=1e-6, max=1e-1, help="The head's, at its highest.")] = 1e-3,
     bert_rate: Annotated[
         float, typer.Option(min=0, max=10, help="The BERT's learning rate, as a multiple of the head's.")
@@ -234,6 +237,7 @@ def train(
             resume=resume,
             test=test,
             mapping=mapping,
+            notes=notes,
         )
     from worker.training import evaluate as evaluation
 

@@ -23,6 +23,7 @@ OPTIONS = ("since", "until", "peft", "head", "replay", "bound")
 
 BOTH = (
     "data",
+    "mapping",
     "bundle",
     "former",
     "windows",

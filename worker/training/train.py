@@ -50,12 +50,14 @@ def train(
     resume: Path | None = None,
     test: bool = True,
     mapping: Path | None = None,
+    notes: Path | None = None,
 ) -> Outcome:
     """Trains and writes a bundle to `out`. `say` hears of each stage, `report` of each step.
 
     `data` is the GA360 sample's folder or, with a `mapping`, a table of any shop's events. `runs` receives the run's
     folder, and keeps the windows for the next run. `resume` is the folder of a run of the same plan that was
-    interrupted. Without `test`, the test slice is not read. Raises `IntentError` when the data cannot be used.
+    interrupted. Without `test`, the test slice is not read. `notes` is Markdown for the end of the card. Raises
+    `IntentError` when the data cannot be used.
     """
     started = time.monotonic()
     if resume is None:
@@ -126,6 +128,8 @@ def train(
         test=lines["test"],
         validation=lines["validation"],
     )
+    if notes is not None:
+        text = f"{text}\n{notes.read_text()}"
     which = "test" if test else "validation"
     numbers = {"slice": which, "draws": draws, "lines": evaluate.document(lines[which])}
     label = bundle.save(out, replace(made, card=text, metrics=numbers))

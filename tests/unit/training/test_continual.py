@@ -22,7 +22,7 @@ from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
 from worker.scoring.model import Shape, build
 from worker.shop.ga360 import Sample, parse_time
-from worker.training import continual, examples, finetune, finish, succession, windows
+from worker.training import continual, examples, finetune, finish, further, succession, windows
 from worker.training.continual import JUDGING, WATCHED, Check, Split, Update
 from worker.training.labels import HORIZONS_MS, NAMES, START, TEST, Events, labels
 from worker.training.windows import Windows
@@ -290,3 +290,7 @@ def day_auc(bundle: Bundle, shop: Path, scratch: Path) -> float:
     places = np.flatnonzero(continual.known(events, from_ms=SINCE, until_ms=TEST)[:, 1])
     scores = finetune.predict(bundle.model, bundle.vocabulary, kept, places)[:, 1]
     return float(roc_auc_score(labels(events)[places, 1], scores))
+
+
+def test_a_bundle_of_ones_own_shop_is_trained_further_on_its_own_table() -> None:
+    further.check(["former", "data", "mapping", "bundle", "since"], further=True)

@@ -69,11 +69,14 @@ def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path
         "--precision",
         "float32",
     ]
-    trained = run(cli.app, ["train", *source, *runs, *size, "--name", "own", "--out", str(tmp_path / "b"), "--json"])
+    (tmp_path / "notes.md").write_text("## What was tried\n\nNothing yet.\n")
+    named = ["--name", "own", "--notes", str(tmp_path / "notes.md"), "--out", str(tmp_path / "b")]
+    trained = run(cli.app, ["train", *source, *runs, *size, *named, "--json"])
     assert trained.exit_code == 0, trained.output
     assert "2 rows rejected: time 1 (row 4: 'noon' is not a time by 'us')" in trained.output
     card = bundles.load(tmp_path / "b").card
     assert "`events.csv`" in card
+    assert card.endswith("## What was tried\n\nNothing yet.\n")
     assert "Merchandise" not in card.split("## Limits")[0]
     measured = run(cli.app, ["evaluate", *source, *runs, *bundle, "--draws", "10", "--slice", "validation", "--json"])
     assert {line["horizon"] for line in json.loads(measured.stdout)["lines"]} >= {"30 min", "24 h"}
