@@ -95,6 +95,7 @@ def finetune(
     targets: Bools | None = None,
     refit: int | None = None,
     keep: Checkpoints | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Trained:
     """Trains from scratch; about 1,000 windows/s on two CPU cores with the default shape.
 
@@ -108,7 +109,7 @@ def finetune(
     prefix = "" if refit is None else REFIT
     if plan.teacher:
         stage = prefix + teacher.STAGE
-        examples = teacher.softened(examples, vocabulary, share=plan.teacher, stage=stage, keep=keep)
+        examples = teacher.softened(examples, vocabulary, share=plan.teacher, stage=stage, keep=keep, say=say)
     if plan.pretrain_windows:
         pretrain.pretrain(
             network,

@@ -5,6 +5,7 @@ one half of the visitors and asked about the other, both ways round: of what it 
 repeats the label. Trees are needed for training alone; the network that is served has learnt from them.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +17,7 @@ from worker.scoring.batch import Floats
 from worker.training.checkpoints import Checkpoints
 from worker.training.examples import Examples
 from worker.training.features import Features
-from worker.training.labels import held_out
+from worker.training.labels import NAMES, held_out
 
 STAGE: Final = "the teacher"
 ROUNDS: Final = 250
@@ -25,15 +26,22 @@ _HALVES: Final = 2
 
 
 def softened(
-    examples: Examples, vocabulary: encode.Vocabulary, *, share: float, stage: str, keep: Checkpoints | None
+    examples: Examples,
+    vocabulary: encode.Vocabulary,
+    *,
+    share: float,
+    stage: str,
+    keep: Checkpoints | None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Examples:
     """The examples with `share` of each label that counts replaced by the teacher's answer.
 
-    Minutes of every core for a million events. With `keep`, the answers are kept as the checkpoint `stage`.
+    Minutes of every core for a million events; `say` hears of each horizon. With `keep`, the answers are kept as the
+    checkpoint `stage`.
     """
     pool = examples.pool
     kept = None if keep is None else keep.load(stage)
-    answers = _answers(examples, vocabulary) if kept is None else kept["answers"].numpy()
+    answers = _answers(examples, vocabulary, stage, say) if kept is None else kept["answers"].numpy()
     if keep is not None and kept is None:
         keep.save(stage, {"answers": torch.from_numpy(answers)})
     y = examples.y.astype(np.float32)
@@ -41,7 +49,7 @@ def softened(
     return replace(examples, y=y)
 
 
-def _answers(examples: Examples, vocabulary: encode.Vocabulary) -> Floats:
+def _answers(examples: Examples, vocabulary: encode.Vocabulary, stage: str, say: Callable[[str], None]) -> Floats:
     """[len(pool), HORIZONS] probabilities; 0 where a label does not count."""
     from worker.training import trees  # LightGBM comes with the extra `training` only
 
@@ -50,7 +58,8 @@ def _answers(examples: Examples, vocabulary: encode.Vocabulary) -> Floats:
     y, counted, session = examples.y[pool], examples.counted[pool], examples.session[pool]
     half = held_out(examples.visitor[pool], one_in=_HALVES)
     out = np.zeros(y.shape, np.float32)
-    for at in range(y.shape[1]):
+    for at, horizon in enumerate(NAMES):
+        say(f"{stage}: trees for {horizon}")
         for asked in (half, ~half):
             taught, wanted = counted[:, at] & ~asked, counted[:, at] & asked
             grown = trees.grow(table[taught], y[taught, at] > 0, session[taught], rounds=ROUNDS)

@@ -83,7 +83,7 @@ def train(
                 "Oct 15, or a table of five weeks and more"
             )
     say(f"fine-tuning on {plan.windows:,} windows")
-    trained = finetune.finetune(events, kept, plan, report=step, keep=run.checkpoints)
+    trained = finetune.finetune(events, kept, plan, report=step, keep=run.checkpoints, say=say)
     curves.plot(run.history()).savefig(run.folder / "curves.png", dpi=120)
     seen = int(trained.history[-1]["windows"])
     best = max(trained.history, key=lambda entry: entry["score"])
@@ -93,7 +93,9 @@ def train(
     lines = {"validation": evaluate.evaluate(made, events, kept, which="validation", draws=draws, device=plan.device)}
     if plan.refit:
         say(f"the same again, {int(best['windows']):,} windows, on all that ends before the test slice")
-        trained = finetune.finetune(events, kept, plan, report=step, refit=int(best["windows"]), keep=run.checkpoints)
+        trained = finetune.finetune(
+            events, kept, plan, report=step, refit=int(best["windows"]), keep=run.checkpoints, say=say
+        )
         made = _calibrated(name, plan, trained, events, kept, "refit calibration")
     say("learning habits, weighing reason codes, counting what is usual")
     made = finish.completed(
