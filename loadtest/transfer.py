@@ -14,7 +14,6 @@ from typing import Annotated, Final
 import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
 from rich.table import Table
 
 from loadtest import taken
@@ -38,7 +37,7 @@ from worker.training.examples import (
     standardise,
 )
 from worker.training.labels import NAMES, Events, labels, member
-from worker.training.metrics import measure
+from worker.training.metrics import Estimate, estimates, resampled
 from worker.training.optimiser import Optimiser
 from worker.training.transplant import transplant
 from worker.training.windows import Windows, build
@@ -84,16 +83,16 @@ class Foreign(Windows):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One share and horizon: scratch beside transfer; (value, low, high) each, by resampling visitors."""
+    """One share and horizon: scratch beside transfer, and the paired difference."""
 
     share: float
     visitors: int
     windows: int
     horizon: str
     metric: str
-    scratch: tuple[float, float, float]
-    transfer: tuple[float, float, float]
-    difference: tuple[float, float, float]
+    scratch: Estimate
+    transfer: Estimate
+    difference: Estimate
 
 
 def transfer(
@@ -224,34 +223,24 @@ def _compared(
     for at, horizon in enumerate(NAMES):
         rows = inside[:, at]
         truth = y[places[rows], at]
-        _, owner = np.unique(events.visitor[places[rows]], return_inverse=True)
-        rng, people = np.random.default_rng(0), int(owner.max()) + 1
-        weights = [np.bincount(rng.integers(0, people, people), minlength=people)[owner] for _ in range(draws)]
         p = {name: 1 / (1 + np.exp(-logits[rows, at].astype(np.float64))) for name, logits in scores.items()}
-        whole = {name: measure(one, truth) for name, one in p.items()}
-        drawn = {name: [measure(one, truth, w.astype(np.float64)) for w in weights] for name, one in p.items()}
-        for metric in METRICS:
-            values = {name: np.array([found[metric] for found in drawn[name]]) for name in p}
-            lines.append(
-                Line(
-                    share=learnt[0],
-                    visitors=learnt[1],
-                    windows=learnt[2],
-                    horizon=horizon,
-                    metric=metric,
-                    scratch=_interval(whole["scratch"][metric], values["scratch"]),
-                    transfer=_interval(whole["transfer"][metric], values["transfer"]),
-                    difference=_interval(
-                        whole["transfer"][metric] - whole["scratch"][metric], values["transfer"] - values["scratch"]
-                    ),
-                )
+        drawn = resampled(p, truth, events.visitor[places[rows]], draws=draws, seed=0)
+        scratch, transferred = estimates(drawn["scratch"]), estimates(drawn["transfer"])
+        gained = estimates(drawn["transfer"] - drawn["scratch"])
+        lines += [
+            Line(
+                share=learnt[0],
+                visitors=learnt[1],
+                windows=learnt[2],
+                horizon=horizon,
+                metric=metric,
+                scratch=scratch[metric],
+                transfer=transferred[metric],
+                difference=gained[metric],
             )
+            for metric in METRICS
+        ]
     return lines
-
-
-def _interval(value: float, drawn: NDArray[np.float64]) -> tuple[float, float, float]:
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return float(value), float(low), float(high)
 
 
 def table(lines: list[Line], title: str) -> Table:
@@ -267,5 +256,5 @@ def table(lines: list[Line], title: str) -> Table:
     return shown
 
 
-def _said(found: tuple[float, float, float]) -> str:
-    return f"{found[0]:.3f} ({found[1]:.3f}–{found[2]:.3f})"
+def _said(found: Estimate) -> str:
+    return f"{found.value:.3f} ({found.low:.3f}–{found.high:.3f})"

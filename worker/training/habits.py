@@ -13,7 +13,7 @@ from worker.scores import RISK_REASONS
 from worker.scoring import habits
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.habits import FAR, GAPS, LEVELS, STEPS, SYMBOLS, Chain, Habits
-from worker.training.labels import Events, member
+from worker.training.labels import Events, member, ordinal
 from worker.training.windows import Windows
 
 Doubles = NDArray[np.float64]
@@ -34,18 +34,9 @@ _TOGETHER: Final = 20_000
 def fit(events: Events, windows: Windows, *, seed: int) -> Habits:
     """From the 24 h horizon's training slice. About 10 s on one core."""
     places = np.random.default_rng(seed).permutation(np.flatnonzero(member(events, "train")[:, 1]))
-    drawn = places[ordinal(events.visitor[places]) < A_VISITOR][:CHAIN_WINDOWS]
+    drawn = places[ordinal(events.visitor[places]) <= A_VISITOR][:CHAIN_WINDOWS]
     batches = [Batch.of(windows.take(drawn[start : start + _TOGETHER])) for start in range(0, len(drawn), _TOGETHER)]
     return learn(batches, batches[: LEVEL_WINDOWS // _TOGETHER])
-
-
-def ordinal(names: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[n] how often each name has come before."""
-    order = np.argsort(names, kind="stable")
-    starts = np.flatnonzero(np.append(True, names[order][1:] != names[order][:-1]))
-    out = np.empty(len(names), np.int64)
-    out[order] = np.arange(len(names)) - np.repeat(starts, np.diff(np.append(starts, len(names))))
-    return out
 
 
 def learn(batches: Sequence[Batch], levels: Sequence[Batch]) -> Habits:

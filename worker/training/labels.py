@@ -114,10 +114,10 @@ def held_out(visitor: Codes, *, one_in: int = HELD_OUT) -> Bools:
     return np.asarray(mixed % np.uint64(one_in) == 0)
 
 
-def ordinal(session: Codes) -> Codes:
-    """[n] the event's number in its session, from 1, in stream order."""
-    order = np.argsort(session, kind="stable")
-    grouped = session[order]
+def ordinal(names: Codes) -> Codes:
+    """[n] how often each name, a session's or a visitor's, has come by now: 1 where it comes first."""
+    order = np.argsort(names, kind="stable")
+    grouped = names[order]
     starts = np.flatnonzero(np.append(True, grouped[1:] != grouped[:-1]))
     counts = np.diff(np.append(starts, len(order)))
     number = np.empty(len(order), np.int64)
