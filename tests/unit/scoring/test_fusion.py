@@ -137,6 +137,20 @@ def test_a_bundle_of_members_comes_back_as_it_went(tmp_path: Path, apart: bool) 
     assert np.array_equal(before, after)
 
 
+def test_members_of_the_second_format_share_one_table(tmp_path: Path) -> None:
+    """Its config does not say whether they do."""
+    made = making.bundle(members=2, aside=1)
+    bundles.save(tmp_path, made)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"format": 2}
+    del config["shape"]["apart"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    bundles.seal(tmp_path)
+    loaded = bundles.load(tmp_path).model.head
+    given = inputs(loaded)
+    with torch.inference_mode():
+        assert torch.equal(loaded.fuse(*given), made.model.head.fuse(*given))
+
+
 def test_a_head_of_the_first_format_is_the_layers_that_it_was(tmp_path: Path) -> None:
     """Its file is written from torch's own layers, under the names that they had."""
     made = making.bundle()
