@@ -1,8 +1,9 @@
 """A worker one of whose commits Kafka acknowledges and forgets: no marker is ever written for it.
 
-`python -m tests.integration.markerless FILE SIGNAL` is `tests.chaos.digest`; the first transaction that begins while
-FILE exists is that one, and at its end the process sends itself the signal. The broker must not verify transactions
-(`transaction.partition.verification.enable=false`), since the coordinator never hears of this one.
+`python -m tests.integration.markerless FILE SIGNAL MORE` is `tests.chaos.digest`; the first transaction that begins
+while FILE exists is that one. Where MORE is 0, the process sends itself the signal at its end; where it is n, when the
+n-th transaction after it is about to end, which its coordinator does know of. The broker must not verify transactions
+(`transaction.partition.verification.enable=false`), since the coordinator never hears of the forgotten one.
 """
 
 import os
@@ -17,9 +18,10 @@ from aiokafka.producer.sender import AddPartitionsToTxnHandler, EndTxnHandler
 from tests.chaos import digest
 
 
-def forget(order: Path, then: signal.Signals) -> None:
-    """Of the producers of this process."""
+def forget(order: Path, then: signal.Signals, more: int) -> None:
+    """Of the producers of this process, of which there is one."""
     forgotten: list[Any] = []
+    ends = 0
     begin, add, end = AIOKafkaProducer.begin_transaction, AddPartitionsToTxnHandler.do, EndTxnHandler.do
 
     async def begun(self: Any) -> None:
@@ -28,17 +30,22 @@ def forget(order: Path, then: signal.Signals) -> None:
             forgotten.append(self._sender)
 
     async def added(self: Any, node_id: int) -> Any:
-        if self._sender not in forgotten:
+        if not forgotten or ends:
             return await add(self, node_id)
         for tp in list(self._tps):
             self._sender._txn_manager.partition_added(tp)
         return True
 
     async def ended(self: Any, node_id: int) -> Any:
-        if self._sender not in forgotten:
+        nonlocal ends
+        if not forgotten:
+            return await end(self, node_id)
+        ends += 1
+        if ends > more:
+            os.kill(os.getpid(), then)
+        if ends > 1:
             return await end(self, node_id)
         self._sender._txn_manager.complete_transaction()
-        os.kill(os.getpid(), then)
         return True
 
     AIOKafkaProducer.begin_transaction = begun
@@ -47,5 +54,5 @@ def forget(order: Path, then: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
-    forget(Path(sys.argv[1]), signal.Signals(int(sys.argv[2])))
+    forget(Path(sys.argv[1]), signal.Signals(int(sys.argv[2])), int(sys.argv[3]))
     digest.serve()

@@ -13,7 +13,7 @@ from tests.chaos.audit import Findings
 from tests.chaos.outcome import examine
 from tests.conftest import MakeSettings
 from tests.integration.deployment import DIGEST, ROOT, Worker, publish, read_all, until
-from tests.integration.stories import event
+from tests.integration.stories import bad, event
 from worker.kafka.broker import EmbeddedBroker
 from worker.ports import free_port
 
@@ -46,7 +46,7 @@ def test_a_commit_without_markers_is_taken_back_and_done_again(
         worker={"instance_id": "only", "web_port": free_port()},
     )
     order, topic = tmp_path / "forget", own.topics.events
-    forgetful = (sys.executable, "-m", "tests.integration.markerless", str(order), str(int(then)))
+    forgetful = (sys.executable, "-m", "tests.integration.markerless", str(order), str(int(then)), "0")
     worker, successor = (
         Worker(own, tmp_path / f"{name}.log", command=command, environment={"PYTHONPATH": str(ROOT)})
         for name, command in (("forgetful", forgetful), ("successor", DIGEST))
@@ -70,6 +70,59 @@ def test_a_commit_without_markers_is_taken_back_and_done_again(
         assert ("is ahead" in successor.said()) is ahead
         publish(trusting, topic, (event(f"user-{number % 5}", number, START_MS + number) for number in range(51, 80)))
         until(lambda: len(read_all(trusting, own.topics.scores)) >= 80, successor, "all events are done")
+        _, found = examine(own)
+        assert found == Findings()
+    finally:
+        worker.close()
+        successor.close()
+
+
+@pytest.mark.parametrize(
+    "counts", [pytest.param(False, id="to be done again"), pytest.param(True, id="the next one counts")]
+)
+def test_a_dead_letter_that_the_next_transaction_has_no_part_in_is_seen_once(
+    settings: MakeSettings, trusting: str, tmp_path: Path, counts: bool
+) -> None:
+    """The next one ends both in the changelog. Aborted, it leaves the letter open, to be shown by a later commit beside
+    the one that is written again; committed, it leaves it hidden.
+    """
+    own = settings(
+        kafka={"bootstrap_servers": trusting},
+        topics={"partitions": 1},
+        worker={"instance_id": "only", "web_port": free_port()},
+    )
+    order, topics = tmp_path / "forget", own.topics
+    more = "1000" if counts else "1"
+    forgetful = (sys.executable, "-m", "tests.integration.markerless", str(order), str(int(signal.SIGKILL)), more)
+    worker, successor = (
+        Worker(own, tmp_path / f"{name}.log", command=command, environment={"PYTHONPATH": str(ROOT)})
+        for name, command in (("forgetful", forgetful), ("successor", DIGEST))
+    )
+    first, second, *_ = bad("user-1")
+
+    def letters(isolation: str = "read_committed") -> int:
+        return len(read_all(trusting, topics.dead_letters, isolation=isolation))
+
+    try:
+        worker.start()
+        publish(trusting, topics.events, (event(f"user-{n % 5}", n, START_MS + n) for n in range(50)))
+        until(lambda: len(read_all(trusting, topics.scores)) == 50, worker, "the first events are done")
+        order.touch()
+        publish(trusting, topics.events, [first])
+        until(lambda: letters("read_uncommitted") == 1, worker, "the letter is written")
+        publish(trusting, topics.events, [event("user-1", 50, START_MS + 50)])
+        assert worker.process is not None
+        if counts:
+            until(lambda: len(read_all(trusting, topics.scores)) == 51, worker, "the next one is committed")
+            worker.process.kill()
+        worker.process.wait(30)
+        assert letters() == 0
+        successor.start()
+        until(lambda: len(read_all(trusting, topics.scores)) == 51, successor, "the next event is done")
+        until(lambda: letters() == 1, successor, "the letter is there")
+        assert "hanging transaction ended" in successor.said()
+        publish(trusting, topics.events, [second])
+        until(lambda: letters() >= 2, successor, "a later letter is there")
         _, found = examine(own)
         assert found == Findings()
     finally:

@@ -65,6 +65,20 @@ def score(
     return OutRecord(record.key, value, scores.headers(score_id, source=source, scored_at=scored_at, type_=type_))
 
 
+def source_offset(headers: Headers, *, topic: str, partition: int) -> int | None:
+    """Of which record of that source partition a score or a dead letter is; `None` where it is of another, or neither.
+
+    A dead letter keeps its record's own headers, and may be one that was redriven: the last of a name is ours.
+    """
+    told = {name: (text or b"").decode("utf-8", "replace") for name, text in headers}
+    if f"{deadletter.PREFIX}offset" in told:
+        source = told.get(f"{deadletter.PREFIX}topic"), told.get(f"{deadletter.PREFIX}partition")
+        return int(told[f"{deadletter.PREFIX}offset"]) if source == (topic, str(partition)) else None
+    offset = told.get("ce_id", "").rpartition("-")[2]
+    ours = offset.isdecimal() and told["ce_id"] == scores.score_id(topic, partition, int(offset))
+    return int(offset) if ours else None
+
+
 def _dead(batch: Batch, topic: str, partition: int) -> Iterator[OutRecord]:
     for record, stage, reason, message in batch.rejected:
         key, value, own = deadletter.bounded(record.key, record.value, list(record.headers))

@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
@@ -23,7 +24,7 @@ from worker.ops.metrics import Metrics
 from worker.pipeline import run
 from worker.scores import Rating
 from worker.stream import transaction
-from worker.stream.output import render
+from worker.stream.output import render, source_offset
 from worker.stream.shadow import Shadow
 from worker.stream.table import Store
 from worker.watermark import Watermark
@@ -98,21 +99,31 @@ class Partition:
         start = Watermark.decode(self._read(watermark.KEY))
         self.due = self._owner.committed[self.tp] = start.offset + 1
         self._show(start)
-        shared = self._shared
-        self._task = asyncio.create_task(
-            run(
-                self,
-                engine=shared.engine,
-                start=start,
-                rules=shared.rules,
-                mode=shared.settings.worker.mode,
-                metrics=shared.metrics,
-                now_ms=now_ms,
-                failed=lambda error: shared.fatal(f"a commit of partition {self.tp.partition} failed", error),
-            ),
-            name=f"partition-{self.tp.partition}",
-        )
+        self._task = asyncio.create_task(self._run(start), name=f"partition-{self.tp.partition}")
         self._task.add_done_callback(self._ended)
+
+    async def _run(self, start: Watermark) -> None:
+        """All of the partition's events, from the watermark on."""
+        shared, topics = self._shared, self._shared.settings.topics
+        async with asyncio.timeout(shared.settings.worker.request_timeout_s):
+            await transaction.settle(
+                self._producer,
+                outputs=(topics.scores, topics.latest, topics.dead_letters),
+                partition=self.tp.partition,
+                done=start.offset,
+                place=partial(source_offset, topic=self.tp.topic, partition=self.tp.partition),
+                reader=partial(transaction.reader, shared.settings),
+            )
+        await run(
+            self,
+            engine=shared.engine,
+            start=start,
+            rules=shared.rules,
+            mode=shared.settings.worker.mode,
+            metrics=shared.metrics,
+            now_ms=now_ms,
+            failed=lambda error: shared.fatal(f"a commit of partition {self.tp.partition} failed", error),
+        )
 
     def feed(self, records: Sequence[Record]) -> int | None:
         """Queue one fetch. Says the offset to seek to, when the fetch is not the one that is due.

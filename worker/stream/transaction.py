@@ -8,13 +8,14 @@ Private parts of aiokafka 0.14.0 in use: `BatchBuilder._builder`, `BatchBuilder.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from aiokafka import AIOKafkaProducer
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.codec import lz4_encode
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
+from aiokafka.errors import KafkaError, LeaderNotAvailableError, TopicAuthorizationFailedError, for_code
 from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record._crecords import default_records
@@ -23,7 +24,13 @@ from aiokafka.structs import TopicPartition
 from worker.config import Settings
 from worker.errors import Fatal
 from worker.kafka import clients
+from worker.scores import Headers
 from worker.stream.output import OutRecord
+
+Place = Callable[[Headers], int | None]
+Reader = Callable[[], AIOKafkaConsumer]
+
+log = structlog.get_logger(__name__)
 
 # aiokafka asks for level 9, which spends ten times the time of level 1 on a fifth less bytes: 5 µs an event.
 default_records.lz4_encode = partial(lz4_encode, level=1)
@@ -87,6 +94,63 @@ async def open_(sender: AIOKafkaProducer, *, changelog: str, outputs: Sequence[s
         _add(sender, [changelog, *outputs], partition)
         await sender.abort_transaction()
     return stray
+
+
+async def settle(
+    sender: AIOKafkaProducer, *, outputs: Sequence[str], partition: int, done: int, place: Place, reader: Reader
+) -> None:
+    """End what a commit without marks left open in the output topics, now that it is known how far events are done.
+
+    `open_` looks at the changelog only, in which every transaction takes part. When the next one marks the end of both
+    there, what the first wrote to other topics, such as a dead letter, stays open nevertheless, and our next commit to
+    them would show it. `done` is the last source offset whose transaction counts: what is beyond is taken back, what
+    is not becomes visible at once. `place` tells a record's source offset, `None` for one that is not of this
+    partition's events; `reader` makes a consumer that sees uncommitted records. Before the partition's first
+    transaction; bounded by the caller.
+    """
+    for topic in outputs:
+        tp = TopicPartition(topic, partition)
+        stray = await _left_open(sender, tp)
+        if stray is None:
+            continue
+        try:
+            end = await _end(sender, tp, _UNCOMMITTED)
+            places = [at for at in map(place, await _read(reader(), tp, stray, end)) if at is not None]
+        except TopicAuthorizationFailedError as error:
+            raise Fatal(
+                f"Kafka lost the marks of a commit, and what it left open in {topic} cannot be told from what counts, "
+                f"since this worker may not read the topic; grant it READ on {topic}"
+            ) from error
+        undone = bool(places) and min(places) > done
+        log.error("hanging transaction ended", topic=topic, partition=partition, offset=stray, aborted=undone)
+        await sender.begin_transaction()
+        _add(sender, [topic], partition)
+        await (sender.abort_transaction() if undone else sender.commit_transaction())
+
+
+async def _read(reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int) -> list[Headers]:
+    """The headers of the records from `start` on and before `end`, committed or not."""
+    found: list[Headers] = []
+    await reader.start()
+    try:
+        reader.assign([tp])
+        reader.seek(tp, start)
+        while await reader.position(tp) < end:
+            for records in (await reader.getmany(tp, timeout_ms=1000)).values():
+                found += [list(record.headers) for record in records if record.offset < end]
+    finally:
+        await reader.stop()
+    return found
+
+
+def reader(settings: Settings) -> AIOKafkaConsumer:
+    """For `settle`, not started yet."""
+    return AIOKafkaConsumer(
+        **clients.aiokafka(settings.kafka),
+        isolation_level="read_uncommitted",
+        enable_auto_commit=False,
+        request_timeout_ms=int(settings.worker.request_timeout_s * 1000),
+    )
 
 
 async def _left_open(sender: AIOKafkaProducer, tp: TopicPartition) -> int | None:
