@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from worker.training.validation import HORIZONS
 
@@ -39,6 +40,8 @@ def plot(history: Sequence[Mapping[str, Any]]) -> Figure:
         axis.legend(fontsize=8)
     for axis in axes:
         axis.set_xlabel("windows", fontsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
