@@ -105,7 +105,7 @@ class Partition:
     async def _run(self, start: Watermark) -> None:
         """All of the partition's events, from the watermark on."""
         shared, topics = self._shared, self._shared.settings.topics
-        async with asyncio.timeout(shared.settings.worker.request_timeout_s):
+        async with asyncio.timeout(shared.settings.worker.recovery_timeout_s):
             await transaction.settle(
                 self._producer,
                 outputs=(topics.scores, topics.latest, topics.dead_letters),

@@ -108,9 +108,9 @@ async def settle(
     partition's events; `reader` makes a consumer that sees uncommitted records. Before the partition's first
     transaction; bounded by the caller.
     """
-    for topic in outputs:
-        tp = TopicPartition(topic, partition)
-        stray = await _left_open(sender, tp)
+    tps = [TopicPartition(topic, partition) for topic in outputs]
+    strays = await asyncio.gather(*(_left_open(sender, tp) for tp in tps))
+    for tp, topic, stray in zip(tps, outputs, strays, strict=True):
         if stray is None:
             continue
         try:
