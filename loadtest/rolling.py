@@ -204,7 +204,7 @@ def _plot(document: dict[str, Any], path: Path) -> None:
                 yerr=reach,
                 fmt="o",
                 capsize=3,
-                color=f"C{number + 1}",
+                color=f"C{number}",
                 label=line["label"] if at == 0 else None,
             )
     right.axhline(0, color="0.5", linewidth=0.8)
