@@ -47,8 +47,11 @@ ARMS: Final = (
     Arm(label="without replay", change={"replay": 0.0, "bound": float("inf")}),
     Arm(label="anchored", change={"anchor": 1.0}),
     Arm(label="distilled", change={"distil": 0.5}),
+    Arm(label="LoRA", change={"method": "lora"}),
 )
-"""The refit as `intent train --from` does it, half replay and a bound; without either; with a guard more."""
+"""The refit as `intent train --from` does it, half replay and a bound; without either; with a guard more; of few of the
+BERT's parameters, and the head.
+"""
 
 
 def continual(

@@ -93,6 +93,12 @@ _ALL = (
             Edit("worker.stream.transaction", "    await sender.start()\n", "    return None\n"),
             Edit(
                 "worker.stream.transaction",
+                "    tps = [TopicPartition(topic, partition) for topic in outputs]\n",
+                "    if sender._sender.sender_task is None:\n        return\n"
+                "    tps = [TopicPartition(topic, partition) for topic in outputs]\n",
+            ),
+            Edit(
+                "worker.stream.transaction",
                 "    await sender.begin_transaction()\n    _add(sender, filter",
                 "    if sender._sender.sender_task is None:\n"
                 "        await sender.start()\n"
