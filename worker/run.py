@@ -38,8 +38,9 @@ def serve(settings: Settings) -> NoReturn:
 
     from worker.drift.monitor import Monitor
     from worker.registry.source import configured
-    from worker.scoring.engine import Engine
+    from worker.scoring.engine import Engine, leave_threads_to_engine
 
+    leave_threads_to_engine()
     source, bundle = configured(settings.model)
     engine = Engine.configured(bundle, settings.model)
     log.info("model", name=engine.model.name, version=engine.model.version, device=str(engine.device))

@@ -106,13 +106,14 @@ def _score_source(
     import os
 
     from worker.scoring.bundle import load
-    from worker.scoring.engine import Engine
+    from worker.scoring.engine import Engine, leave_threads_to_engine
     from worker.training.score import score
 
     from_ms, to_ms = options.time_ms(source, from_, "--from"), options.time_ms(source, to, "--to")
     if file.is_dir() or not file.parent.is_dir():
         raise typer.BadParameter(f"{file} is no file in an existing folder", param_hint="--out")
     begin = time.monotonic()
+    leave_threads_to_engine()
     with (
         Engine(load(bundle), device=device, threads=len(os.sched_getaffinity(0))) as engine,
         options.progress() as progress,
