@@ -66,6 +66,11 @@ class Topics(_Part):
     min_insync_replicas: int = Field(1, ge=1, le=9)
     retention_hours: int = Field(168, ge=1, le=87_600, description="of scores and dead letters")
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What a transaction may write to beside the changelog."""
+        return self.scores, self.latest, self.dead_letters
+
 
 class Worker(_Part):
     """The stream worker's process."""

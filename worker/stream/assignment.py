@@ -88,11 +88,10 @@ class Partitions:
     async def _initialised(self, partition: int) -> AIOKafkaProducer:
         producer = self._shared.new_producer(partition)
         settings = self._shared.settings
-        topics = settings.topics
         stray = await transaction.open_(
             producer,
             changelog=settings.changelog,
-            outputs=(topics.scores, topics.latest, topics.dead_letters),
+            outputs=settings.topics.outputs,
             partition=partition,
         )
         if stray is not None:

@@ -104,11 +104,11 @@ class Partition:
 
     async def _run(self, start: Watermark) -> None:
         """All of the partition's events, from the watermark on."""
-        shared, topics = self._shared, self._shared.settings.topics
+        shared = self._shared
         async with asyncio.timeout(shared.settings.worker.recovery_timeout_s):
             await transaction.settle(
                 self._producer,
-                outputs=(topics.scores, topics.latest, topics.dead_letters),
+                outputs=shared.settings.topics.outputs,
                 partition=self.tp.partition,
                 done=start.offset,
                 place=partial(source_offset, topic=self.tp.topic, partition=self.tp.partition),

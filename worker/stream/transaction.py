@@ -110,7 +110,7 @@ async def settle(
     """
     tps = [TopicPartition(topic, partition) for topic in outputs]
     strays = await asyncio.gather(*(_left_open(sender, tp) for tp in tps))
-    for tp, topic, stray in zip(tps, outputs, strays, strict=True):
+    for tp, stray in zip(tps, strays, strict=True):
         if stray is None:
             continue
         try:
@@ -118,13 +118,13 @@ async def settle(
             places = [at for at in map(place, await _read(reader(), tp, stray, end)) if at is not None]
         except TopicAuthorizationFailedError as error:
             raise Fatal(
-                f"Kafka lost the marks of a commit, and what it left open in {topic} cannot be told from what counts, "
-                f"since this worker may not read the topic; grant it READ on {topic}"
+                f"Kafka lost the marks of a commit, and what it left open in {tp.topic} cannot be told from what "
+                f"counts, since this worker may not read the topic; grant it READ on {tp.topic}"
             ) from error
         undone = bool(places) and min(places) > done
-        log.error("hanging transaction ended", topic=topic, partition=partition, offset=stray, aborted=undone)
+        log.error("hanging transaction ended", topic=tp.topic, partition=partition, offset=stray, aborted=undone)
         await sender.begin_transaction()
-        _add(sender, [topic], partition)
+        _add(sender, [tp.topic], partition)
         await (sender.abort_transaction() if undone else sender.commit_transaction())
 
 
