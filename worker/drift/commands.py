@@ -51,12 +51,13 @@ def data(
     Example: `intent drift data ../shared/data/ga360 --from 2016-09-24 --to 2016-10-01`
     """
     from worker.drift.report import Watch
-    from worker.scoring.engine import Engine
+    from worker.scoring.engine import Engine, leave_threads_to_engine
     from worker.shop.source import opened
     from worker.training.windows import fold_all
 
     source = opened(path, mapping)
     from_ms, to_ms = options.time_ms(source, from_, "--from"), options.time_ms(source, to, "--to")
+    leave_threads_to_engine()
     loaded = _loaded(bundle)
     watch = Watch(loaded)
     with Engine(loaded, device=device, threads=len(os.sched_getaffinity(0))) as engine, options.progress() as progress:
@@ -120,8 +121,9 @@ def topic(
 
     from worker.drift.report import Watch
     from worker.drift.topic import watched
-    from worker.scoring.engine import Engine
+    from worker.scoring.engine import Engine, leave_threads_to_engine
 
+    leave_threads_to_engine()
     with err.status("loading the model"):
         loaded = _loaded(bundle)
         watch = Watch(loaded)
