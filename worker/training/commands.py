@@ -189,6 +189,7 @@ def train(
             )
         further.show(done, out, as_json=as_json)
         return
+    written = "" if notes is None else notes.read_text()
     plan = Plan(
         seed=seed,
         teacher=teacher,
@@ -237,7 +238,7 @@ def train(
             resume=resume,
             test=test,
             mapping=mapping,
-            notes=notes,
+            notes=written,
         )
     from worker.training import evaluate as evaluation
 

@@ -185,12 +185,11 @@ def _heads(
     for place in range(network.head.tables):
         torch.manual_seed(plan.seed + place)
         head = model.Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
-        for scale in ("means", "deviations"):
-            getattr(head, scale).copy_(getattr(network.head, scale))
+        head.means.copy_(network.head.means)
+        head.deviations.copy_(network.head.deviations)
         member = model.IntentModel(network.bert, head.to(torch.device(plan.device)))
         alone(member, replace(plan, seed=plan.seed + place, shape=shape), f"{stage}, {place + 1}")
         network.head.seat(place, member.head)
-    network.head.mute()
 
 
 def fit(

@@ -40,10 +40,12 @@ def softened(
     checkpoint `stage`.
     """
     pool = examples.pool
-    kept = None if keep is None else keep.load(stage)
-    answers = _answers(examples, vocabulary, stage, say) if kept is None else kept["answers"].numpy()
-    if keep is not None and kept is None:
-        keep.save(stage, {"answers": torch.from_numpy(answers)})
+    found = None if keep is None else keep.load(stage)
+    if found is None:
+        found = {"answers": torch.from_numpy(_answers(examples, vocabulary, stage, say))}
+        if keep is not None:
+            keep.save(stage, found)
+    answers = found["answers"].numpy()
     y = examples.y.astype(np.float32)
     y[pool] = np.where(examples.counted[pool], (1 - share) * y[pool] + share * answers, y[pool])
     return replace(examples, y=y)

@@ -50,7 +50,7 @@ def train(
     resume: Path | None = None,
     test: bool = True,
     mapping: Path | None = None,
-    notes: Path | None = None,
+    notes: str = "",
 ) -> Outcome:
     """Trains and writes a bundle to `out`. `say` hears of each stage, `report` of each step.
 
@@ -130,8 +130,8 @@ def train(
         test=lines["test"],
         validation=lines["validation"],
     )
-    if notes is not None:
-        text = f"{text}\n{notes.read_text()}"
+    if notes:
+        text = f"{text}\n{notes}"
     which = "test" if test else "validation"
     numbers = {"slice": which, "draws": draws, "lines": evaluate.document(lines[which])}
     label = bundle.save(out, replace(made, card=text, metrics=numbers))
