@@ -111,7 +111,7 @@ def transfer(
     own = Examples.of(events, kept, "train")
     other = replace(own, windows=Foreign(kept.content, kept.ends, key=20_240_501))
     in_train, y = own.counted.any(axis=1), labels(events)
-    donor = _donor(_of(own, in_train & ~foreign), events.visitor, windows)
+    donor = _donor(_of(own, in_train & ~foreign), windows)
     err.print(f"donor: {time.monotonic() - began:.0f} s")
     lines = []
     measured = np.flatnonzero(member(events, "validation").any(axis=1) & foreign)
@@ -126,7 +126,7 @@ def transfer(
         scores = {}
         for name, network in begun.items():
             rate = 1e-3 if name == "scratch" else 3e-4
-            _fit(network, vocabulary, some, events.visitor, rate=rate, windows=learnt)
+            _fit(network, vocabulary, some, rate=rate, windows=learnt)
             scores[name] = predict(network, vocabulary, other.windows, measured)
             err.print(f"{share:.0%} {name}: {time.monotonic() - began:.0f} s")
         people = len(np.unique(events.visitor[some.pool]))
@@ -166,10 +166,10 @@ def _drawn(visitor: Places, chosen: Bools, share: float) -> Bools:
     return np.asarray(chosen & np.isin(visitor, some))
 
 
-def _donor(examples: Examples, visitor: Places, windows: int) -> Bundle:
+def _donor(examples: Examples, windows: int) -> Bundle:
     """A model of the other visitors."""
     network, vocabulary = fresh(examples, SHAPE, seed=2)
-    _fit(network, vocabulary, examples, visitor, rate=1e-3, windows=windows)
+    _fit(network, vocabulary, examples, rate=1e-3, windows=windows)
     return finish.bare("donor", SHAPE, vocabulary, network)
 
 
@@ -177,15 +177,14 @@ def _fit(
     network: model.IntentModel,
     vocabulary: encode.Vocabulary,
     examples: Examples,
-    visitor: Places,
     *,
     rate: float,
     windows: int,
 ) -> None:
-    """Trains in place; to the checkpoint of least log loss on a fifth of the visitors, [n]."""
+    """Trains in place; to the checkpoint of least log loss on a fifth of the visitors."""
     plan = finetune.Plan(seed=5, batch_windows=BATCH, bf16=False, shape=SHAPE)
     steps = max(CHECKS, windows // BATCH)
-    aside = visitor % 5 == 0
+    aside = examples.visitor % 5 == 0
     watched = np.random.default_rng(plan.seed).permutation(_of(examples, aside).pool)[:WATCHED]
     draw = loop.Draw(_of(examples, ~aside).pool, BATCH, seed=plan.seed)
 

@@ -141,8 +141,7 @@ class World:
         )
 
     def _mark(self, record: Read, _: float) -> None:
-        if record.key == changelog.WATERMARK and record.value is not None:
-            self._marks[record.partition] = changelog.watermark(record.value)[0]
+        _note(record, self._marks)
 
     @property
     def lag(self) -> int:
@@ -166,8 +165,7 @@ class World:
         """Where each partition stands, for a finding: is it a worker that stands still, or only one of our readers?"""
         anew = [-1] * len(self._marks)
         for record in read_all(self.settings.kafka.bootstrap_servers, self.settings.changelog):
-            if record.key == changelog.WATERMARK and record.value is not None:
-                anew[record.partition] = changelog.watermark(record.value)[0]
+            _note(record, anew)
         return (
             f"sent up to {self._ends()}, the follower of the changelog saw watermarks up to {self._marks} and read up "
             f"to offsets {self.changelog.furthest}, a new reader sees watermarks {anew}; the follower's errors: "
@@ -180,6 +178,12 @@ class World:
         self.workers.close()
         for follower in (self.source, self.changelog, self.published):
             follower.close()
+
+
+def _note(record: Read, marks: list[int]) -> None:
+    """Where it is one, the partition's watermark from now on."""
+    if record.key == changelog.WATERMARK and record.value is not None:
+        marks[record.partition] = changelog.watermark(record.value)[0]
 
 
 def await_(condition: Callable[[], bool], within_s: float) -> bool:

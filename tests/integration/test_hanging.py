@@ -14,6 +14,7 @@ from tests.chaos.outcome import examine
 from tests.conftest import MakeSettings
 from tests.integration.deployment import DIGEST, ROOT, Worker, publish, read_all, until
 from tests.integration.stories import bad, event
+from worker.config import Settings
 from worker.kafka.broker import EmbeddedBroker
 from worker.ports import free_port
 
@@ -30,6 +31,22 @@ def trusting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield broker.bootstrap_servers
 
 
+def alone(settings: MakeSettings, servers: str) -> Settings:
+    """One worker's, which a successor takes over: one partition, and no waiting for a session's end."""
+    worker = {"instance_id": "only", "web_port": free_port()}
+    return settings(kafka={"bootstrap_servers": servers}, topics={"partitions": 1}, worker=worker)
+
+
+def workers(own: Settings, folder: Path, *orders: str) -> tuple[Worker, Worker]:
+    """One that forgets a commit, as `markerless` is told by `orders`; and its successor, which does not."""
+    forgetful = (sys.executable, "-m", "tests.integration.markerless", *orders)
+    environment = {"PYTHONPATH": str(ROOT)}
+    return (
+        Worker(own, folder / "forgetful.log", command=forgetful, environment=environment),
+        Worker(own, folder / "successor.log", command=DIGEST, environment=environment),
+    )
+
+
 @pytest.mark.parametrize(
     ("then", "ahead"),
     [
@@ -40,17 +57,9 @@ def trusting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_commit_without_markers_is_taken_back_and_done_again(
     settings: MakeSettings, trusting: str, tmp_path: Path, then: signal.Signals, ahead: bool
 ) -> None:
-    own = settings(
-        kafka={"bootstrap_servers": trusting},
-        topics={"partitions": 1},
-        worker={"instance_id": "only", "web_port": free_port()},
-    )
+    own = alone(settings, trusting)
     order, topic = tmp_path / "forget", own.topics.events
-    forgetful = (sys.executable, "-m", "tests.integration.markerless", str(order), str(int(then)), "0")
-    worker, successor = (
-        Worker(own, tmp_path / f"{name}.log", command=command, environment={"PYTHONPATH": str(ROOT)})
-        for name, command in (("forgetful", forgetful), ("successor", DIGEST))
-    )
+    worker, successor = workers(own, tmp_path, str(order), str(int(then)), "0")
     try:
         worker.start()
         publish(trusting, topic, (event(f"user-{number % 5}", number, START_MS + number) for number in range(50)))
@@ -86,18 +95,9 @@ def test_a_dead_letter_that_the_next_transaction_has_no_part_in_is_seen_once(
     """The next one ends both in the changelog. Aborted, it leaves the letter open, to be shown by a later commit beside
     the one that is written again; committed, it leaves it hidden.
     """
-    own = settings(
-        kafka={"bootstrap_servers": trusting},
-        topics={"partitions": 1},
-        worker={"instance_id": "only", "web_port": free_port()},
-    )
+    own = alone(settings, trusting)
     order, topics = tmp_path / "forget", own.topics
-    more = "1000" if counts else "1"
-    forgetful = (sys.executable, "-m", "tests.integration.markerless", str(order), str(int(signal.SIGKILL)), more)
-    worker, successor = (
-        Worker(own, tmp_path / f"{name}.log", command=command, environment={"PYTHONPATH": str(ROOT)})
-        for name, command in (("forgetful", forgetful), ("successor", DIGEST))
-    )
+    worker, successor = workers(own, tmp_path, str(order), str(int(signal.SIGKILL)), "1000" if counts else "1")
     first, second, *_ = bad("user-1")
 
     def letters(isolation: str = "read_committed") -> int:
