@@ -63,7 +63,8 @@ def batching(
 
     Windows arrive one by one, at random (Poisson), by a schedule that waits for nobody; a window's latency runs from
     when it was due. Once simulated, with costs fitted to this machine's own; once on real threads with real batches,
-    every policy in front of the same forward; the worker's engine as it is runs beside them.
+    every policy in front of the same forward; the worker's engine as it is runs beside them, at shares of what it can
+    do itself.
     """
     from loadtest import schedulers, workload
     from loadtest.scorers import sizes, work
@@ -94,16 +95,18 @@ def batching(
 
         with Engine(bundle, device="cpu", max_batch_tokens=budget, threads=threads) as own:
             status.update("capacity")
-            capacity = schedulers.saturated(player(POLICIES[0].name), windows)
+            most = {name: schedulers.saturated(player(name), windows) for name in (POLICIES[0].name, ENGINE)}
+            capacity = most[POLICIES[0].name]
             names = [*(policy.name for policy in POLICIES), ENGINE]
             found: dict[tuple[str, float], list[Seconds]] = {}
             rng = np.random.default_rng(_SEED)
             for number in range(runs):
                 for load in loads:
-                    due = poisson(load * capacity, max(100, int(load * capacity * seconds)), rng)
-                    some = [windows[place] for place in rng.integers(len(windows), size=len(due))]
+                    apart = poisson(1.0, max(100, int(load * capacity * seconds)), rng)
+                    some = [windows[place] for place in rng.integers(len(windows), size=len(apart))]
                     for name in names:
                         status.update(f"run {number + 1} of {runs}, {load:.0%} of capacity: {name}")
+                        due = apart / (load * most.get(name, capacity))
                         found.setdefault((name, load), []).append(player(name)(some, due)[_warm(due) :])
         status.update("simulating")
         simulated = _simulated(costs, tokens, capacity=capacity, loads=loads)
@@ -123,6 +126,7 @@ def batching(
         "capacity_windows_per_s": {
             "measured": round(capacity),
             "by_costs": round(costs.capacity(float(tokens.mean()))),
+            "of_the_engine_itself": round(most[ENGINE]),
         },
         "real_ms": _percentiles(real),
         "simulated_ms": _percentiles(simulated),
@@ -132,8 +136,12 @@ def batching(
         folder,
         "batching",
         lambda: [
-            _table(real, title="On real threads", capacity=capacity),
-            _table(simulated, title="Simulated, with this machine's costs", capacity=capacity),
+            _table(
+                real,
+                title="On real threads",
+                caption=f"{capacity:,.0f} windows/s are all that can be done, {most[ENGINE]:,.0f} by the engine itself",
+            ),
+            _table(simulated, title="Simulated", caption="with this machine's costs"),
             _costs(costs),
         ],
         as_json=as_json,
@@ -203,10 +211,10 @@ def _percentiles(latencies: Mapping[tuple[str, float], Seconds]) -> dict[str, di
     return listed
 
 
-def _table(latencies: Mapping[tuple[str, float], Seconds], *, title: str, capacity: float) -> Table:
+def _table(latencies: Mapping[tuple[str, float], Seconds], *, title: str, caption: str) -> Table:
     loads = list(dict.fromkeys(load for _, load in latencies))
     shown = Table(title=title, title_justify="left", caption_justify="left")
-    shown.caption = f"p50 / p99 in milliseconds from due to scored; {capacity:,.0f} windows/s are all it can do"
+    shown.caption = f"p50 / p99 in milliseconds from due to scored; {caption}"
     shown.add_column("share of capacity")
     for load in loads:
         shown.add_column(f"{load:.0%}", justify="right", no_wrap=True)

@@ -27,9 +27,7 @@ def conclude(
 
     Hours may be behind the numbers: they are in the file before anything is drawn.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{name}.json"]
-    written[0].write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    written = [save(document, folder, name)]
     if plot is not None:
         written.append(folder / f"{name}.png")
         plot(written[1])
@@ -38,3 +36,11 @@ def conclude(
         return
     for each in (*shown(), f"written: {', '.join(map(str, written))}"):
         out.print(each, highlight=False, soft_wrap=isinstance(each, str))
+
+
+def save(document: Mapping[str, Any], folder: Path, name: str) -> Path:
+    """Writes `name`.json into the folder, which may have to be made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.json"
+    file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    return file

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import psutil
 import typer
 
 from loadtest import taken
-from loadtest.conclude import conclude
+from loadtest.conclude import conclude, save
 from loadtest.options import Json, Sample
 from worker.errors import IntentError, SettingError
 from worker.terminal import err
@@ -64,6 +64,7 @@ def engine(
     The same encoded windows go through the engine's forward, through transformers eager and compiled, ONNX Runtime and
     OpenVINO: a process each, in turn on one device, padding and packing done beforehand. *score-now* is the whole
     engine, from a window's bytes to its score. Every scorer's scores are compared with transformers eager's in float32.
+    Each size of batch is told and written as soon as it is measured; all of it takes most of an hour on two cores.
     """
     from loadtest import scorings, workload
     from loadtest.scorers import contest, work
@@ -77,28 +78,36 @@ def engine(
     threads = threads or len(psutil.Process().cpu_affinity() or ())
     load_before = taken.load_before(err)
     names, left_out, packages = _taking_part(scorer, device=where)
-    models = {}
+    models: dict[str, contest.Standings] = {}
     with err.status("making windows") as status, tempfile.TemporaryDirectory(prefix="intent-engine-") as temporary:
         source = sample or workload.sample_folder()
         pool = work.made(source, events=_QUICK_EVENTS) if quick else work.made(source)
         pool.save(Path(temporary))
+        head = {
+            "taken": taken.provenance(load_before=load_before, packages=("numpy", "torch", "transformers")),
+            "device": _name(where),
+            "threads": threads,
+            "windows": {
+                "source": pool.source,
+                "mean_positions": {
+                    name: round(float(work.positions(some).mean()), 1) for name, some in pool.windows.items()
+                },
+            },
+            "left_out": left_out,
+        }
+
+        def document() -> dict[str, Any]:
+            return head | {"models": {name: scorings.document(standings) for name, standings in models.items()}}
+
         for each in sizes:
             task = Task(scorer="", size=each, device=where, threads=threads, folder=temporary, packages=packages)
             cells = [contest.Cell(name, cut) for name in work.MIXES if mix in {name, "both"} for cut in cuts]
-            models[str(each)] = contest.hold(task, names, cells, pool, runs=runs, seconds=seconds, say=status.update)
-    document = {
-        "taken": taken.provenance(load_before=load_before, packages=("numpy", "torch", "transformers")),
-        "device": _name(where),
-        "threads": threads,
-        "windows": {
-            "source": pool.source,
-            "mean_positions": {mix: round(float(work.positions(some).mean()), 1) for mix, some in pool.windows.items()},
-        },
-        "left_out": left_out,
-        "models": {name: scorings.document(standings) for name, standings in models.items()},
-    }
+            for standings in contest.hold(task, names, cells, pool, runs=runs, seconds=seconds, say=status.update):
+                models[str(each)] = standings
+                save(document(), folder, "engine")
+                err.print(scorings.line(each, standings, scorings.cells(standings)[-1]), highlight=False)
     conclude(
-        document,
+        document(),
         folder,
         "engine",
         lambda: scorings.shown(models, left_out),

@@ -1,9 +1,10 @@
 """The command `latency`: loads of several rates, one after the other, and what is told of them."""
 
+from enum import StrEnum
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -15,6 +16,16 @@ from loadtest.openloop import Result, measure
 from loadtest.options import Json
 from worker.errors import CheckFailed, SettingError
 from worker.terminal import err
+
+
+class Beside(StrEnum):
+    """Programs to compare with."""
+
+    BARE = "bare"
+    BARE_EXACTLY_ONCE = "bare-exactly-once"
+
+
+THIS: Final = "this worker"
 
 
 def latency(
@@ -43,6 +54,13 @@ def latency(
             "spends its first minute compiling its Java.",
         ),
     ] = 30.0,
+    beside: Annotated[
+        list[Beside] | None,
+        typer.Option(
+            help="Measure at the same rates, afterwards, a loop that does the same job over confluent-kafka with its "
+            "windows in memory (bare), or all of it in one transaction a turn (bare-exactly-once). Repeat for both."
+        ),
+    ] = None,
     bootstrap_servers: Annotated[str | None, typer.Option(help="Your own Kafka; default: one is started here.")] = None,
     seed: Annotated[int, typer.Option(help="Of users, kinds and items.")] = 1,
     folder: Annotated[Path, typer.Option("--out", help="Folder for latency.json and latency.png.")] = Path(
@@ -54,39 +72,44 @@ def latency(
 
     Starts a broker and a worker on this machine, sends each rate for its time, and writes a table, a plot and JSON. The
     schedule is fixed beforehand and kept whatever happens, so a stall shows in every event that was due meanwhile.
+    What is measured beside it (`--beside`) gets a broker of its own when this one does.
     Exit code 3 when a score is missing or comes twice.
     """
-    from loadtest.system import running
+    from loadtest.system import Program, running
 
     rates = rate or [500.0, 2000.0]
     if job == "light" and scorer != "constant":
         raise SettingError("`--job light` goes with `--scorer constant`: its windows are not what a model reads")
     load_before = taken.load_before(err)
-    results: list[Result] = []
-    with (
-        err.status("starting Kafka and the worker") as status,
-        running(scorer=scorer, job=job, partitions=partitions, servers=bootstrap_servers) as settings,
-    ):
-        numbers = count(step=APART)
-        if settle:
-            status.update(f"settling: {max(rates):,.0f} events/s for {settle:.0f} s")
-            first = Load(rate=max(rates), seconds=settle, users=users, seed=seed, first=next(numbers), job=job)
-            measure(settings, first, warmup_s=settle)
-        for each in rates:
-            status.update(f"{each:,.0f} events/s for {warmup + seconds:.0f} s")
-            load = Load(rate=each, seconds=warmup + seconds, users=users, seed=seed, first=next(numbers), job=job)
-            results.append(measure(settings, load, warmup_s=warmup))
-        status.update("stopping")
+    programs: dict[str, Program] = {THIS: scorer, **{name.value: name.value for name in beside or ()}}
+    found: dict[str, list[Result]] = {}
+    for name, program in programs.items():
+        with (
+            err.status(f"{name}: starting, with Kafka") as status,
+            running(program=program, job=job, partitions=partitions, servers=bootstrap_servers) as settings,
+        ):
+            numbers = count(step=APART)
+            if settle:
+                status.update(f"{name}: settling, {max(rates):,.0f} events/s for {settle:.0f} s")
+                first = Load(rate=max(rates), seconds=settle, users=users, seed=seed, first=next(numbers), job=job)
+                measure(settings, first, warmup_s=settle)
+            found[name] = []
+            for each in rates:
+                status.update(f"{name}: {each:,.0f} events/s for {warmup + seconds:.0f} s")
+                load = Load(rate=each, seconds=warmup + seconds, users=users, seed=seed, first=next(numbers), job=job)
+                found[name].append(measure(settings, load, warmup_s=warmup))
+            status.update(f"{name}: stopping")
     title = f"Latency, {job} job, scorer {scorer}, {partitions} partitions"
-    document = report.document(results, scorer=scorer, job=job, partitions=partitions, load_before=load_before)
+    document = report.document(found, scorer=scorer, job=job, partitions=partitions, load_before=load_before)
     conclude(
         document,
         folder,
         "latency",
-        lambda: [report.table(results, title=title), report.parts(results)],
+        lambda: [report.table(found, title=title), report.parts(found[THIS])],
         as_json=as_json,
-        plot=partial(report.plot, results, title=title),
+        plot=partial(report.plot, found, title=title),
     )
+    results = [result for some in found.values() for result in some]
     missing, repeated = (sum(getattr(result, name) for result in results) for name in ("missing", "repeated"))
     if missing or repeated:
         raise CheckFailed(f"{missing} scores are missing and {repeated} came twice")

@@ -97,7 +97,7 @@ def models(
         err.status("starting Kafka and the worker") as status,
     ):
         registry = Registry(Path(place), bundle or bundles.SHIPPED)
-        with running(scorer="bundle", partitions=partitions, servers=None, model=registry.settings(share)) as settings:
+        with running(program="bundle", partitions=partitions, servers=None, model=registry.settings(share)) as settings:
             firsts = count(step=APART)
             for number in range(rounds):
                 for phase in PHASES:

@@ -44,7 +44,7 @@ class Result:
     elapsed_s: float
     histogram: HdrHistogram
     batches: int = 0
-    """Transactions of what was measured."""
+    """Transactions of what was measured; a worker's only, as what follows."""
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     """Where a batch's time went, by `waits.PARTS`; the mean."""
 

@@ -1,6 +1,6 @@
 """What was measured, as a table, a plot and JSON, with what a number needs to mean something: where it was taken."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,26 +13,47 @@ from loadtest.waits import PARTS
 _PLOT_PERCENTILES: Final = tuple(100 * (1 - 10 ** (-step / 20)) for step in range(81))  # 0 to 99.99, even on the axis
 
 
-def table(results: Sequence[Result], *, title: str) -> Table:
-    """For people: a row a rate, latencies in milliseconds."""
+Found = Mapping[str, Sequence[Result]]
+"""By who was measured, this worker first; of each a result a rate, the same rates for all."""
+
+
+def table(found: Found, *, title: str) -> Table:
+    """For people: a row a rate, latencies in milliseconds; rows of others say how they stand to the first's."""
     shown = Table(title=title, title_justify="left", caption_justify="left")
     shown.caption = (
         "milliseconds from an event's scheduled send to its committed score in a reader's hand; "
         "'sender' is the generator's own delay at p99, contained in them"
     )
     columns = ("events/s", *(f"p{percentile:g}" for percentile in PERCENTILES), "max", "sender", "missing")
+    several = len(found) > 1
+    if several:
+        shown.add_column("", no_wrap=True)
+        shown.caption += "; 'x' is how many times the first's p50 and p99 that is"
     for column in columns:
         shown.add_column(column, justify="right", no_wrap=True)
-    for result in results:
-        missing = result.missing + result.repeated
-        shown.add_row(
-            f"{result.load.rate:,.0f}",
-            *(f"{result.percentile_ms(percentile):,.1f}" for percentile in PERCENTILES),
-            f"{result.max_ms:,.1f}",
-            f"{result.sent.p99_late_us / 1000:,.1f}",
-            f"[red]{missing:,}[/]" if missing else "0",
-        )
+    if several:
+        shown.add_column("x", justify="right", no_wrap=True)
+    first = next(iter(found.values()))
+    for name, results in found.items():
+        for result, mine in zip(results, first, strict=True):
+            missing = result.missing + result.repeated
+            ratios = " / ".join(f"{ratio:.2f}" for ratio in (times(result, mine, 50), times(result, mine, 99)))
+            shown.add_row(
+                *([name] if several else []),
+                f"{result.load.rate:,.0f}",
+                *(f"{result.percentile_ms(percentile):,.1f}" for percentile in PERCENTILES),
+                f"{result.max_ms:,.1f}",
+                f"{result.sent.p99_late_us / 1000:,.1f}",
+                f"[red]{missing:,}[/]" if missing else "0",
+                *(["" if result is mine else ratios] if several else []),
+                end_section=several and result is results[-1],
+            )
     return shown
+
+
+def times(result: Result, other: Result, percentile: float) -> float:
+    """How many times the other's latency that is."""
+    return result.percentile_ms(percentile) / other.percentile_ms(percentile)
 
 
 def parts(results: Sequence[Result]) -> Table:
@@ -59,9 +80,7 @@ def beyond_ms(result: Result) -> float:
     return mean_ms - result.parts_ms.get(next(iter(PARTS)), 0.0)
 
 
-def document(
-    results: Sequence[Result], *, scorer: str, job: str, partitions: int, load_before: float
-) -> dict[str, Any]:
+def document(found: Found, *, scorer: str, job: str, partitions: int, load_before: float) -> dict[str, Any]:
     """For programs; plain JSON values. `load_before` is the load average (1 min) before anything was started."""
     return {
         "taken": taken.provenance(load_before=load_before),
@@ -70,6 +89,7 @@ def document(
         "partitions": partitions,
         "loads": [
             {
+                "of": name,
                 "rate": result.load.rate,
                 "seconds": result.load.seconds,
                 "users": result.load.users,
@@ -89,25 +109,29 @@ def document(
                 # whole distribution: decodes with any HdrHistogram, and adds up with other runs'
                 "hdr_us": result.histogram.encode().decode(),
             }
+            for name, results in found.items()
             for result in results
         ],
     }
 
 
-def plot(results: Sequence[Result], path: Path, *, title: str) -> None:
-    """Latency over percentile, a line a rate. The axis is spread towards the tail, where the promise is made."""
+def plot(found: Found, path: Path, *, title: str) -> None:
+    """Latency over percentile, a colour a rate, others dashed. The axis is spread towards the tail, where it counts."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-    for result in results:
-        axes.plot(
-            [1 / (1 - percentile / 100) for percentile in _PLOT_PERCENTILES],
-            [result.percentile_ms(percentile) for percentile in _PLOT_PERCENTILES],
-            label=f"{result.load.rate:,.0f} events/s",
-        )
+    for style, (name, results) in zip(("-", "--", ":"), found.items(), strict=False):
+        for number, result in enumerate(results):
+            axes.plot(
+                [1 / (1 - percentile / 100) for percentile in _PLOT_PERCENTILES],
+                [result.percentile_ms(percentile) for percentile in _PLOT_PERCENTILES],
+                style,
+                color=f"C{number}",
+                label=f"{result.load.rate:,.0f} events/s" + (f", {name}" if len(found) > 1 else ""),
+            )
     axes.set(xscale="log", yscale="log", xlabel="percentile", ylabel="milliseconds", title=title)
     axes.set_xticks([1, 10, 100, 1000, 10000], ["0", "90", "99", "99.9", "99.99"])
     axes.grid(visible=True, which="both", alpha=0.3)

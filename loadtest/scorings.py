@@ -87,6 +87,15 @@ def table(size: str, standings: Standings, cell: Cell) -> Table:
     return shown
 
 
+def line(size: str, standings: Standings, cell: Cell) -> str:
+    """One cell in short: the worker's own beside the fastest of the others."""
+    ordered = sorted(standings.places, key=lambda name: -ratio(standings, name, cell))
+    others = [name for name in ordered if not name.startswith(OURS)]
+    ours = [name for name in ordered if name.startswith(OURS)]
+    told = ", ".join(f"{name} {ratio(standings, name, cell):.1f}x" for name in [*ours, *others[:1]])
+    return f"{size}, {_MIXES[cell.mix]}, {_batch(cell.batch)}: {told} {REFERENCE}"
+
+
 def cost_table(size: str, standings: Standings) -> Table:
     """What each scorer costs before it scores, and how far its scores are from the reference's."""
     shown = Table(title=f"{size}: starting, memory, scores", title_justify="left", caption_justify="left")

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
+from loadtest.contenders.live import EXACTLY_ONCE
 from loadtest.contenders.task import Job
 from worker import config
 from worker.config import Settings
@@ -24,12 +25,8 @@ from worker.kafka import topics
 from worker.kafka.broker import EmbeddedBroker
 from worker.ports import free_port
 
-Scorer = Literal["constant", "bundle"]
-
-_MODULES: Final[Mapping[Scorer, tuple[str, ...]]] = {
-    "constant": ("loadtest.constant",),
-    "bundle": ("loadtest.waits",),
-}
+Program = Literal["constant", "bundle", "bare", "bare-exactly-once"]
+"""The worker with a scorer that costs nothing, or with the model; or what it is compared with (`contenders.live`)."""
 _READY_TIMEOUT_S: Final = 120.0
 _STOP_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.1
@@ -38,13 +35,13 @@ _POLL_S: Final = 0.1
 @contextmanager
 def running(
     *,
-    scorer: Scorer,
+    program: Program,
     partitions: int,
     servers: str | None,
     job: Job = "full",
     model: Mapping[str, object] | None = None,
 ) -> Iterator[Settings]:
-    """A worker that is ready, with the settings to reach its topics. Only the constant scorer has the job *light*.
+    """A worker that is ready, with the settings to reach its topics. With the model there is only the job *full*.
 
     `model` are settings of that section. `servers` are the user's own brokers, where topics of this run's own are made;
     without them a broker is started. Raises `IntentError` with the worker's last lines when it does not become ready.
@@ -53,16 +50,27 @@ def running(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="intent-loadtest-")))
         if servers is None:
             servers = stack.enter_context(EmbeddedBroker(folder / "kafka")).bootstrap_servers
-        settings = _settings(folder, servers=servers, partitions=partitions, model=model or {})
-        topics.create(settings)
-        stack.enter_context(
-            _worker(settings, folder / "worker.log", command=[*_MODULES[scorer], *([job] if job == "light" else [])])
+        settings = _settings(
+            folder, mark=f"loadtest-{os.getpid()}-{program}", servers=servers, partitions=partitions, model=model or {}
         )
+        topics.create(settings)
+        stack.enter_context(_worker(settings, folder / "worker.log", command=_command(program, job)))
         yield settings
 
 
-def _settings(folder: Path, *, servers: str, partitions: int, model: Mapping[str, object]) -> Settings:
-    mark = f"loadtest-{os.getpid()}"
+def _command(program: Program, job: Job) -> list[str]:
+    match program:
+        case "bundle":
+            return ["loadtest.waits"]
+        case "constant":
+            return ["loadtest.constant", job]
+        case "bare":
+            return ["loadtest.contenders.live", job]
+        case "bare-exactly-once":
+            return ["loadtest.contenders.live", job, EXACTLY_ONCE]
+
+
+def _settings(folder: Path, *, mark: str, servers: str, partitions: int, model: Mapping[str, object]) -> Settings:
     names = ("events", "scores", "latest", "dead_letters", "shadow")
     return config.load(
         {

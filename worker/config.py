@@ -85,6 +85,12 @@ class Worker(_Part):
     max_batch_events: int = Field(
         2000, ge=1, le=100_000, description="events of one partition in one transaction, at most"
     )
+    commit_interval_s: float = Field(
+        0.0,
+        ge=0,
+        le=60,
+        description="between the begins of two transactions of a partition, at least, unless a batch is full",
+    )
     max_queued_events: int = Field(
         20_000, ge=1, le=10_000_000, description="fetched events waiting, over all partitions; then fetching pauses"
     )

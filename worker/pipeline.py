@@ -5,6 +5,7 @@ neither Kafka, Faust, RocksDB nor torch.
 """
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -67,9 +68,9 @@ class Engine(Protocol):
 class Port(Protocol):
     """One source partition's edges. Live: a Kafka transaction and RocksDB. Replay: a range of a topic and a file."""
 
-    async def take(self) -> Sequence[Record]:
-        """What has arrived, contiguous with what came before; waits for the first record, and for nothing more.
-        Empty at the end of the input.
+    async def take(self, early_s: float) -> Sequence[Record]:
+        """What has arrived, contiguous with what came before; waits for the first record, and for nothing more once
+        `early_s` are over or a batch is full. Empty at the end of the input.
         """
 
     def window(self, key: bytes) -> bytes | None:
@@ -108,22 +109,25 @@ async def run(
     metrics: Metrics,
     now_ms: Callable[[], int],
     failed: Callable[[BaseException], None],
+    commit_interval_s: float = 0.0,
 ) -> None:
     """One partition's ordered loop, until its input ends.
 
     A batch is folded and scored while the one before it is still in its transaction, and taken as late as that allows:
-    what arrives meanwhile need not wait for a third. Transactions run one at a time, in order. Any error leaves the
-    loop with nothing of its batch committed; `failed` hears at once of one in the background, since the loop itself may
-    be waiting for input. When the loop is cancelled, a commit under way goes on to its end.
+    what arrives meanwhile need not wait for a third. Transactions run one at a time, in order, and one begins no sooner
+    than `commit_interval_s` after the one before unless its batch is full: each costs the brokers the same, however
+    little is in it. Any error leaves the loop with nothing of its batch committed; `failed` hears at once of one in the
+    background, since the loop itself may be waiting for input. When the loop is cancelled, a commit under way goes on
+    to its end.
     """
     cache = Cache(port.window)
     committing: asyncio.Task[float] | None = None
-    pace = _Pace()
+    pace = _Pace(commit_interval_s)
     watermark = start
     while True:
         if committing is not None and pace.spare_s > 0:
             await asyncio.wait([committing], timeout=pace.spare_s)
-        records = await port.take()
+        records = await port.take(pace.early_s)
         if not records:
             break
         taken = time.perf_counter()
@@ -139,6 +143,7 @@ async def run(
         pace.prepared(time.perf_counter() - taken)
         if committing is not None:
             pace.committed(await _finished(committing))
+        pace.begun()
         committing = asyncio.create_task(_commit(port, batch, rated, cache=cache, metrics=metrics, now_ms=now_ms))
         committing.add_done_callback(lambda task: _tell(task, failed))
     if committing is not None:
@@ -147,16 +152,27 @@ async def run(
 
 
 class _Pace:
-    """How long a batch is prepared and committed, smoothed."""
+    """How long a batch is prepared and committed, smoothed; and how long ago the last commit began."""
 
-    def __init__(self) -> None:
+    def __init__(self, commit_interval_s: float) -> None:
+        self._interval_s = commit_interval_s
         self._prepare_s = 0.0
         self._commit_s = 0.0
+        self._begun_s = -math.inf
 
     @property
     def spare_s(self) -> float:
         """How long after the begin of a commit there is still time to prepare the next batch before it ends."""
         return self._commit_s - self._prepare_s
+
+    @property
+    def early_s(self) -> float:
+        """For so long the next batch, were it taken now, would be ready before its commit may begin."""
+        return self._begun_s + self._interval_s - self._prepare_s - time.perf_counter()
+
+    def begun(self) -> None:
+        """A commit begins now."""
+        self._begun_s = time.perf_counter()
 
     def prepared(self, took_s: float) -> None:
         """A batch was folded and scored."""

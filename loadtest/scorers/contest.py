@@ -1,6 +1,6 @@
 """All scorers of one model, started, and measured in turn. Owns who runs when; knows neither tables nor plots."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
@@ -76,8 +76,10 @@ def hold(
     runs: int,
     seconds: float,
     say: Callable[[str], None],
-) -> Standings:
+) -> Iterator[Standings]:
     """Starts each scorer's process, then measures cell by cell: `runs` rounds in which each has its turn.
+
+    Yields the standings after each cell, the same that grow: who is in a hurry has what there is.
 
     A rival that cannot start is left out, and so is a cell of which one batch would take too long.
     """
@@ -112,7 +114,7 @@ def hold(
                 continue
             say(f"{task.size}: {cell.mix} lengths, batches of {cell.batch}")
             _measure(cell, running, peaks, standings, runs=runs, seconds=seconds)
-    return standings
+            yield standings
 
 
 def _measure(

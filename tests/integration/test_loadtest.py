@@ -12,7 +12,7 @@ pytestmark = pytest.mark.broker
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_score_is_measured(kafka: str, tmp_path: Path) -> None:
+def test_every_score_is_measured_of_the_worker_and_of_what_is_beside_it(kafka: str, tmp_path: Path) -> None:
     options = [
         "--rate",
         "200",
@@ -24,6 +24,8 @@ def test_every_score_is_measured(kafka: str, tmp_path: Path) -> None:
         "0",
         "--partitions",
         "2",
+        "--beside",
+        "bare-exactly-once",
         "--out",
         str(tmp_path),
         "--json",
@@ -39,11 +41,13 @@ def test_every_score_is_measured(kafka: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document == json.loads((tmp_path / "latency.json").read_text())
-    (load,) = document["loads"]
-    assert (load["sent"], load["measured"], load["missing"], load["repeated"]) == (600, 400, 0, 0)
-    latency = load["latency_ms"]
-    assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
-    parts = load["parts_ms"]
+    loads = {load["of"]: load for load in document["loads"]}
+    assert loads.keys() == {"this worker", "bare-exactly-once"}
+    for load in loads.values():
+        assert (load["sent"], load["measured"], load["missing"], load["repeated"]) == (600, 400, 0, 0)
+        latency = load["latency_ms"]
+        assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
+    parts = loads["this worker"]["parts_ms"]
     assert 0 < parts["- produce"] < parts["transaction, all of it"] < parts["event sent to batch committed"]
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
 

@@ -137,10 +137,12 @@ class Port:
         self.ratings: list[Rating] = []
         self.open = 0
         self.opened, self.closed = asyncio.Event(), asyncio.Event()
+        self.early_s: list[float] = []
         self._fail_at = fail_at
         self._published = 0
 
-    async def take(self) -> Sequence[Record]:
+    async def take(self, early_s: float) -> Sequence[Record]:
+        self.early_s.append(early_s)
         await asyncio.sleep(0)
         return self.batches.pop(0) if self.batches else []
 
@@ -175,7 +177,9 @@ class Port:
         self.closed.set()
 
 
-async def play(port: Port, engine: Engine, failures: list[BaseException] | None = None) -> Metrics:
+async def play(
+    port: Port, engine: Engine, failures: list[BaseException] | None = None, *, commit_interval_s: float = 0.0
+) -> Metrics:
     metrics = Metrics(CollectorRegistry())
     failed = (failures if failures is not None else []).append
     await run(
@@ -187,8 +191,20 @@ async def play(port: Port, engine: Engine, failures: list[BaseException] | None 
         metrics=metrics,
         now_ms=lambda: T,
         failed=failed,
+        commit_interval_s=commit_interval_s,
     )
     return metrics
+
+
+async def test_a_batch_is_early_until_the_interval_since_the_last_commit_s_begin_is_over() -> None:
+    port = Port([rec(0)], [rec(1)])
+    await play(port, Engine(), commit_interval_s=60.0)
+    first, second, _ = port.early_s
+    assert first < 0, "nothing was committed before"
+    assert 50 < second <= 60
+    port = Port([rec(0)], [rec(1)])
+    await play(port, Engine())
+    assert max(port.early_s) < 0
 
 
 async def test_publish_store_done_in_order_and_windows_carry_over(monkeypatch: pytest.MonkeyPatch) -> None:

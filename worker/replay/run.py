@@ -74,7 +74,7 @@ class ReplayPort:
         self._passed = stretch.warm_from
         self._advanced = advanced
 
-    async def take(self) -> Sequence[Record]:
+    async def take(self, early_s: float) -> Sequence[Record]:  # noqa: ARG002 - nobody waits for a replay's commits
         """The next records of the warm-up, or of the range once that is over."""
         records = await self._tape.read(before=self._before)
         passed = records[-1].offset + 1 if records else self._before
@@ -110,7 +110,7 @@ class ReplayPort:
     async def warm_up(self, *, rules: Rules, mode: Mode) -> Watermark:
         """Fold what lies before the range and publish none of it; how far that went."""
         watermark = Watermark(self._stretch.warm_from - 1)
-        while records := await self.take():
+        while records := await self.take(0.0):
             batch = fold(records, windows=self.window, start=watermark, rules=rules, mode=mode)
             self.store(batch.changed, batch.watermark, 0)
             self._tally.warmed += len(records)

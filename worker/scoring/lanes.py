@@ -125,6 +125,8 @@ class Lane:
             moved = False
             callers = self._ready(only_begun=only_begun)
             for place, caller in enumerate(callers):
+                if left <= 0:
+                    break
                 share = max(1, left // (len(callers) - place))
                 for job, start, end in self._of(caller, share, left, first=not ends, only_begun=only_begun):
                     ends[job] = (ends[job][0] if job in ends else start, end)

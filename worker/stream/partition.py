@@ -7,6 +7,7 @@ feeds records in, nor the other partitions.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -123,6 +124,7 @@ class Partition:
             metrics=shared.metrics,
             now_ms=now_ms,
             failed=lambda error: shared.fatal(f"a commit of partition {self.tp.partition} failed", error),
+            commit_interval_s=shared.settings.worker.commit_interval_s,
         )
 
     def feed(self, records: Sequence[Record]) -> int | None:
@@ -148,14 +150,17 @@ class Partition:
         self._more.set()
         return None
 
-    async def take(self) -> Sequence[Record]:
-        """Whatever has arrived, at most `max_batch_events`. No timer. Empty once the partition closes."""
-        while not self._queue and not self._closing:
-            self._more.clear()
-            await self._more.wait()
+    async def take(self, early_s: float) -> Sequence[Record]:
+        """Whatever has arrived, at most `max_batch_events`, once it is so many or `early_s` are over. Empty once the
+        partition closes.
+        """
+        limit = self._shared.settings.worker.max_batch_events
+        if early_s > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._queue_has(limit), early_s)
+        await self._queue_has(1)
         if self._closing:
             return []
-        limit = self._shared.settings.worker.max_batch_events
         records = list(self._queue.popleft())
         while self._queue and len(records) < limit:
             records.extend(self._queue.popleft())
@@ -165,6 +170,11 @@ class Partition:
         self.queued -= len(records)
         self._owner.moved()
         return records
+
+    async def _queue_has(self, events: int) -> None:
+        while self.queued < events and not self._closing:
+            self._more.clear()
+            await self._more.wait()
 
     def window(self, key: bytes) -> bytes | None:
         """The user's window in RocksDB."""

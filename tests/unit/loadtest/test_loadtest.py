@@ -103,9 +103,8 @@ async def test_the_constant_scorer_is_one_for_the_pipeline() -> None:
 
 
 def test_the_report_holds_percentiles_and_where_it_was_taken() -> None:
-    document = report.document(
-        [result(*range(1000, 101_000, 1000))], scorer="constant", job="full", partitions=4, load_before=0.5
-    )
+    found = {"this worker": [result(*range(1000, 101_000, 1000))]}
+    document = report.document(found, scorer="constant", job="full", partitions=4, load_before=0.5)
     document = orjson.loads(orjson.dumps(document))
     (load,) = document["loads"]
     assert load["latency_ms"]["p50"] == pytest.approx(50, rel=0.01)
@@ -116,5 +115,12 @@ def test_the_report_holds_percentiles_and_where_it_was_taken() -> None:
 
 def test_a_missing_score_shows_in_the_table() -> None:
     written = io.StringIO()
-    Console(file=written, width=100).print(report.table([result(1000, missing=7)], title="t"))
+    Console(file=written, width=100).print(report.table({"this worker": [result(1000, missing=7)]}, title="t"))
     assert " 7 " in written.getvalue()
+
+
+def test_another_s_latencies_are_told_as_times_the_first_s() -> None:
+    written = io.StringIO()
+    found = {"this worker": [result(10_000)], "bare": [result(25_000)]}
+    Console(file=written, width=120).print(report.table(found, title="t"))
+    assert "2.50 / 2.50" in written.getvalue()

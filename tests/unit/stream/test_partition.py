@@ -1,6 +1,7 @@
 """Which fetched record is next: contiguity, seeking back, and how much may wait. No broker: nothing is published."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ async def opened(partitions: Partitions, done: int) -> Partition:
 
 
 async def offsets(part: Partition) -> list[int]:
-    taken: Sequence[Any] = await part.take()
+    taken: Sequence[Any] = await part.take(0.0)
     return [record.offset for record in taken]
 
 
@@ -95,6 +96,32 @@ async def test_batches_are_bounded(partitions: Partitions) -> None:
     assert partitions.feed(SOURCE, recs(*range(7)), 7) is None
     assert await offsets(part) == [0, 1, 2, 3]
     assert await offsets(part) == [4, 5, 6]
+
+
+async def test_an_early_batch_waits_for_more_until_its_time_or_until_it_is_full(partitions: Partitions) -> None:
+    part = await opened(partitions, done=-1)
+    partitions.feed(SOURCE, recs(0, 1), 9)
+    waiting = asyncio.create_task(part.take(60.0))
+    await asyncio.sleep(0)
+    partitions.feed(SOURCE, recs(2), 9)
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    partitions.feed(SOURCE, recs(3, 4), 9)
+    full = await asyncio.wait_for(waiting, 5)
+    assert [record.offset for record in full] == [0, 1, 2, 3]
+    begin = time.monotonic()
+    over = await part.take(0.05)
+    assert [record.offset for record in over] == [4]
+    assert time.monotonic() - begin >= 0.04
+
+
+async def test_a_partition_that_closes_ends_the_wait_of_an_early_batch(partitions: Partitions) -> None:
+    part = await opened(partitions, done=-1)
+    partitions.feed(SOURCE, recs(0), 9)
+    waiting = asyncio.create_task(part.take(60.0))
+    await asyncio.sleep(0)
+    await part.close(5)
+    assert await asyncio.wait_for(waiting, 5) == []
 
 
 async def test_a_fetch_that_is_all_done_seeks_forward(partitions: Partitions) -> None:
@@ -140,7 +167,7 @@ async def test_a_full_partition_is_not_fetched_until_it_has_room_and_the_others_
     room = asyncio.ensure_future(partitions.room(30))
     await asyncio.sleep(0)
     assert not room.done()
-    await partitions._parts[SOURCE].take()
+    await partitions._parts[SOURCE].take(0.0)
     await asyncio.wait_for(room, 1)
     assert partitions.full == set()
     assert partitions.queued == 7
