@@ -109,7 +109,8 @@ def batching(
                         due = apart / (load * most.get(name, capacity))
                         found.setdefault((name, load), []).append(player(name)(some, due)[_warm(due) :])
         status.update("simulating")
-        simulated = _simulated(costs, tokens, capacity=capacity, loads=loads)
+        by_costs = costs.capacity(float(tokens.mean()))
+        simulated = _simulated(costs, tokens, capacity=by_costs, loads=loads)
     real = {key: np.concatenate(parts) for key, parts in found.items()}
     document = {
         "taken": taken.provenance(load_before=load_before, packages=("numpy", "torch", "transformers")),
@@ -125,7 +126,7 @@ def batching(
         },
         "capacity_windows_per_s": {
             "measured": round(capacity),
-            "by_costs": round(costs.capacity(float(tokens.mean()))),
+            "by_costs": round(by_costs),
             "of_the_engine_itself": round(most[ENGINE]),
         },
         "real_ms": _percentiles(real),
@@ -141,7 +142,11 @@ def batching(
                 title="On real threads",
                 caption=f"{capacity:,.0f} windows/s are all that can be done, {most[ENGINE]:,.0f} by the engine itself",
             ),
-            _table(simulated, title="Simulated", caption="with this machine's costs"),
+            _table(
+                simulated,
+                title="Simulated",
+                caption=f"{by_costs:,.0f} windows/s are all that the costs, fitted on this machine, allow",
+            ),
             _costs(costs),
         ],
         as_json=as_json,
@@ -190,7 +195,7 @@ def _warm(due: Seconds) -> int:
 
 
 def _simulated(costs: Costs, tokens: np.ndarray, *, capacity: float, loads: Sequence[float]) -> Latencies:
-    """At the rates of the real runs' capacity, so that both can be laid over each other."""
+    """Shares are of what the costs allow: those of another minute could be overloaded by what was real in this one."""
     rng = np.random.default_rng(_SEED)
     found = {}
     for load in loads:
