@@ -19,13 +19,26 @@ _MAX_MESSAGE: Final = 500
 
 
 def headers(
-    original: Headers, *, topic: str, partition: int, offset: int, stage: str, reason: str, message: str
+    original: Headers,
+    *,
+    topic: str,
+    partition: int,
+    offset: int,
+    timestamp_ms: int,
+    stage: str,
+    reason: str,
+    message: str,
 ) -> Headers:
-    """The record's own headers, then its coordinates and the error. `message` is cut at 500 characters."""
+    """The record's own headers, then its coordinates, its timestamp (UTC ms) and the error. `message` is cut at 500
+    characters.
+
+    The letter's own timestamp is when it was written: the brokers delete by it, and a record may be old.
+    """
     errors = {
         "topic": topic,
         "partition": str(partition),
         "offset": str(offset),
+        "timestamp": str(timestamp_ms),
         "stage": stage,
         "exception.class.name": reason,
         "exception.message": message[:_MAX_MESSAGE],

@@ -108,7 +108,7 @@ class Full:
         try:
             event = events.decode(value, key=key, timestamp_ms=timestamp_ms)
         except Invalid as error:
-            return self._dead(partition, offset, stage="decode", reason=error.reason, message=str(error))
+            return self._dead(partition, offset, timestamp_ms, stage="decode", reason=error.reason, message=str(error))
         newest_ms = max(self._newest_ms.get(partition, 0), event.time_ms)
         self._newest_ms[partition] = newest_ms
         if before is not None and window.expired(before, partition_newest_ms=newest_ms, rules=self._rules):
@@ -117,7 +117,7 @@ class Full:
         if outcome is window.Outcome.DUPLICATE:
             return Step(None, None, [], None)
         if outcome is window.Outcome.LATE:
-            return self._dead(partition, offset, stage="fold", reason="late", message="late")
+            return self._dead(partition, offset, timestamp_ms, stage="fold", reason="late", message="late")
         scored_at = scores.rfc3339(time.time_ns() // 1_000_000)
         score = scores.encode(
             event,
@@ -131,8 +131,15 @@ class Full:
         score_id = scores.score_id(self._topic, partition, offset)
         return Step(after, score, scores.headers(score_id, source=self._application, scored_at=scored_at), None)
 
-    def _dead(self, partition: int, offset: int, *, stage: str, reason: str, message: str) -> Step:
+    def _dead(self, partition: int, offset: int, timestamp_ms: int, *, stage: str, reason: str, message: str) -> Step:
         headers = deadletter.headers(
-            [], topic=self._topic, partition=partition, offset=offset, stage=stage, reason=reason, message=message
+            [],
+            topic=self._topic,
+            partition=partition,
+            offset=offset,
+            timestamp_ms=timestamp_ms,
+            stage=stage,
+            reason=reason,
+            message=message,
         )
         return Step(None, None, [], headers)

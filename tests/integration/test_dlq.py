@@ -37,6 +37,7 @@ def put_letters(settings: Settings) -> None:
             topic=settings.topics.events,
             partition=2,
             offset=40 + offset,
+            timestamp_ms=TIME_MS + offset,
             stage="decode",
             reason=reason,
             message=f"it was {reason}",

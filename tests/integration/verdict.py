@@ -149,13 +149,14 @@ class Verdict:
         for letter in letters:
             original = originals[coordinates(letter)]
             whole = kept(original)
-            for name in ("key", "value", "timestamp_ms"):
+            for name in ("key", "value"):
                 if getattr(letter, name) != getattr(whole, name):
                     yield f"the dead letter of {coordinates(letter)} has another {name} than its record"
             reason = original.headers.get(EXPECT) or b"late"
             wanted = {
                 **whole.headers,
                 f"{ERRORS}topic": self.topic.encode(),
+                f"{ERRORS}timestamp": str(whole.timestamp_ms).encode(),
                 f"{ERRORS}exception.class.name": reason,
             }
             found = {name: letter.headers.get(name) for name in wanted}

@@ -35,9 +35,16 @@ def letter(**changes: object) -> Letter:
 def test_what_the_worker_writes_is_read_back() -> None:
     original: Headers = [("trace", b"abc"), ("trace", b"def")]
     headers = deadletter.headers(
-        original, topic="events", partition=3, offset=41, stage="decode", reason="json", message="not JSON: é"
+        original,
+        topic="events",
+        partition=3,
+        offset=41,
+        timestamp_ms=NOW_MS,
+        stage="decode",
+        reason="json",
+        message="not JSON: é",
     )
-    read = parse(Played(7, NOW_MS, b"ann", b"{", headers), partition=2)
+    read = parse(Played(7, NOW_MS + 500, b"ann", b"{", headers), partition=2)
     assert read == letter(reason="json", message="not JSON: é", value=b"{", headers=original)
     assert read.source == "events-3-41"
 

@@ -21,7 +21,7 @@ class Letter:
     id: str
     """Where the letter itself lies: `partition:offset` of the dead-letter topic."""
     time_ms: int
-    """The failed record's own timestamp."""
+    """The failed record's own timestamp; the letter's where none is told."""
     topic: str
     partition: int
     offset: int
@@ -66,7 +66,7 @@ def parse(record: Played, *, partition: int) -> Letter:
             own.append((name, content))
     return Letter(
         id=f"{partition}:{record.offset}",
-        time_ms=record.timestamp,
+        time_ms=record.timestamp if (told := _number(errors, "timestamp")) < 0 else told,
         topic=errors.get("topic", ""),
         partition=_number(errors, "partition"),
         offset=_number(errors, "offset"),

@@ -104,6 +104,12 @@ class Metrics:
             registry=registry,
         )
 
+        self.lost_offsets_total = Counter(
+            "intent_lost_offsets_total",
+            "Source offsets that were deleted from the topic before this worker had read them.",
+            registry=registry,
+        )
+
         self.batch_events = Histogram(
             "intent_batch_events",
             "Source events in one committed batch of one partition.",

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -15,8 +16,11 @@ from faust.types import TP
 
 from worker.fold import Record
 from worker.stream import transaction
-from worker.stream.partition import Partition, Shared
+from worker.stream.partition import Partition, Share, Shared
 from worker.stream.table import Store
+
+QUEUED_BYTES: Final = 128 << 20
+"""Of keys and values that wait, over all partitions. A fetch more of each may be on its way, as for the number."""
 
 log = structlog.get_logger(__name__)
 
@@ -45,8 +49,18 @@ class Partitions:
 
         Each has an equal share of the bound, so that one with most of the traffic does not hold up the others.
         """
-        share = self._shared.settings.worker.max_queued_events / max(1, len(self._parts))
-        return {tp for tp, part in self._parts.items() if part.queued >= share}
+        return {tp for tp, part in self._parts.items() if part.full}
+
+    @property
+    def share(self) -> Share:
+        """What each may hold of what may wait in all."""
+        parts = max(1, len(self._parts))
+        return Share(self._shared.settings.worker.max_queued_events / parts, QUEUED_BYTES / parts)
+
+    def due_of(self, tp: TP) -> int | None:
+        """The next source offset of one that runs."""
+        part = self._parts.get(tp)
+        return None if part is None else part.due
 
     @property
     def live(self) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 from aiokafka.consumer import fetcher as aiokafka_fetcher
+from aiokafka.errors import KafkaError
 from aiokafka.producer import sender as aiokafka_sender
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
@@ -159,13 +160,39 @@ class Consumer(FaustConsumer):
             await asyncio.sleep(0)  # heartbeats and health between write batches
             return
         end_offset = self._end_offset(tp, records)
+        due = self.app.partitions.due_of(tp)
         seek_to = self.app.partitions.feed(tp, records, end_offset)
         if seek_to is not None:
             await self.seek_wait({tp: seek_to})  # on the consumer's thread, unlike `seek`
             return
+        if due is not None and records[0].offset > due:
+            await self._tell_lost(tp, due, records[0].offset)
         self._read_offset[tp] = records[-1].offset
         self.app.monitor.track_tp_end_offset(tp, end_offset)
         self.app.monitor.stream_inbound_time[tp] = time.monotonic()  # the livelock detector looks here
+
+    async def _tell_lost(self, tp: TP, due: int, found: int) -> None:
+        """A hole in the source is passed over: markers and compaction leave some, retention takes what nobody has read.
+
+        Where nothing was read before, there is nothing to miss: a new application begins with what the topic holds.
+        """
+        if due == 0:
+            return
+        try:
+            beginning = (await self.earliest_offsets(tp))[tp]
+        except (KafkaError, TimeoutError) as error:
+            log.warning("the beginning of a topic is not known, some of it may have been deleted", error=repr(error))
+            return
+        lost = min(beginning, found) - due
+        if lost > 0:
+            self.app.metrics.lost_offsets_total.inc(lost)
+            log.error(
+                "events were deleted before they were read",
+                topic=tp.topic,
+                partition=tp.partition,
+                offset=due,
+                lost=lost,
+            )
 
     def _end_offset(self, tp: TP, records: Sequence[Any]) -> int:
         """Behind the last record that may be read. The source's own markers and aborted records hold offsets behind it,

@@ -87,11 +87,12 @@ def _dead(batch: Batch, topic: str, partition: int) -> Iterator[OutRecord]:
             topic=topic,
             partition=partition,
             offset=record.offset,
+            timestamp_ms=record.timestamp,
             stage=stage,
             reason=reason,
             message=message,
         )
-        yield OutRecord(key, value, headers, record.timestamp)
+        yield OutRecord(key, value, headers)
 
 
 def _changelog(batch: Batch) -> Iterator[OutRecord]:

@@ -6,11 +6,11 @@ feeds records in, nor the other partitions.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
@@ -30,6 +30,11 @@ from worker.stream.shadow import Shadow
 from worker.stream.table import Store
 from worker.watermark import Watermark
 from worker.window import Rules
+
+BATCH_BYTES: Final = 8 << 20
+"""Of keys and values in one transaction, but for a single record that is larger. Two thousand records of a megabyte,
+all dead letters perhaps, would not be sent within a transaction's time-out, and so never.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +60,27 @@ class Owner(Protocol):
 
     committed: dict[TP, int]
 
+    @property
+    def share(self) -> "Share":
+        """What each partition may hold of fetched events."""
+
     def moved(self) -> None:
         """Events went through the partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A bound of events that wait, in number and in bytes of keys and values."""
+
+    events: float
+    bytes: float
+
+
+class Piece(NamedTuple):
+    """Records of one fetch that go into one batch, and the bytes of their keys and values."""
+
+    records: Sequence[Record]
+    bytes: int
 
 
 class Partition:
@@ -68,12 +92,14 @@ class Partition:
         self.end_offset = 0
         self.queued = 0
         """Fetched events that wait."""
+        self.queued_bytes = 0
+        """Of their keys and values."""
         self.due: int | None = None
         """The next source offset to be fetched; unknown until the table is recovered."""
         self._producer = producer
         self._shared = shared
         self._owner = owner
-        self._queue: deque[Sequence[Record]] = deque()
+        self._queue: deque[Piece] = deque()
         self._more = asyncio.Event()
         self._closing = False
         self._browsed = b""
@@ -87,6 +113,12 @@ class Partition:
     def live(self) -> bool:
         """Recovered and running."""
         return self._task is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether it holds its share. What is large need not be many: a topic may hold records of megabytes."""
+        share = self._owner.share
+        return self.queued >= share.events or self.queued_bytes >= share.bytes
 
     @property
     def lag(self) -> int:
@@ -132,11 +164,19 @@ class Partition:
 
         A fetch that starts after the next offset may show a hole in the source (transaction markers, compaction,
         retention) or have gone astray in a rebalance. Only one that was asked for from exactly there proves the hole.
+        Raises `Fatal` where it proves that the topic ends before what is done of it.
         """
         due = self.due
         if due is None:  # not recovered yet; Faust seeks once it is
             return None
         if records[-1].offset < due:
+            if self._sought == due and self.end_offset < due:
+                raise Fatal(
+                    f"{self.tp.topic} ends at offset {self.end_offset} in partition {self.tp.partition}, of which "
+                    f"{due} are done: the topic was created anew, or is another; give it an application "
+                    "(`worker.application_id`) of its own, or name the topic that was read before"
+                )
+            self._sought = due
             return due
         if records[0].offset > due and self._sought != due:
             self._sought = due
@@ -144,35 +184,41 @@ class Partition:
         if records[0].offset < due:
             records = [record for record in records if record.offset >= due]
         self.due = records[-1].offset + 1
-        self._queue.append(records)
-        self.queued += len(records)
+        for piece in _pieces(records, self._shared.settings.worker.max_batch_events):
+            self._queue.append(piece)
+            self.queued += len(piece.records)
+            self.queued_bytes += piece.bytes
         self._owner.moved()
         self._more.set()
         return None
 
     async def take(self, early_s: float) -> Sequence[Record]:
-        """Whatever has arrived, at most `max_batch_events`, once it is so many or `early_s` are over. Empty once the
-        partition closes.
+        """Whatever has arrived, at most `max_batch_events` or `BATCH_BYTES`, once it is so much or `early_s` are over.
+        Empty once the partition closes.
         """
         limit = self._shared.settings.worker.max_batch_events
         if early_s > 0:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._queue_has(limit), early_s)
-        await self._queue_has(1)
+                await asyncio.wait_for(
+                    self._wait(lambda: self.full or self.queued >= limit or self.queued_bytes >= BATCH_BYTES), early_s
+                )
+        await self._wait(lambda: self.queued > 0)
         if self._closing:
             return []
-        records = list(self._queue.popleft())
-        while self._queue and len(records) < limit:
-            records.extend(self._queue.popleft())
-        if len(records) > limit:
-            self._queue.appendleft(records[limit:])
-            del records[limit:]
+        records, size = list(self._queue[0].records), self._queue.popleft().bytes
+        while self._queue and len(records) + len(self._queue[0].records) <= limit:
+            if size + self._queue[0].bytes > BATCH_BYTES:
+                break
+            piece = self._queue.popleft()
+            records.extend(piece.records)
+            size += piece.bytes
         self.queued -= len(records)
+        self.queued_bytes -= size
         self._owner.moved()
         return records
 
-    async def _queue_has(self, events: int) -> None:
-        while self.queued < events and not self._closing:
+    async def _wait(self, enough: Callable[[], bool]) -> None:
+        while not (enough() or self._closing):
             self._more.clear()
             await self._more.wait()
 
@@ -235,7 +281,7 @@ class Partition:
         """Finish the batch in hand, take no other, stop the producer. Nothing of this partition runs afterwards."""
         self._closing = True
         self._queue.clear()
-        self.queued = 0
+        self.queued = self.queued_bytes = 0
         self._more.set()
         if self._task is not None:
             _, late = await asyncio.wait([self._task], timeout=within_s)
@@ -246,3 +292,18 @@ class Partition:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._shared.fatal(f"partition {self.tp.partition} failed", error)
+
+
+def _pieces(records: Sequence[Record], limit: int) -> Iterator[Piece]:
+    """Each of at most `limit` records and `BATCH_BYTES`, or of one record that is larger. Nearly always one."""
+    sizes = [len(record.key or b"") + len(record.value or b"") for record in records]
+    if len(records) <= limit and (whole := sum(sizes)) <= BATCH_BYTES:
+        yield Piece(records, whole)
+        return
+    start = total = 0
+    for place, size in enumerate(sizes):
+        if place > start and (place - start == limit or total + size > BATCH_BYTES):
+            yield Piece(records[start:place], total)
+            start, total = place, 0
+        total += size
+    yield Piece(records[start:], total)

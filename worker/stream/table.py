@@ -46,12 +46,16 @@ class Store(RocksDBStore):
 
     def browse(self, partition: int, *, after: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """Up to `count` users behind the key `after` and their windows, in the order of keys."""
-        database = self._db_for_partition(partition)
         found: list[tuple[bytes, bytes]] = []
-        for key, value in database.items(from_key=after + b"\0"):
-            if len(found) == count or key[:1] == folder.RESERVED:
-                break
-            found.append((key, value))
+        try:
+            place = self._db_for_partition(partition).iter()
+            place.seek(after + b"\0")
+            while len(found) < count and place.valid() and (key := place.key())[:1] != folder.RESERVED:
+                found.append((key, place.value()))
+                place.next()
+            place.status()  # damage, too, ends it: without an error where nobody asks
+        except Exception as error:
+            raise self._failed(partition, error) from error
         return found
 
     def write(self, partition: int, items: Iterable[Item], changelog_offset: int) -> None:

@@ -3,7 +3,7 @@ producer. Knows nothing of what the records mean.
 
 Private parts of aiokafka 0.14.0 in use: `BatchBuilder._builder`, `BatchBuilder._relative_offset`,
 `AIOKafkaProducer._txn_manager`, `record._crecords.default_records.lz4_encode`, `TransactionManager.error_transaction`,
-`protocol.offset.OffsetRequest`.
+`TransactionManager._sequence_numbers`, `protocol.offset.OffsetRequest`.
 """
 
 import asyncio
@@ -44,6 +44,15 @@ def _end_sender(_: TransactionManager, error: BaseException) -> NoReturn:
 # transaction. A broker that has yet to write the last commit's markers takes them, and those commit them: windows
 # without their scores. It took a refused topic and a broker's restart at once.
 TransactionManager.error_transaction = _end_sender
+
+
+def _increment_sequence(manager: TransactionManager, tp: TopicPartition, count: int) -> None:
+    numbers = manager._sequence_numbers  # noqa: SLF001
+    numbers[tp] = (numbers[tp] + count) % (1 << 31)
+
+
+# aiokafka goes on at -2**31, Kafka at 0: it would refuse the batch behind the 2,147,483,648th record of a partition.
+TransactionManager.increment_sequence_number = _increment_sequence
 
 MAX_RECORD_BATCH_BYTES: Final = 512 << 10
 MAX_REQUEST_BYTES: Final = 16 << 20

@@ -1,8 +1,13 @@
 """What a record in an output topic tells of where it comes from."""
 
+from dataclasses import dataclass, field
+
 from worker import deadletter, scores
+from worker.dlq.letters import parse
+from worker.fold import Batch, Rejected
+from worker.replay.tape import Played
 from worker.scores import Headers
-from worker.stream.output import source_offset
+from worker.stream.output import render, source_offset
 
 TOPIC = "clickstream.events.v1"
 
@@ -12,8 +17,16 @@ def score(topic: str, partition: int, offset: int) -> Headers:
 
 
 def letter(original: Headers, topic: str, partition: int, offset: int) -> Headers:
-    place = {"topic": topic, "partition": partition, "offset": offset}
-    return deadletter.headers(original, **place, stage="decode", reason="json", message="no")  # type: ignore[arg-type]
+    return deadletter.headers(
+        original,
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        timestamp_ms=5,
+        stage="decode",
+        reason="json",
+        message="no",
+    )
 
 
 def found(headers: Headers) -> int | None:
@@ -38,3 +51,20 @@ def test_a_letter_is_told_by_our_own_headers_whatever_its_record_brought() -> No
     assert found(letter(score(TOPIC, 1, 3), TOPIC, 1, 7)) == 7
     assert found(letter(letter([], TOPIC, 1, 3), TOPIC, 1, 7)) == 7
     assert found(letter(score(TOPIC, 1, 3), "other", 1, 7)) is None
+
+
+@dataclass(frozen=True)
+class Bad:
+    offset: int
+    timestamp: int
+    key: bytes | None = b"ann"
+    value: bytes | None = b"{"
+    headers: Headers = field(default_factory=list)
+
+
+def test_a_dead_letter_is_kept_from_when_it_was_written_and_tells_when_its_record_was() -> None:
+    batch = Batch(rejected=[Rejected(Bad(7, timestamp=1234), "decode", "json", "no")])
+    (dead,) = render(batch, [], topic=TOPIC, partition=1, application="a", scored_at="").dead_letters
+    assert dead.timestamp_ms is None
+    read = parse(Played(0, 99, dead.key, dead.value, dead.headers), partition=1)
+    assert (read.time_ms, read.offset, read.headers) == (1234, 7, [])

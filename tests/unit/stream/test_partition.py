@@ -12,6 +12,7 @@ from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from worker import config, watermark
+from worker.errors import Fatal
 from worker.ops.metrics import Metrics
 from worker.stream.assignment import Partitions
 from worker.stream.partition import Partition, Shared
@@ -23,10 +24,16 @@ SOURCE = TP("events", 3)
 @dataclass(frozen=True)
 class Rec:
     offset: int
+    key: bytes | None = b"u"
+    value: bytes | None = b""
 
 
 def recs(*offsets: int) -> list[Any]:
     return [Rec(offset) for offset in offsets]
+
+
+def sized(first: int, *sizes: int) -> list[Any]:
+    return [Rec(offset, b"" if size else None, bytes(size)) for offset, size in enumerate(sizes, first)]
 
 
 class Store:
@@ -108,10 +115,10 @@ async def test_an_early_batch_waits_for_more_until_its_time_or_until_it_is_full(
     assert not waiting.done()
     partitions.feed(SOURCE, recs(3, 4), 9)
     full = await asyncio.wait_for(waiting, 5)
-    assert [record.offset for record in full] == [0, 1, 2, 3]
+    assert [record.offset for record in full] == [0, 1, 2]  # with the next fetch they would be 5
     begin = time.monotonic()
     over = await part.take(0.05)
-    assert [record.offset for record in over] == [4]
+    assert [record.offset for record in over] == [3, 4]
     assert time.monotonic() - begin >= 0.04
 
 
@@ -127,6 +134,41 @@ async def test_a_partition_that_closes_ends_the_wait_of_an_early_batch(partition
 async def test_a_fetch_that_is_all_done_seeks_forward(partitions: Partitions) -> None:
     await opened(partitions, done=100)
     assert partitions.feed(SOURCE, recs(3, 4), 200) == 101
+
+
+async def test_a_topic_that_ends_before_what_is_done_of_it_is_another(partitions: Partitions) -> None:
+    part = await opened(partitions, done=100)
+    assert partitions.feed(SOURCE, recs(3, 4), 5) == 101  # on its way since before the seek, perhaps
+    with pytest.raises(Fatal, match="events ends at offset 5 in partition 3, of which 101 are done"):
+        partitions.feed(SOURCE, recs(3, 4), 5)
+    assert part.queued == 0
+
+
+async def test_large_records_wait_and_go_in_batches_bounded_by_their_bytes(
+    partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.stream.partition.BATCH_BYTES", 100)
+    monkeypatch.setattr("worker.stream.assignment.QUEUED_BYTES", 300)
+    part = await opened(partitions, done=-1)
+    partitions.feed(SOURCE, sized(0, 40, 40, 40), 9)
+    assert partitions.full == set()
+    partitions.feed(SOURCE, sized(3, 150, 0, 61), 9)
+    assert partitions.full == {SOURCE}
+    assert [await offsets(part) for _ in range(4)] == [[0, 1], [2], [3], [4, 5]]
+    assert (part.queued, part.queued_bytes) == (0, 0)
+
+
+async def test_an_early_batch_does_not_wait_for_more_than_may_wait(partitions: Partitions) -> None:
+    other = TP("events", 4)
+    third = TP("events", 5)
+    await partitions.open([SOURCE, other, third], 1)
+    partitions.start([SOURCE, other, third], Empty(), 1)  # type: ignore[arg-type]
+    part = partitions._parts[SOURCE]
+    partitions.feed(SOURCE, recs(0, 1, 2, 3), 9)
+    partitions.feed(SOURCE, recs(4, 5, 6), 9)
+    assert await offsets(part) == [0, 1, 2, 3]
+    partitions.feed(SOURCE, recs(7), 9)  # 4 of the third of 10 that may wait
+    assert len(await asyncio.wait_for(part.take(60.0), 5)) == 4
 
 
 async def test_a_gap_is_sought_once_and_then_taken_for_a_hole_in_the_source(partitions: Partitions) -> None:

@@ -61,7 +61,8 @@ def test_a_revoked_partition_is_closed_so_that_the_next_owner_may_open_it(table:
     assert held is not None
 
 
-def test_damage_met_in_use_condemns_the_folder(table: Table) -> None:
+@pytest.mark.parametrize("meet", ["a look-up", "browsing"])
+def test_damage_met_in_use_condemns_the_folder(table: Table, meet: str) -> None:
     store = table.store
     store.write(0, [(b"%05d" % number, bytes(200)) for number in range(1000)], 1)
     database = store._db_for_partition(0)
@@ -73,7 +74,7 @@ def test_damage_met_in_use_condemns_the_folder(table: Table) -> None:
     content[100:300] = bytes(200)
     file.write_bytes(content)
     with pytest.raises(Fatal, match="is damaged, the next start rebuilds it"):
-        store.read(0)(b"%05d" % 0)
+        store.read(0)(b"%05d" % 0) if meet == "a look-up" else store.browse(0, after=b"", count=1000)
     store._close(0)
     assert (path / folder.DAMAGED).exists()
     assert store.persisted_offset(TP("unit-windows-changelog", 0)) is None

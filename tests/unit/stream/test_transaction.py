@@ -20,3 +20,10 @@ async def test_a_refused_topic_ends_the_sender_before_anything_that_is_not_in_th
     with pytest.raises(TopicAuthorizationFailedError):  # out of the sender's loop, which ends by it
         manager.error_transaction(TopicAuthorizationFailedError({"scores"}))
     assert manager.partitions_to_add() == {CHANGELOG, SCORES}
+
+
+async def test_sequence_numbers_go_on_at_0_as_kafka_s_do() -> None:
+    manager, tp = TransactionManager("t", 1000), TopicPartition("scores", 0)
+    manager.increment_sequence_number(tp, (1 << 31) - 3)
+    manager.increment_sequence_number(tp, 5)
+    assert manager.sequence_number(tp) == 2
