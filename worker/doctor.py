@@ -78,7 +78,7 @@ def examine() -> Iterator[Finding]:
         return
     yield Finding("settings", f"{sum(1 for _ in config.leaves(settings))} values, all accepted")
     brokers = list(
-        _asked("brokers", _brokers, settings, "start Kafka, or set `kafka.bootstrap_servers` to where it is")
+        _asked("brokers", _brokers, settings, "correct it; `intent config show` tells where each value came from")
     )
     yield from brokers
     if all(finding.well for finding in brokers):
@@ -107,11 +107,17 @@ def _brokers(settings: "Settings") -> Iterator[Finding]:
     from worker.kafka import clients
 
     servers = settings.kafka.bootstrap_servers
+    trouble = clients.Trouble()
+    admin = clients.admin(settings.kafka, trouble)
     try:
-        described = clients.admin(settings.kafka).list_topics(timeout=_TIMEOUT_S)
+        described = admin.list_topics(timeout=_TIMEOUT_S)
     except KafkaException:
+        admin.poll(0)
+        cause = f" ({trouble.cause})" if trouble.cause else ""
         advice = "start Kafka (here: `intent broker start`), or set `kafka.bootstrap_servers` to where it is"
-        yield Finding("brokers", f"{servers} does not answer within {_TIMEOUT_S:.0f} s", advice)
+        yield Finding(
+            "brokers", f"{servers} does not answer within {_TIMEOUT_S:.0f} s{cause}", trouble.advice or advice
+        )
         return
     count = len(described.brokers)
     wanted = settings.topics.replication_factor

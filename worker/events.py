@@ -136,6 +136,8 @@ def decode(value: bytes | None, *, key: bytes | None, timestamp_ms: int) -> Even
         raise Invalid("wrong_key", "the record's key is not the event's `user_id` in UTF-8")
     if time_ms < 0:
         raise Invalid("schema", "`event_time` is before 1970")
+    if time_ms > MAX_TIME_MS:  # a local time of 9999 with an offset: in UTC it has a fifth digit
+        raise Invalid("schema", "`event_time` is after the year 9999 in UTC")
     if time_ms > timestamp_ms + MAX_AHEAD_MS:
         raise Invalid(
             "future", f"`event_time` is {(time_ms - timestamp_ms) / 3.6e6:.1f} h ahead of the record's timestamp"

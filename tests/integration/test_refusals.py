@@ -17,7 +17,8 @@ from tests.integration.deployment import ROOT, Worker, publish, read_all, until
 from tests.integration.secured import Guarded, rights
 from tests.integration.stories import event
 from worker.config import Kafka, Settings
-from worker.kafka import clients
+from worker.errors import IntentError
+from worker.kafka import clients, topics
 from worker.ports import free_port
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -117,6 +118,18 @@ def test_a_topic_that_takes_no_record_of_a_score_s_size_ends_the_worker_by_name(
         comes_through(worker, made)
     finally:
         worker.close()
+
+
+def test_a_wrong_password_is_told_from_a_broker_that_is_down(
+    settings: MakeSettings, guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded.enrol("user-who-forgets", PASSWORD)
+    made = settings().model_copy(
+        update={"kafka": Kafka.model_validate(guarded.client("user-who-forgets", "wrong horse"))}
+    )
+    monkeypatch.setattr(topics, "_TIMEOUT_S", 5.0)
+    with pytest.raises(IntentError, match=r"invalid credentials.*; check .*the user and the password"):
+        topics.check(made)
 
 
 def set_max_message_bytes(guarded: Guarded, topic: str, count: int) -> None:

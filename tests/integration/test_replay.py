@@ -8,15 +8,18 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
+from tests.conftest import MakeSettings
 from tests.integration.conftest import Deploy
 from tests.integration.deployment import Worker, publish, read_all, until, variables
 from tests.integration.test_worker import drained, simulated
 from worker import cli, scores
 from worker.config import Settings
+from worker.replay.lookup import look_up
+from worker.replay.plan import LATEST, Offsets, Stretch
 from worker.scores import HORIZONS, Score
 from worker.scoring.forward import TOLERANCE
 
@@ -107,3 +110,21 @@ def assert_no_trace(settings: Settings) -> None:
     asked = [TopicPartition(settings.topics.events, number) for number in range(settings.topics.partitions)]
     assert all(partition.offset < 0 for partition in consumer.committed(asked, timeout=10))
     consumer.close()
+
+
+def test_a_range_of_markers_and_aborted_records_has_no_warm_up(settings: MakeSettings) -> None:
+    made = settings()
+    servers, topic = made.kafka.bootstrap_servers, made.topics.events
+    producer = Producer({"bootstrap.servers": servers, "transactional.id": topic, "log_level": 0})
+    producer.init_transactions()
+    for end in (producer.commit_transaction, producer.abort_transaction, None):
+        producer.begin_transaction()
+        producer.produce(topic, b"{}", b"ann", partition=0)
+        producer.flush()  # not acknowledged before the markers of the transaction before are written
+        if end is not None:
+            end()
+    # Offsets: the committed record, its marker, the aborted record, its marker, and what is not readable yet.
+    for start in range(4):
+        plan = look_up(made.kafka, topic, Offsets({0: start}), LATEST, warmup_ms=1000, setting="topics.events")
+        assert plan.stretches == (Stretch(partition=0, warm_from=start, start=start, end=4),)
+    producer.abort_transaction()

@@ -56,6 +56,17 @@ def test_what_others_write_is_read_too() -> None:
 
 
 @pytest.mark.parametrize(
+    ("time_ms", "text"),
+    [
+        pytest.param(NOW_MS, "2023-11-14T22:13:20.000Z", id="a time"),
+        pytest.param(NOW_MS * 1000, "1700000000000000 ms", id="microseconds for milliseconds"),
+    ],
+)
+def test_any_timestamp_is_shown(time_ms: int, text: str) -> None:
+    assert letter(time_ms=time_ms).time == text
+
+
+@pytest.mark.parametrize(
     ("raw", "text"),
     [
         pytest.param(None, "(none)", id="none"),

@@ -25,7 +25,7 @@ def _well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = Settings(worker=config.Worker(data_dir=tmp_path / "state"))
     monkeypatch.setattr(config, "load", lambda: settings)
     described = SimpleNamespace(brokers={1: None}, cluster_id="c")
-    monkeypatch.setattr(clients, "admin", lambda _: SimpleNamespace(list_topics=lambda **_: described))
+    monkeypatch.setattr(clients, "admin", lambda *_: SimpleNamespace(list_topics=lambda **_: described))
     monkeypatch.setattr(topics, "check", lambda _: [])
     monkeypatch.setattr(bundle, "load", lambda _: SimpleNamespace(name="shop", version="abc"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -69,11 +69,25 @@ def test_a_wrong_setting_ends_the_visit(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_no_broker_is_said_once_and_the_rest_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     down = confluent_kafka.KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._TRANSPORT))
-    monkeypatch.setattr(clients, "admin", lambda _: SimpleNamespace(list_topics=lambda **_: fail(down)))
+    client = SimpleNamespace(list_topics=lambda **_: fail(down), poll=lambda _: 0)
+    monkeypatch.setattr(clients, "admin", lambda *_: client)
     (finding,) = wrong()
-    assert "127.0.0.1:9092 does not answer" in finding.found
+    assert finding.found == "127.0.0.1:9092 does not answer within 5 s"
     assert "intent broker start" in finding.advice
     assert len(list(doctor.examine())) == 6  # all but the topics
+
+
+def test_a_broker_that_does_not_let_us_in_is_not_one_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    down = confluent_kafka.KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._TRANSPORT))
+    refused = confluent_kafka.KafkaError(confluent_kafka.KafkaError._AUTHENTICATION, "invalid credentials")
+
+    def admin(_: object, trouble: clients.Trouble) -> object:
+        return SimpleNamespace(list_topics=lambda **_: fail(down), poll=lambda _: trouble(refused))
+
+    monkeypatch.setattr(clients, "admin", admin)
+    (finding,) = wrong()
+    assert finding.found == "127.0.0.1:9092 does not answer within 5 s (invalid credentials)"
+    assert "the user and the password" in finding.advice
 
 
 def test_each_difference_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

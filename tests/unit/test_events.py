@@ -54,6 +54,7 @@ def test_registry_framing_is_accepted() -> None:
         pytest.param(written(page="x" * 2_049), b"u", "schema", id="long page"),
         pytest.param(written(event_time=True), b"u", "schema", id="boolean time"),
         pytest.param(written(event_time=10**30), b"u", "schema", id="time beyond any"),
+        pytest.param(written(event_time="9999-12-31T23:59:59.999-23:59"), b"u", "schema", id="the year 10000 in UTC"),
         pytest.param(written(event_time=NOW_MS + 86_400_001), b"u", "future", id="a day and 1 ms ahead"),
         pytest.param(written(user_id="é" * 129), ("é" * 129).encode(), "schema", id="user of 258 bytes"),
         pytest.param(written(), None, "wrong_key", id="no key"),

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from worker.errors import SettingError
+from worker.errors import IntentError, SettingError
 from worker.replay.plan import (
     EARLIEST,
     LATEST,
     Bound,
     Instant,
+    KafkaOffsets,
     Offsets,
     Plan,
     Stretch,
@@ -144,3 +147,41 @@ def test_ranges_that_are_none(begin: Bound, end: Bound, said: str) -> None:
 def test_a_plan_knows_its_length() -> None:
     plan = Plan(topic="t", stretches=(Stretch(partition=0, warm_from=5, start=10, end=30),))
     assert plan.offsets == 25
+
+
+@dataclass
+class Broker:
+    """Has one answer to a poll."""
+
+    answer: Message | None
+
+    def assign(self, partitions: list[TopicPartition]) -> None: ...
+
+    def unassign(self) -> None: ...
+
+    def poll(self, _timeout_s: float) -> Message | None:
+        return self.answer
+
+
+def time_of(answer: Message | None) -> Mapping[int, int | None]:
+    return KafkaOffsets(cast("Consumer", Broker(answer))).time_of("shop.events", {3: 40})
+
+
+def test_the_time_at_an_offset() -> None:
+    assert time_of(Message("shop.events", 3, 41, b"", b"", [], None, (1, MIDNIGHT))) == {3: MIDNIGHT}
+
+
+def test_behind_the_offset_are_only_markers() -> None:
+    assert time_of(Message("shop.events", 3, 42, error=KafkaError(KafkaError._PARTITION_EOF))) == {3: None}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        pytest.param(None, "sent nothing for 15 s", id="silence"),
+        pytest.param(Message(error=KafkaError(KafkaError._AUTO_OFFSET_RESET)), "cannot be read: ", id="deleted since"),
+    ],
+)
+def test_a_time_that_cannot_be_read_is_not_no_time(answer: Message | None, said: str) -> None:
+    with pytest.raises(IntentError, match=f"partition 3 of shop.events at offset 40 {said}"):
+        time_of(answer)

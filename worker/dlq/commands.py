@@ -46,7 +46,6 @@ def dlq_list(
     """
     from worker.config import load
     from worker.dlq.letters import printable
-    from worker.scores import rfc3339
 
     counts: Counter[str] = Counter()
     newest: dict[str, list[Letter]] = {}
@@ -61,7 +60,7 @@ def dlq_list(
         listed = [
             {
                 "id": letter.id,
-                "time": rfc3339(letter.time_ms),
+                "time": letter.time,
                 "source": {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset},
                 "stage": letter.stage,
                 "reason": letter.reason,
@@ -80,7 +79,7 @@ def dlq_list(
         table.add_column(column, no_wrap=True)
     table.add_column("message")
     for letter in shown:
-        row = (letter.id, rfc3339(letter.time_ms), letter.reason, letter.message)
+        row = (letter.id, letter.time, letter.reason, letter.message)
         table.add_row(*(escape(printable(cell)) for cell in row))
     out.print(table)
     by_reason = ", ".join(
@@ -101,13 +100,12 @@ def dlq_show(
     """
     from worker.config import load
     from worker.dlq.letters import escaped, printable
-    from worker.scores import rfc3339
 
     letter = _one(load(), letter_id)
     if as_json:
         document = {
             "id": letter.id,
-            "time": rfc3339(letter.time_ms),
+            "time": letter.time,
             "source": {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset},
             "stage": letter.stage,
             "reason": letter.reason,
@@ -123,7 +121,7 @@ def dlq_show(
     table.add_column(overflow="fold")
     rows = {
         "came from": letter.source,
-        "record's time": rfc3339(letter.time_ms),
+        "record's time": letter.time,
         "failed at": letter.stage,
         "reason": letter.reason,
         "message": letter.message,

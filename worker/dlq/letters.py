@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from worker import deadletter
 from worker.config import Settings
+from worker.events import MAX_TIME_MS
 from worker.replay.lookup import look_up
 from worker.replay.plan import Bound, Plan
 from worker.replay.tape import Played, Tape, reader
-from worker.scores import Headers
+from worker.scores import Headers, rfc3339
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,11 @@ class Letter:
     def source(self) -> str:
         """The failed record's coordinates in one word."""
         return f"{self.topic}-{self.partition}-{self.offset}"
+
+    @property
+    def time(self) -> str:
+        """`time_ms` in RFC 3339; as it is where that cannot write it, since a producer may have sent any number."""
+        return rfc3339(self.time_ms) if self.time_ms <= MAX_TIME_MS else f"{self.time_ms} ms"
 
 
 def plan(settings: Settings, begin: Bound, end: Bound) -> Plan:

@@ -5,12 +5,43 @@ librdkafka (confluent-kafka) serves admin, tools, replay and load; aiokafka serv
 
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from worker.config import Kafka
 from worker.errors import SettingError
+
+_ADVICE: Final = {
+    KafkaError._SSL: (  # noqa: SLF001 - librdkafka's own codes begin with an underscore
+        "check `kafka.security_protocol` and the certificates of `kafka.ssl_ca_file` and `kafka.ssl_certificate_file`"
+    ),
+    KafkaError._AUTHENTICATION: (  # noqa: SLF001 - as above
+        "check `kafka.security_protocol`, `kafka.sasl_mechanism`, the user and the password"
+    ),
+    KafkaError._RESOLVE: "check the names in `kafka.bootstrap_servers`",  # noqa: SLF001 - as above
+}
+
+
+class Trouble:
+    """What keeps a client from its brokers. librdkafka raises a mere timeout, and tells the cause to `error_cb` only.
+
+    It does so when the client is polled: poll before looking here.
+    """
+
+    def __init__(self) -> None:
+        self.cause = ""
+        """In librdkafka's words; empty while none was told that a person can mend in the settings."""
+        self.advice = ""
+        """What to do about the cause."""
+
+    def __call__(self, error: KafkaError) -> None:
+        """To be the client's `error_cb`."""
+        # A broker without TLS hangs up on a handshake, which has the code of any lost connection.
+        code = KafkaError._SSL if "SSL handshake failed" in error.str() else error.code()  # noqa: SLF001 - as above
+        if code in _ADVICE:
+            self.cause, self.advice = error.str(), _ADVICE[code]
 
 
 def librdkafka(kafka: Kafka) -> dict[str, Any]:
@@ -67,9 +98,15 @@ def ssl_context(kafka: Kafka) -> ssl.SSLContext | None:
     return context
 
 
-def admin(kafka: Kafka) -> AdminClient:
-    """An admin client; connects when first used."""
-    return AdminClient(librdkafka(kafka))
+def admin(kafka: Kafka, trouble: Trouble | None = None) -> AdminClient:
+    """An admin client; connects when first used. Its `poll` tells `trouble` what keeps it from the brokers.
+
+    Raises `SettingError` for what librdkafka does not accept, such as a certificate that is none.
+    """
+    try:
+        return AdminClient(librdkafka(kafka) | ({} if trouble is None else {"error_cb": trouble}))
+    except KafkaException as error:
+        raise SettingError(f"the settings `kafka.*` are not accepted: {error.args[0].str()}; correct them") from None
 
 
 def _file(kafka: Kafka, setting: str) -> Path | None:

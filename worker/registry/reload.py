@@ -20,6 +20,8 @@ from worker.scoring.bundle import Bundle
 
 RETRY_AT_MOST_S: Final = 3600.0
 """A refused version is tried again after one interval, then two, four, and so on, up to this."""
+_DOUBLED_AT_MOST: Final = 32
+"""Far past the hour for any interval; the 1024th doubling is beyond a float."""
 
 log = structlog.get_logger(__name__)
 
@@ -110,8 +112,7 @@ class Reloader:
 
     def _follow(self, followed: _Followed, wanted: str | None, take: Callable[[Bundle | None], None]) -> None:
         if wanted != followed.refused:
-            followed.refused, followed.tries, followed.again_at = None, 0, 0.0
-            self._metrics.model_refused.labels(alias=followed.alias).set(0)
+            self._forget_refusals(followed)
         if wanted == followed.version or self._clock() < followed.again_at:
             return
         begin, loaded = self._clock(), False
@@ -125,12 +126,18 @@ class Reloader:
             self._refuse(followed, wanted, error)
             return
         followed.version = wanted
+        self._forget_refusals(followed)  # what was refused before may be what moved in now
         self._metrics.model_reloads_total.labels(result="done").inc()
         log.info("model moved in", alias=followed.alias, version=wanted, seconds=round(self._clock() - begin, 3))
 
+    def _forget_refusals(self, followed: _Followed) -> None:
+        followed.refused, followed.tries, followed.again_at = None, 0, 0.0
+        self._metrics.model_refused.labels(alias=followed.alias).set(0)
+
     def _refuse(self, followed: _Followed, wanted: str | None, error: Exception) -> None:
         followed.refused = wanted
-        followed.again_at = self._clock() + min(self._interval_s * 2**followed.tries, RETRY_AT_MOST_S)
+        doubled = min(followed.tries, _DOUBLED_AT_MOST)
+        followed.again_at = self._clock() + min(self._interval_s * 2**doubled, RETRY_AT_MOST_S)
         followed.tries += 1
         self._metrics.model_reloads_total.labels(result="refused").inc()
         self._metrics.model_refused.labels(alias=followed.alias).set(1)

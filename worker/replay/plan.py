@@ -217,8 +217,8 @@ def _warm_from(
 class KafkaOffsets:
     """`TopicOffsets` answered by a broker. Blocks, at most `ASK_TIMEOUT_S` a question; commits nothing.
 
-    `consumer` must read committed, so that the end is the last stable offset. Its assignment is replaced. `setting` is
-    what named the topic. Raises `ConnectionError` where no broker answers.
+    `consumer` must read committed, so that the end is the last stable offset, and tell the end of a partition. Its
+    assignment is replaced. `setting` is what named the topic. Raises `ConnectionError` where no broker answers.
     """
 
     def __init__(self, consumer: Consumer, *, setting: str = "topics.events") -> None:
@@ -269,7 +269,7 @@ class KafkaOffsets:
                 time.sleep(_AGAIN_S)
 
     def time_of(self, topic: str, /, offset: Mapping[int, int]) -> Mapping[int, int | None]:
-        """As the protocol says: reads one record of each partition."""
+        """As the protocol says: reads one record of each partition. Raises `IntentError` where none can be read."""
         return {partition: self._time_of(topic, partition, first) for partition, first in offset.items()}
 
     def _time_of(self, topic: str, partition: int, offset: int) -> int | None:
@@ -278,6 +278,12 @@ class KafkaOffsets:
             message: Message | None = self._consumer.poll(ASK_TIMEOUT_S)
         finally:
             self._consumer.unassign()
-        if message is None or message.error() is not None:
+        where = f"partition {partition} of {topic} at offset {offset}"
+        if message is None:
+            raise IntentError(f"{where} sent nothing for {ASK_TIMEOUT_S:.0f} s; is its broker up?")
+        if (error := message.error()) is None:
+            return message.timestamp()[1]
+        # Behind the offset may be only markers and aborted records: then the end of the partition comes first.
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - as above
             return None
-        return message.timestamp()[1]
+        raise IntentError(f"{where} cannot be read: {error.str()}")

@@ -1,14 +1,20 @@
 """What each client library is told of the same settings."""
 
+import socket
 import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaError
 from pydantic import SecretStr
 
-from worker.config import Kafka
-from worker.errors import SettingError
-from worker.kafka import clients, properties
+from worker.config import Kafka, Settings
+from worker.errors import IntentError, SettingError
+from worker.kafka import clients, properties, topics
+from worker.ports import HOST
 
 SCRAM = Kafka(
     bootstrap_servers="broker:9092",
@@ -58,6 +64,62 @@ def test_a_file_that_is_no_certificate_is_one_sentence(tmp_path: Path) -> None:
     path.write_text("no certificate")
     with pytest.raises(SettingError, match=r"`kafka.ssl_\*` is not usable PEM"):
         clients.ssl_context(Kafka(security_protocol="SSL", ssl_ca_file=path))
+
+
+def test_a_certificate_that_librdkafka_does_not_take_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_text("no certificate")
+    with pytest.raises(SettingError, match=r"the settings `kafka\.\*` are not accepted: .*ssl\.ca\.location"):
+        clients.admin(Kafka(security_protocol="SSL", ssl_ca_file=path))
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "advice"),
+    [
+        pytest.param(KafkaError._SSL, "verify failed", "ssl_ca_file", id="a certificate"),
+        pytest.param(KafkaError._AUTHENTICATION, "invalid credentials", "password", id="a password"),
+        pytest.param(KafkaError._RESOLVE, "not known", "bootstrap_servers", id="a name"),
+        pytest.param(KafkaError._TRANSPORT, "SSL handshake failed: closed", "security_protocol", id="no TLS there"),
+    ],
+)
+def test_what_can_be_mended_in_the_settings_is_kept(code: int, text: str, advice: str) -> None:
+    trouble = clients.Trouble()
+    trouble(KafkaError(code, text))
+    trouble(KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down"))
+    trouble(KafkaError(KafkaError._TRANSPORT, "Disconnected"))
+    assert trouble.cause == text
+    assert advice in trouble.advice
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(lambda taken: taken.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"), id="another protocol"),
+        pytest.param(lambda _: None, id="hangs up, as Kafka does"),
+    ],
+)
+def test_a_broker_without_tls_is_told_from_one_that_is_down(
+    answer: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "_TIMEOUT_S", 1.0)
+    with socket.create_server((HOST, 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):  # one side has closed: the test is over
+                while True:
+                    taken, _ = listener.accept()
+                    with taken:
+                        taken.recv(4096)
+                        answer(taken)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        where = f"{HOST}:{listener.getsockname()[1]}"
+        with pytest.raises(IntentError, match=r"SSL handshake failed.*; check `kafka\.security_protocol`"):
+            topics.check(Settings(kafka=Kafka(bootstrap_servers=where, security_protocol="SSL")))
+        listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+        thread.join(10)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(

@@ -142,8 +142,22 @@ def test_one_that_was_mended_moves_in(setup: Setup) -> None:
     setup.point("champion", setup.made.second)
     setup.after(INTERVAL_S)
     setup.store._put(setup.store._path(NAME, setup.made.second, "card.md"), whole)
+    assert setup.sample("intent_model_refused", alias="champion") == 1
     setup.after(INTERVAL_S)
     assert setup.engine.champion == setup.made.second
+    assert setup.sample("intent_model_refused", alias="champion") == 0
+
+
+def test_one_that_is_refused_for_weeks_stays_the_model_s_fault(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bad(_: str) -> Bundle:
+        raise SettingError("another format")
+
+    monkeypatch.setattr(setup.source, "load", bad)
+    setup.point("champion", setup.made.second)
+    for _ in range(1100):
+        setup.after(RETRY_AT_MOST_S)
+    assert setup.sample("intent_model_reloads_total", result="refused") == 1100
+    assert setup.sample("intent_model_reloads_total", result="unusable") == 0
 
 
 def test_an_alias_that_moves_on_from_a_bad_version_is_followed_at_once(setup: Setup) -> None:
