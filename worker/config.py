@@ -130,7 +130,7 @@ class Worker(_Part):
         0, ge=0, le=9, description="further workers that keep a copy of each partition's state, to take over at once"
     )
     web_host: str = "127.0.0.1"
-    web_port: _Port = Field(6066, description="health, metrics and Faust's pages; 0 chooses a free port")
+    web_port: _Port = Field(6066, description="health and metrics; 0 chooses a free port")
 
 
 class Window(_Part):
