@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from worker import cli
+from worker import cli, config
 
 
 def ends(monkeypatch: pytest.MonkeyPatch, error: Exception) -> object:
@@ -67,7 +67,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
         "drift data /nonexistent",
         "score ga360 /nonexistent --out out.parquet",
         "import ga360 /nonexistent",
-        "import table /nonexistent --map mapping.toml",
+        f"import table /nonexistent --map {__file__}",
         "demo --data /nonexistent",
     ],
 )
@@ -82,3 +82,12 @@ def test_what_the_demo_needs_data_for_is_refused_without(option: str) -> None:
     done = CliRunner().invoke(cli.app, ["demo", *option.split()])
     assert done.exit_code == cli.EXIT_USAGE, done.output
     assert "--data" in done.output
+
+
+def test_no_setting_is_cut_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    folder = "/" + "x" * 300
+    done = CliRunner().invoke(cli.app, ["config", "show", "--set", f"worker.data_dir={folder}"])
+    names = [line.split()[0] for line in done.stdout.splitlines()[1:]]
+    assert names == list(config.meanings())
+    assert folder in done.stdout
