@@ -86,7 +86,12 @@ class Topics(_Part):
     partitions: int = Field(4, ge=1, le=1024)
     replication_factor: int = Field(1, ge=1, le=9)
     min_insync_replicas: int = Field(1, ge=1, le=9)
-    retention_hours: int = Field(168, ge=1, le=87_600, description="of scores and dead letters")
+    retention_hours: int = Field(
+        168,
+        ge=1,
+        le=87_600,
+        description="of events, scores, dead letters and shadow scores: all topics that are not compacted",
+    )
 
     @property
     def outputs(self) -> tuple[str, ...]:
