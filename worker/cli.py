@@ -113,14 +113,17 @@ def show(
         }
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("setting", "value", "from", "meaning", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("setting", "value", "from", "meaning"):
+        table.add_column(title, overflow="fold")
     meanings = config.meanings()
     for name, value in values.items():
         changed = origins[name] != "default"
         table.add_row(
             name, "" if value is None else str(value), origins[name], meanings[name], style="bold" if changed else ""
         )
-    Console().print(table, highlight=False, markup=False)
+    # A pipe has no width: there each setting is one whole line.
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table, highlight=False, markup=False)
 
 
 _mount()

@@ -18,6 +18,7 @@ from pydantic_settings import (
     NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -30,7 +31,30 @@ MODEL_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
 MODEL_ALIAS: Final = r"[a-z][a-z0-9-]{0,31}"
 """What a store's names may be made of: none leads out of it."""
 
-_Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+_TOPIC: Final = r"^[A-Za-z0-9._-]{1,249}$"
+_ID: Final = r"^[A-Za-z0-9._-]{1,100}$"
+_SERVERS: Final = r"^[^\s:,]+:\d+(,[^\s:,]+:\d+)*$"
+_WORD: Final = r"^\S+$"
+
+_ACCEPTED: Final = {
+    _TOPIC: "write 1 to 249 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`",
+    _ID: "write 1 to 100 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`",
+    _SERVERS: "write HOST:PORT, several separated by commas",
+    _WORD: "write a folder or a URL without spaces",
+    f"^{MODEL_NAME}$": "write 1 to 100 of the characters A-Z, a-z, 0-9, `.`, `_`, `-`, the first no `.` or `-`",
+    f"^{MODEL_ALIAS}$": "write 1 to 32 of the characters a-z, 0-9 and `-`, beginning with a letter",
+}
+"""What each pattern accepts, in words."""
+
+_KUBERNETES: Final = re.compile(
+    rf"{PREFIX}(?!\w*__)(\w+_)?"
+    r"(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=.*|PORT=\w+://.*|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?=.*)"
+)
+"""NAME=VALUE of the variables that Kubernetes gives each pod for a Service named `intent` or `intent-...`. The URL
+tells `INTENT_WORKER_WEB_PORT`, of a Service `intent-worker-web`, from a misspelt setting.
+"""
+
+_Topic = Annotated[str, Field(pattern=_TOPIC)]
 _Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -41,9 +65,7 @@ class _Part(BaseModel):
 class Kafka(_Part):
     """How to reach the brokers."""
 
-    bootstrap_servers: str = Field(
-        "127.0.0.1:9092", pattern=r"^[^\s:,]+:\d+(,[^\s:,]+:\d+)*$", description="host:port, comma separated"
-    )
+    bootstrap_servers: str = Field("127.0.0.1:9092", pattern=_SERVERS, description="host:port, comma separated")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     sasl_username: str | None = None
@@ -64,7 +86,12 @@ class Topics(_Part):
     partitions: int = Field(4, ge=1, le=1024)
     replication_factor: int = Field(1, ge=1, le=9)
     min_insync_replicas: int = Field(1, ge=1, le=9)
-    retention_hours: int = Field(168, ge=1, le=87_600, description="of scores and dead letters")
+    retention_hours: int = Field(
+        168,
+        ge=1,
+        le=87_600,
+        description="of events, scores, dead letters and shadow scores: all topics that are not compacted",
+    )
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -76,7 +103,7 @@ class Worker(_Part):
     """The stream worker's process."""
 
     application_id: str = Field(
-        "intent", pattern=r"^[A-Za-z0-9._-]{1,100}$", description="consumer group, prefix of transactions and changelog"
+        "intent", pattern=_ID, description="consumer group, prefix of transactions and changelog"
     )
     mode: Literal["every", "latest"] = Field(
         "every", description="score each event's window, or only a user's newest in a batch"
@@ -103,14 +130,12 @@ class Worker(_Part):
         600.0, ge=5, le=86_400, description="a rebalance or recovery without progress for so long ends the process"
     )
     shutdown_timeout_s: float = Field(15.0, ge=1, le=300)
-    instance_id: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9._-]{1,100}$", description="static group membership, one per worker process"
-    )
+    instance_id: str | None = Field(None, pattern=_ID, description="static group membership, one per worker process")
     standby_replicas: int = Field(
         0, ge=0, le=9, description="further workers that keep a copy of each partition's state, to take over at once"
     )
     web_host: str = "127.0.0.1"
-    web_port: _Port = Field(6066, description="health, metrics and Faust's pages; 0 chooses a free port")
+    web_port: _Port = Field(6066, description="health and metrics; 0 chooses a free port")
 
 
 class Window(_Part):
@@ -135,7 +160,7 @@ class Model(_Part):
     )
     store: str | None = Field(
         None,
-        pattern=r"^\S+$",
+        pattern=_WORD,
         max_length=1000,
         description="models and aliases: a folder, or a URL that fsspec reaches; in place of `model.bundle`",
     )
@@ -234,18 +259,17 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the parent's signature
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the parent's signature
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags over environment over secret files over `intent.toml`."""
-        toml = TomlConfigSettingsSource(settings_cls, Path(os.environ.get(PREFIX + "CONFIG", FILE)))
         secrets = NestedSecretsSettingsSource(
             file_secret_settings, secrets_prefix=PREFIX, secrets_nested_delimiter="__"
         )
-        return init_settings, env_settings, secrets, toml
+        return init_settings, env_settings, secrets, _toml()
 
 
 def load(flags: Mapping[str, object] | None = None) -> Settings:
@@ -254,11 +278,14 @@ def load(flags: Mapping[str, object] | None = None) -> Settings:
     Raises `SettingError`, one sentence that names the first wrong setting, its value and what is accepted.
     """
     _refuse_unknown_environment()
-    secrets = os.environ.get(PREFIX + "SECRETS_DIR")
     try:
-        return Settings(_secrets_dir=secrets, **dict(flags or {}))  # type: ignore[arg-type]  # nested mappings are validated by pydantic
+        return Settings(_secrets_dir=_secrets_folder(), **dict(flags or {}))  # type: ignore[arg-type]  # nested mappings are validated by pydantic
     except ValidationError as error:
         raise SettingError(_sentence(error)) from None
+    except SettingsError as error:
+        if (section := re.search(r'field "(\w+)"', str(error))) is None:
+            raise SettingError(f"the settings cannot be read: {error}") from None
+        raise SettingError(_is_section(section[1])) from None
     except (OSError, ValueError) as error:
         raise SettingError(f"the settings cannot be read: {error}") from None
 
@@ -300,10 +327,10 @@ def leaves(part: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
 def sources(flags: Mapping[str, Mapping[str, object]] | None = None) -> dict[str, str]:
     """Where each setting's value came from: `flag`, `environment`, `secret file`, `intent.toml` or `default`."""
     tree = load(flags)
-    path = Path(os.environ.get(PREFIX + "CONFIG", FILE))
-    toml: dict[str, Any] = TomlConfigSettingsSource(Settings, path)() if path.is_file() else {}
+    toml: dict[str, Any] = _toml()()
     environment = {name.lower() for name in os.environ}
-    secrets = Path(os.environ.get(PREFIX + "SECRETS_DIR", os.devnull))
+    folder = _secrets_folder()
+    secrets = set() if folder is None else {path.name.lower() for path in folder.iterdir() if path.is_file()}
     origin = {}
     for name, _ in leaves(tree):
         section, field = name.split(".")
@@ -312,13 +339,56 @@ def sources(flags: Mapping[str, Mapping[str, object]] | None = None) -> dict[str
             origin[name] = "flag"
         elif variable in environment:
             origin[name] = "environment"
-        elif secrets.is_dir() and (secrets / variable).is_file():
+        elif variable in secrets:
             origin[name] = "secret file"
         elif field in toml.get(section, {}):
-            origin[name] = str(path)
+            origin[name] = str(_file())
         else:
             origin[name] = "default"
     return origin
+
+
+def _file() -> Path:
+    """The file of settings; only the default one may be missing."""
+    named = os.environ.get(PREFIX + "CONFIG")
+    if named is None:
+        return Path(FILE)
+    if named != os.devnull and not Path(named).is_file():
+        raise SettingError(
+            f"the environment variable {PREFIX}CONFIG is {named!r}: it must name a TOML file that can be read, "
+            f"or {os.devnull} for none"
+        )
+    return Path(named)
+
+
+def _toml() -> TomlConfigSettingsSource:
+    path = _file()
+    try:
+        return TomlConfigSettingsSource(Settings, path)
+    except OSError as error:
+        raise SettingError(f"the file of settings {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # of tomllib, or of text that is not UTF-8
+        raise SettingError(f"the file of settings {path} is no TOML: {error}") from None
+
+
+def _secrets_folder() -> Path | None:
+    """Raises `SettingError` for one that is not there, or holds what is no text; pydantic would not name it."""
+    named = os.environ.get(PREFIX + "SECRETS_DIR")
+    if named is None:
+        return None
+    folder = Path(named).expanduser()
+    if not named or not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
+        raise SettingError(
+            f"the environment variable {PREFIX}SECRETS_DIR is {named!r}: it must name a folder that can be read"
+        )
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        try:
+            path.read_text()
+        except OSError as error:
+            raise SettingError(f"the secret file {path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise SettingError(f"the secret file {path} is no UTF-8 text") from None
+    return folder
 
 
 def _refuse_unknown_environment() -> None:
@@ -328,7 +398,9 @@ def _refuse_unknown_environment() -> None:
         if isinstance(part.annotation, type) and issubclass(part.annotation, BaseModel):
             known.add(f"{PREFIX}{section}".upper())
             known.update(f"{PREFIX}{section}__{field}".upper() for field in part.annotation.model_fields)
-    for name in os.environ:
+    for name, value in os.environ.items():
+        if _KUBERNETES.fullmatch(f"{name}={value}"):
+            continue
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingError(
                 f"the environment variable {name} names no setting; `intent config show` lists those there are"
@@ -342,8 +414,17 @@ def _sentence(error: ValidationError) -> str:
         return f"`{name}` is no setting; `intent config show` lists those there are"
     if first["type"] == "together":
         return first["msg"]
-    if first["type"] == "string_pattern_mismatch" and name == "kafka.bootstrap_servers":
-        return f"the setting `{name}` is {first['input']!r}: write HOST:PORT, several separated by commas"
+    if first["type"] == "model_type":
+        return _is_section(name)
+    if first["type"] == "string_pattern_mismatch":
+        return f"the setting `{name}` is {first['input']!r}: {_ACCEPTED[first['ctx']['pattern']]}"
     shown = "(hidden)" if "password" in name else repr(first["input"])
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"the setting `{name}` is {shown}: {message}"
+
+
+def _is_section(name: str) -> str:
+    return (
+        f"the setting `{name}` is a section, no value: write the table [{name}] in {FILE}, "
+        f"{PREFIX}{name.upper()}__NAME in the environment or --set {name}.NAME=VALUE"
+    )

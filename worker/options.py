@@ -3,6 +3,7 @@
 Says errors as typer does.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,19 @@ To = Annotated[str | None, typer.Option("--to", help="The end, itself not includ
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
 ]
+
+
+def folder(path: Path) -> Path:
+    """Callback of an option that names a folder to write to: hours of work must not end without a place for them.
+
+    Makes nothing: what fails later leaves no empty folder.
+    """
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if os.access(place, os.F_OK))
+    if not there.is_dir():
+        raise typer.BadParameter(f"{path} cannot be made: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise typer.BadParameter(f"{path} cannot be written: {there} is closed to this user")
+    return path
 
 
 def time_ms(source: "Source", text: str | None, option: str) -> int | None:

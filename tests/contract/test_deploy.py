@@ -1,4 +1,6 @@
-"""The deployment files, checked as far as that goes without Docker: linters, schemas, names that the code knows."""
+"""The deployment files, checked as far as that goes without Docker: linters, schemas, names that the code knows.
+The command lines in them and in the READMEs.
+"""
 
 import importlib.util
 import json
@@ -14,12 +16,18 @@ import jsonschema
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
+from typer.main import get_command
 
-from worker import config
+from worker import cli, config
 from worker.ops.metrics import FATES, Metrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE = ["compose.yaml", "compose.gpu.yaml"]
+TEXTS = [
+    *(DEPLOY.parent / name for name in ("README.md", "CONTRIBUTING.md", "loadtest/README.md")),
+    DEPLOY.parent / "worker/training/README.md",
+    *sorted(path for path in DEPLOY.rglob("*") if path.suffix in {".md", ".yaml", ".yml", ".toml"}),
+]
 
 
 def load(name: str) -> Any:
@@ -79,6 +87,43 @@ def test_compose_services_wait_for_what_they_need() -> None:
     for service in services.values():
         image = service["image"]
         assert "build" in service or re.fullmatch(r".+:v?\d+\.\d+\.\d+", image), f"{image} has no exact version"
+
+
+def command_lines(text: str) -> list[str]:
+    """Of `intent`: the lines of code blocks, and what stands in backticks."""
+    block = re.compile(r"```.*?```", re.DOTALL)
+    lines = [line.partition("#")[0] for part in block.findall(text) for line in re.split(r"\n|&&", part)]
+    lines += [" ".join(found.split()) for found in re.findall(r"`([^`]*)`", block.sub("", text))]
+    return [line.strip() for line in lines if re.match(r"\s*(INTENT_\w+=\S+ )*intent \S", line)]
+
+
+def unknown(line: str) -> list[str]:
+    """The sub-commands and options of a command line that `intent` does not have. `a|b` in a table is either."""
+    command: Any = get_command(cli.app)
+    wrong: list[str] = []
+    words = line.partition("intent ")[2].split()
+    for before, word in zip(["", *words], words, strict=False):
+        known = getattr(command, "commands", {})
+        if word.startswith("--"):
+            options = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+            wrong += [word] if word.partition("=")[0] not in {*options, "--help"} else []
+        elif known and not before.startswith("--"):
+            names = word.split(r"\|")
+            wrong += [name for name in names if name not in known]
+            command = known.get(names[0])
+            if command is None:
+                break
+    return wrong
+
+
+def test_command_lines_can_be_run() -> None:
+    found = {line for path in TEXTS for line in command_lines(path.read_text())}
+    assert len(found) >= 40
+    assert {line: wrong for line in found if (wrong := unknown(line))} == {}
+    services = load("compose.yaml")["services"]
+    assert unknown(f"intent {' '.join(services['topics']['command'])}") == []
+    assert unknown("intent simulate --bootstrap-servers x") == ["--bootstrap-servers"]
+    assert unknown("intent topics make") == ["make"]
 
 
 def test_settings_named_in_deploy_exist() -> None:

@@ -1,8 +1,11 @@
 """What the console script makes of errors."""
 
-import pytest
+from pathlib import Path
 
-from worker import cli
+import pytest
+from typer.testing import CliRunner
+
+from worker import cli, config
 
 
 def ends(monkeypatch: pytest.MonkeyPatch, error: Exception) -> object:
@@ -30,3 +33,61 @@ def test_a_package_of_the_extra_is_asked_for_in_a_sentence(
 def test_any_other_missing_module_is_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModuleNotFoundError):
         ends(monkeypatch, ModuleNotFoundError("No module named 'worker.nothing'", name="worker.nothing"))
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("train --data {data} --out {place}", "--out"),
+        ("train --data {data} --out {data}/out --runs {place}", "--runs"),
+        ("train --data {data} --from {data} --out {place}", "--out"),
+        ("evaluate --data {data} --runs {place}", "--runs"),
+        ("drift reference {data} --out {place}", "--out"),
+        ("explain check --data {data} --out {place}", "--out"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
+    tmp_path: Path, command: str, option: str
+) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "folder"
+    done = CliRunner().invoke(cli.app, command.format(data=tmp_path, place=place).split())
+    assert done.exit_code == cli.EXIT_USAGE, done.output
+    assert f"Invalid value for '{option}'" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --data /nonexistent --out out",
+        "evaluate --data /nonexistent",
+        "explain --data /nonexistent --visitor 1",
+        "explain check --data /nonexistent",
+        "drift data /nonexistent",
+        "score ga360 /nonexistent --out out.parquet",
+        "import ga360 /nonexistent",
+        f"import table /nonexistent --map {__file__}",
+        "demo --data /nonexistent",
+    ],
+)
+def test_data_that_is_not_there_is_bad_usage(command: str) -> None:
+    done = CliRunner().invoke(cli.app, command.split())
+    assert done.exit_code == cli.EXIT_USAGE, done.output
+    assert "/nonexistent" in done.output
+
+
+@pytest.mark.parametrize("option", ["--from 2016-08-08", "--full-rate"])
+def test_what_the_demo_needs_data_for_is_refused_without(option: str) -> None:
+    done = CliRunner().invoke(cli.app, ["demo", *option.split()])
+    assert done.exit_code == cli.EXIT_USAGE, done.output
+    assert "--data" in done.output
+
+
+def test_no_setting_is_cut_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    folder = "/" + "x" * 300
+    done = CliRunner().invoke(cli.app, ["config", "show", "--set", f"worker.data_dir={folder}"])
+    names = [line.split()[0] for line in done.stdout.splitlines()[1:]]
+    assert names == list(config.meanings())
+    assert folder in done.stdout

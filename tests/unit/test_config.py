@@ -1,5 +1,7 @@
 """Settings: sources in their order, and one sentence for each mistake."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,8 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("model.shadow_share=1.5", "`model.shadow_share` is '1.5': input should be less than or equal to 1"),
         ("model.store=s3://models", "`model.name` is missing: it chooses a model from `model.store`, 's3://models'"),
         ("model.store=ftp://me:secret@host/models", "`model.store` holds a password: give it where"),
-        ("model.name=../shop", "`model.name` is '../shop': string should match pattern"),
+        ("model.name=../shop", "`model.name` is '../shop': write 1 to 100 of the characters"),
+        ("worker.instance_id=", "`worker.instance_id` is '': write 1 to 100 of the characters"),
     ],
 )
 def test_a_mistake_is_one_sentence(assignment: str, said: str) -> None:
@@ -88,11 +91,78 @@ def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         config.load()
 
 
+def test_what_kubernetes_says_of_services_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("INTENT", "INTENT_WORKER", "INTENT_WORKER_WEB"):
+        monkeypatch.setenv(f"{name}_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv(f"{name}_SERVICE_PORT", "6066")
+        monkeypatch.setenv(f"{name}_SERVICE_PORT_HTTP", "6066")
+        monkeypatch.setenv(f"{name}_PORT", "tcp://10.0.0.1:6066")
+        monkeypatch.setenv(f"{name}_PORT_6066_TCP", "tcp://10.0.0.1:6066")
+        for part in ("ADDR", "PORT", "PROTO"):
+            monkeypatch.setenv(f"{name}_PORT_6066_TCP_{part}", "x")
+    assert config.load() == config.Settings()
+    monkeypatch.setenv("INTENT_WORKER_WEB_PORT", "6067")
+    with pytest.raises(SettingError, match="INTENT_WORKER_WEB_PORT names no setting"):
+        config.load()
+
+
+@pytest.mark.parametrize("named", ["", ".", "/nonexistent/intent.toml"])
+def test_a_file_of_settings_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    monkeypatch.setenv("INTENT_CONFIG", named)
+    with pytest.raises(SettingError, match=f"INTENT_CONFIG is '{named}': it must name a TOML file"):
+        config.load()
+
+
+@pytest.mark.parametrize("named", ["", "/nonexistent/secrets", __file__])
+def test_a_folder_of_secrets_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    monkeypatch.setenv("INTENT_SECRETS_DIR", named)
+    with pytest.raises(SettingError, match=f"INTENT_SECRETS_DIR is '{named}': it must name a folder"):
+        config.load()
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "intent_kafka__sasl_password"
+    file.write_bytes(b"\xff\xfe")
+    with monkeypatch.context() as patch:
+        patch.setenv("INTENT_SECRETS_DIR", str(tmp_path))
+        with pytest.raises(SettingError, match=f"the secret file {file} is no UTF-8 text"):
+            config.load()
+    monkeypatch.setenv("INTENT_CONFIG", str(file))
+    with pytest.raises(SettingError, match=f"the file of settings {file} is no TOML"):
+        config.load()
+
+
+@pytest.mark.parametrize("value", ["x", "3"])
+def test_a_section_given_a_value_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    file = tmp_path / "intent.toml"
+    file.write_text("worker = 3\n")
+    with monkeypatch.context() as patch:
+        patch.setenv("INTENT_CONFIG", str(file))
+        with pytest.raises(SettingError, match="`worker` is a section"):
+            config.load()
+    monkeypatch.setenv("INTENT_WORKER", value)
+    with pytest.raises(SettingError, match="`worker` is a section"):
+        config.load()
+
+
+def test_the_origin_of_a_secret_file_in_capitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "INTENT_WORKER__WEB_PORT").write_text("7")
+    monkeypatch.setenv("INTENT_SECRETS_DIR", str(tmp_path))
+    assert config.load().worker.web_port == 7
+    assert config.sources()["worker.web_port"] == "secret file"
+
+
 def test_a_broken_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "intent.toml").write_text("[worker\n")
     monkeypatch.setenv("INTENT_CONFIG", str(tmp_path / "intent.toml"))
-    with pytest.raises(SettingError, match="cannot be read"):
+    with pytest.raises(SettingError, match=r"intent\.toml is no TOML"):
         config.load()
+
+
+def test_every_pattern_is_told_in_words() -> None:
+    schema = json.dumps(config.Settings.model_json_schema())
+    patterns = {json.loads(found) for found in re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', schema)}
+    assert patterns == set(config._ACCEPTED)
 
 
 def test_secrets_are_masked() -> None:

@@ -40,7 +40,12 @@ def demo(
     ] = 0.04,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Play the real GA360 sample in DIR instead of simulated shoppers."),
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Play the real GA360 sample in DIR instead of simulated shoppers.",
+        ),
     ] = None,
     from_: Annotated[
         str | None, typer.Option("--from", help="With --data: the first day (2016-10-01) or time.")
@@ -78,6 +83,9 @@ def demo(
         raise typer.BadParameter(
             f"{kill_after:g} is not before the end, --seconds {seconds:g}", param_hint="--kill-after"
         )
+    for option, given in {"--from": from_ is not None, "--full-rate": full_rate}.items():
+        if given and data is None:
+            raise typer.BadParameter("simulated shoppers have none; it needs --data", param_hint=option)
     console, out = Console(stderr=as_json), Console()
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGHUP, _terminated)

@@ -24,7 +24,8 @@ drift_app = typer.Typer(
 )
 
 _Path = Annotated[
-    Path, typer.Argument(help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events.")
+    Path,
+    typer.Argument(exists=True, help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events."),
 ]
 _Bundle = Annotated[Path | None, typer.Option(help="Bundle folder; default: what a worker would load.")]
 
@@ -137,12 +138,16 @@ def topic(
 def reference(
     path: _Path,
     *,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for the bundle with its reference; replaced.")],
+    folder: Annotated[
+        Path, typer.Option("--out", callback=options.folder, help="Folder for the bundle with its reference; replaced.")
+    ],
     mapping: options.Map = None,
     from_: Annotated[str | None, typer.Option("--from", help="First day or time; default: the validation's.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="The end, itself not included; default: the test's.")] = None,
     bundle: _Bundle = None,
-    runs: Annotated[Path, typer.Option(help="Keeps the folded windows for the next run.")] = Path("runs"),
+    runs: Annotated[
+        Path, typer.Option(callback=options.folder, help="Keeps the folded windows for the next run.")
+    ] = Path("runs"),
     as_json: options.Json = False,
 ) -> None:
     """Give a bundle a reference: the counts that drift is measured against. `intent train` makes one by itself.

@@ -15,7 +15,9 @@ from worker.terminal import err, out
 def evaluate(
     data: Annotated[
         Path,
-        typer.Option("--data", help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events."),
+        typer.Option(
+            "--data", exists=True, help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events."
+        ),
     ],
     *,
     mapping: options.Map = None,
@@ -43,7 +45,9 @@ def evaluate(
     ] = False,
     device: options.Device = "auto",
     draws: Annotated[int, typer.Option(min=10, max=10_000, help="Resamples of the visitors for the intervals.")] = 200,
-    runs: Annotated[Path, typer.Option(help="Its `cache` keeps the folded windows and the rivals.")] = Path("runs"),
+    runs: Annotated[
+        Path, typer.Option(callback=options.folder, help="Its `cache` keeps the folded windows and the rivals.")
+    ] = Path("runs"),
     as_json: options.Json = False,
 ) -> None:
     """Measure a bundle on a slice of the data, beside what one could have without it.

@@ -32,7 +32,8 @@ def explain(
         typer.Option("--events", metavar="FILE", help="One user's events, JSON lines as in the topic; - reads them."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Or a visitor of the GA360 sample: the folder with its tables.")
+        Path | None,
+        typer.Option("--data", exists=True, help="Or a visitor of the GA360 sample: the folder with its tables."),
     ] = None,
     visitor: Annotated[str | None, typer.Option(help="The visitor, or which of the file's users.")] = None,
     until: Annotated[
@@ -90,7 +91,9 @@ def explain(
 
 @explain_app.command("check")
 def check(
-    data: Annotated[Path, typer.Option("--data", help="Folder with hits.parquet and sessions.parquet of the sample.")],
+    data: Annotated[
+        Path, typer.Option("--data", exists=True, help="Folder with hits.parquet and sessions.parquet of the sample.")
+    ],
     *,
     windows: Annotated[int, typer.Option(min=10, max=5_000, help="Validation windows, one a visitor.")] = 300,
     least: Annotated[int, typer.Option(min=3, max=64, help="Events that each has at least.")] = 8,
@@ -98,10 +101,12 @@ def check(
     bundle: _Bundle = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: options.Device = "auto",
-    folder: Annotated[Path, typer.Option("--out", help="Folder for deletion.json and deletion.png.")] = Path(
-        "runs/explain"
-    ),
-    runs: Annotated[Path, typer.Option(help="Keeps the folded windows for the next run.")] = Path("runs"),
+    folder: Annotated[
+        Path, typer.Option("--out", callback=options.folder, help="Folder for deletion.json and deletion.png.")
+    ] = Path("runs/explain"),
+    runs: Annotated[
+        Path, typer.Option(callback=options.folder, help="Keeps the folded windows for the next run.")
+    ] = Path("runs"),
     as_json: options.Json = False,
 ) -> None:
     """Measure whether explanations are faithful: deletion curves against a random order, and whether methods agree.

@@ -80,7 +80,9 @@ def simulate(
 
 @import_app.command("ga360")
 def import_ga360(
-    folder: Annotated[Path, typer.Argument(help="Holds hits.parquet and sessions.parquet of the GA360 sample.")],
+    folder: Annotated[
+        Path, typer.Argument(exists=True, help="Holds hits.parquet and sessions.parquet of the GA360 sample.")
+    ],
     *,
     from_: Annotated[str | None, typer.Option("--from", help="First day (2016-10-01) or time; default: all.")] = None,
     to: options.To = None,
@@ -104,8 +106,11 @@ def import_ga360(
 
 @import_app.command("table")
 def import_table(
-    table: Annotated[Path, typer.Argument(help="CSV or Parquet file of a shop's events.")],
-    mapping: Annotated[Path, typer.Option("--map", help="TOML file that says how its columns become events.")],
+    table: Annotated[Path, typer.Argument(exists=True, help="CSV or Parquet file of a shop's events.")],
+    mapping: Annotated[
+        Path,
+        typer.Option("--map", exists=True, dir_okay=False, help="TOML file that says how its columns become events."),
+    ],
     *,
     from_: options.From = None,
     to: options.To = None,

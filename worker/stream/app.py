@@ -92,6 +92,8 @@ class IntentApp(faust.App):
             web_host=worker.web_host,
             web_bind=worker.web_host,
             web_port=worker.web_port or free_port(),
+            web_router_enabled=False,  # the port has no login: it tells nothing of keys and tables
+            web_tables_enabled=False,
             worker_redirect_stdouts=False,
             autodiscover=False,
         )

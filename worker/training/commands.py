@@ -16,17 +16,25 @@ if TYPE_CHECKING:
 
 
 _Data = Annotated[
-    Path, typer.Option("--data", help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events.")
+    Path,
+    typer.Option(
+        "--data", exists=True, help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events."
+    ),
 ]
 _FURTHER = "Training a bundle further"
 _UNPROVEN = "Unproven on the sample, therefore off"
-_Runs = Annotated[Path, typer.Option(help="Keeps a folder for each run, and the folded windows for the next.")]
+_Runs = Annotated[
+    Path,
+    typer.Option(callback=options.folder, help="Keeps a folder for each run, and the folded windows for the next."),
+]
 
 
 def train(
     context: typer.Context,
     data: _Data,
-    bundle: Annotated[Path, typer.Option("--out", help="Folder for the bundle; its files are replaced.")],
+    bundle: Annotated[
+        Path, typer.Option("--out", callback=options.folder, help="Folder for the bundle; its files are replaced.")
+    ],
     *,
     mapping: options.Map = None,
     name: Annotated[str, typer.Option(help="The model's name in scores and metrics.")] = "shop-tiny",

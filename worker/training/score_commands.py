@@ -25,7 +25,9 @@ _Bundle = Annotated[Path | None, typer.Option(help="Bundle folder; default: the 
 
 @score_app.command("ga360")
 def score_ga360(
-    folder: Annotated[Path, typer.Argument(help="Holds hits.parquet and sessions.parquet of the GA360 sample.")],
+    folder: Annotated[
+        Path, typer.Argument(exists=True, help="Holds hits.parquet and sessions.parquet of the GA360 sample.")
+    ],
     *,
     file: Annotated[Path, typer.Option("--out", help="Parquet file for the scores; replaced when it exists.")],
     from_: Annotated[str | None, typer.Option("--from", help="First day (2016-10-01) or time; default: all.")] = None,
@@ -51,8 +53,11 @@ def score_ga360(
 
 @score_app.command("table")
 def score_table(
-    table: Annotated[Path, typer.Argument(help="CSV or Parquet file of a shop's events.")],
-    mapping: Annotated[Path, typer.Option("--map", help="TOML file that says how its columns become events.")],
+    table: Annotated[Path, typer.Argument(exists=True, help="CSV or Parquet file of a shop's events.")],
+    mapping: Annotated[
+        Path,
+        typer.Option("--map", exists=True, dir_okay=False, help="TOML file that says how its columns become events."),
+    ],
     *,
     file: Annotated[Path, typer.Option("--out", help="Parquet file for the scores; replaced when it exists.")],
     from_: options.From = None,

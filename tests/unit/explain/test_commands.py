@@ -114,7 +114,7 @@ def test_explain_as_tables_from_standard_input(file: Path, folder: Path) -> None
     ("options", "said"),
     [
         pytest.param([], "--events", id="neither"),
-        pytest.param(["--data", "nowhere"], "--visitor", id="no visitor"),
+        pytest.param(["--data", "."], "--visitor", id="no visitor"),
         pytest.param(["--events", "-", "--until", "yesterday"], "--until", id="no time"),
         pytest.param(["--events", "-", "--page", "/nowhere/x.html"], "--page", id="no folder"),
     ],

@@ -37,7 +37,11 @@ from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.transport.drivers.aiokafka import Transport as FaustTransport
 from faust.types import TP
 from mode.worker import Worker as ModeWorker
+from prometheus_client import CollectorRegistry
 
+from worker import config
+from worker.kafka.topics import Changelog
+from worker.ops.metrics import Metrics
 from worker.stream import consumer
 from worker.stream.app import IntentApp, Runner
 from worker.stream.table import Store, Table
@@ -381,3 +385,19 @@ def test_an_app_makes_its_transport_once_by_the_hook(app: faust.App, monkeypatch
     transport: Any = app.transport
     assert transport is app.transport
     assert made == []
+
+
+def test_faust_s_own_pages_are_off() -> None:
+    """The port has no login: Faust's tables and router would tell of keys and partitions."""
+    engine = Mock(model=SimpleNamespace(version="1"))
+    engine.model.name = "m"
+    app = IntentApp(
+        config.load(),
+        engine=engine,
+        metrics=Metrics(CollectorRegistry()),
+        changelog=Changelog("topic", 0),
+        shadow=None,
+    )
+    assert [str(blueprint) for _, blueprint in app.web._enabled_blueprints()] == [
+        "faust.web.apps.production_index:blueprint"
+    ]
