@@ -372,7 +372,7 @@ def _toml() -> TomlConfigSettingsSource:
 
 
 def _secrets_folder() -> Path | None:
-    """Raises `SettingError` for one that is not there, or holds what is no text; pydantic would not name it."""
+    """Raises `SettingError` for one that is not there, or holds what is no text: pydantic reads all, and names none."""
     named = os.environ.get(PREFIX + "SECRETS_DIR")
     if named is None:
         return None
