@@ -74,6 +74,9 @@ def list_models(
     if as_json:
         _say_json(found)
         return
+    if not found:
+        out.print(f"no models in {url} yet; `intent model push FOLDER` puts one there", highlight=False, soft_wrap=True)
+        return
     table = Table("name", "version", "aliases", title=f"models in {url}", title_justify="left")
     for entry in found:
         those = entry["aliases"]

@@ -38,6 +38,7 @@ def aliases(tmp_path: Path) -> dict[str, str]:
 
 def test_from_push_to_rollback(run: Run, made: Versions, tmp_path: Path) -> None:
     assert said(run("list", "--json")) == []
+    assert "yet; `intent model push FOLDER` puts one there" in run("list").output
     pushed = said(run("push", made.folder / "first", "--json"))
     assert pushed == {"name": NAME, "version": made.first, "new": True, "challenger": False}
     assert said(run("promote", NAME, made.first, "--json"))["before"] is None
