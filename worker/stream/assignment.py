@@ -131,6 +131,12 @@ class Partitions:
             part.end_offset = end_offset
         return part.feed(records)
 
+    def read_to_the_end(self, tp: TP) -> None:
+        """Nothing that may be read follows what was fed: what else holds offsets there is no lag."""
+        part = self._parts.get(tp)
+        if part is not None and part.due is not None:
+            part.end_offset = min(part.end_offset, part.due)
+
     async def close(self) -> None:
         """Close all, each finishing its batch."""
         parts, self._parts = self._parts, {}

@@ -114,6 +114,7 @@ class Consumer(FaustConsumer):
                 records, _ = await self._wait_next_records(_FULL_S if full else _IDLE_S)
                 if not records or self.should_stop:
                     self.catch_up.end_by_position()
+                    self._end_by_position()
                     await asyncio.sleep(0)
                     continue
                 if not self.flow_active:  # a rebalance began while the fetch was under way
@@ -206,6 +207,13 @@ class Consumer(FaustConsumer):
         else:
             end = records[-1].offset + 1
         return end
+
+    def _end_by_position(self) -> None:
+        """Behind the last record may lie markers and aborted records only: a later fetch passes them without a word."""
+        for tp in self.app.partitions.due():
+            position = self._position(tp)
+            if position is not None and position.stable_end is not None and position.following >= position.stable_end:
+                self.app.partitions.read_to_the_end(tp)
 
     # -- recovery ------------------------------------------------------------------------------------------------------
 

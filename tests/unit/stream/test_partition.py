@@ -171,6 +171,19 @@ async def test_an_early_batch_does_not_wait_for_more_than_may_wait(partitions: P
     assert len(await asyncio.wait_for(part.take(60.0), 5)) == 4
 
 
+async def test_markers_behind_the_last_record_are_no_lag_once_they_are_passed(partitions: Partitions) -> None:
+    part = await opened(partitions, done=-1)
+    partitions.feed(SOURCE, recs(0, 1), 5)
+    await offsets(part)
+    partitions.committed[SOURCE] = 2
+    assert partitions.lag == 3, "there may be records among them"
+    partitions.read_to_the_end(SOURCE)
+    assert partitions.lag == 0
+    partitions.feed(SOURCE, recs(2, 3, 4, 5), 7)
+    partitions.read_to_the_end(SOURCE)
+    assert partitions.lag == 4, "what is fed and not done"
+
+
 async def test_a_gap_is_sought_once_and_then_taken_for_a_hole_in_the_source(partitions: Partitions) -> None:
     part = await opened(partitions, done=9)
     assert partitions.feed(SOURCE, recs(12, 13), 20) == 10
