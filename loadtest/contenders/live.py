@@ -64,7 +64,8 @@ def run(settings: Settings, job: Job, *, exactly_once: bool) -> NoReturn:
         for topic, key, value, partition, headers in outputs.of(messages):
             producer.produce(topic, value, key, partition, headers=headers, on_delivery=delivered)
         if exactly_once:
-            producer.send_offsets_to_transaction(_behind(messages), consumer.consumer_group_metadata(), _TIMEOUT_S)
+            behind = consumer.position(consumer.assignment())
+            producer.send_offsets_to_transaction(behind, consumer.consumer_group_metadata(), _TIMEOUT_S)
             producer.commit_transaction(_TIMEOUT_S)
         else:
             producer.flush(_TIMEOUT_S)
@@ -110,18 +111,6 @@ class _Outputs:
                 yield self._topics.dead_letters, key, value, partition, dead
         yield from changed.values()
         yield from latest.values()
-
-
-def _behind(messages: list[Message]) -> list[TopicPartition]:
-    """The next offset of each partition that these are of."""
-    ends: dict[int, TopicPartition] = {}
-    for message in messages:
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        assert topic is not None
-        assert partition is not None
-        assert offset is not None
-        ends[partition] = TopicPartition(topic, partition, offset + 1)
-    return list(ends.values())
 
 
 def main() -> NoReturn:

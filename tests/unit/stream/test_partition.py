@@ -111,8 +111,8 @@ async def test_an_early_batch_waits_for_more_until_its_time_or_until_it_is_full(
     waiting = asyncio.create_task(part.take(60.0))
     await asyncio.sleep(0)
     partitions.feed(SOURCE, recs(2), 9)
-    await asyncio.sleep(0.01)
-    assert not waiting.done()
+    done, _ = await asyncio.wait([waiting], timeout=0.01)
+    assert not done
     partitions.feed(SOURCE, recs(3, 4), 9)
     full = await asyncio.wait_for(waiting, 5)
     assert [record.offset for record in full] == [0, 1, 2]  # with the next fetch they would be 5
