@@ -51,7 +51,7 @@ def made(sample: Path | None) -> Population:
     windows: dict[str, bytes] = {}
     rules = window.Rules()
     for event in _events(sample):
-        _, windows[event.user_id] = window.fold(windows.get(event.user_id), facts.of(event), rules=rules)
+        windows[event.user_id] = window.fold(windows.get(event.user_id), facts.of(event), rules=rules).window
     return Population(list(windows.values()), "the GA360 sample" if sample else "simulated shoppers")
 
 

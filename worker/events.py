@@ -76,7 +76,7 @@ class Context(Struct, frozen=True, gc=False, omit_defaults=True):
     visit_number: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
 
 
-class Event(Struct, frozen=True, omit_defaults=True):
+class Event(Struct, frozen=True, gc=False, omit_defaults=True):
     """One thing a user did. `type` is any name; those not in `KINDS` count as `other`."""
 
     event_id: _Id

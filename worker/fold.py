@@ -114,15 +114,15 @@ def fold(
         before = changed[key] if key in changed else windows(key)
         if before is not None and window.expired(before, partition_newest_ms=newest_ms, rules=rules):
             before = None
-        outcome, after = window.fold(before, fact, rules=rules)
-        if outcome is window.Outcome.FOLDED:
-            changed[key] = after
+        folded = window.fold(before, fact, rules=rules)
+        if folded.outcome is window.Outcome.FOLDED:
+            changed[key] = folded.window
             latest[key] = len(updated)
-            updated.append(Updated(record, event, after))
-        elif outcome is window.Outcome.DUPLICATE:
+            updated.append(Updated(record, event, folded.window))
+        elif folded.outcome is window.Outcome.DUPLICATE:
             duplicate += 1
         else:
-            behind_s, allowed_s = (window.newest_ms(after) - fact.time_ms) / 1000, rules.max_lateness_ms / 1000
+            behind_s, allowed_s = (window.newest_ms(folded.window) - fact.time_ms) / 1000, rules.max_lateness_ms / 1000
             message = f"event time is {behind_s:.0f} s before the user's newest; {allowed_s:.0f} s are allowed"
             batch.rejected.append(Rejected(record, "fold", LATE, message))
             late += 1

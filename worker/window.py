@@ -24,6 +24,7 @@ from itertools import pairwise
 from struct import Struct
 from typing import Final, NamedTuple, Self
 
+import msgspec
 from xxhash import xxh3_64_hexdigest
 
 from worker.errors import Fatal
@@ -44,6 +45,10 @@ MAX_BYTES: Final = ROWS_AT + EVENTS * (ROW.size + 1) + (RECENT + EVENTS - 1) * 8
 
 _PERMUTED: Final = 1
 _LOW32: Final = 0xFFFFFFFF
+_ROW_BYTES: Final = ROW.size
+_pack_header, _unpack_header, _pack_row = HEADER.pack, HEADER.unpack_from, ROW.pack
+_EXTENT: Final = Struct(f"<2xBxq{CONTEXT.size}xI")
+"""Of a window's beginning: number of rows, newest event time, low 32 bits of the first row's time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +72,7 @@ class Outcome(Enum):
     LATE = "late"
 
 
-class Folded(NamedTuple):
+class Folded(msgspec.Struct, frozen=True, gc=False):
     """The window after the event: the same object as before unless `outcome` is FOLDED."""
 
     outcome: Outcome
@@ -111,9 +116,8 @@ def length(window: bytes) -> int:
 
 def extent(window: bytes) -> tuple[int, int, int]:
     """How many events are kept (1 to 64), and the event times of the oldest and the newest, UTC ms."""
-    newest = newest_ms(window)
-    age = (newest - int.from_bytes(window[ROWS_AT : ROWS_AT + 4], "little")) & _LOW32
-    return window[2], newest - age, newest
+    kept, newest, oldest = _EXTENT.unpack_from(window)
+    return kept, newest - ((newest - oldest) & _LOW32), newest
 
 
 def expired(window: bytes, *, partition_newest_ms: int, rules: Rules) -> bool:
@@ -129,13 +133,13 @@ def fold(window: bytes | None, event: Facts, *, rules: Rules) -> Folded:
     """
     time_ms, session = event.time_ms, event.session
     id8 = event.id.to_bytes(8, "big")
-    row = ROW.pack(
+    row = _pack_row(
         time_ms & _LOW32, event.item, event.category, event.page, event.kind | event.price_cents << 8, session
     )
     if window is None:
-        return Folded(Outcome.FOLDED, HEADER.pack(VERSION, 1, 1, 0, time_ms) + event.context + row + id8)
+        return Folded(Outcome.FOLDED, _pack_header(VERSION, 1, 1, 0, time_ms) + event.context + row + id8)
     n_ids, n_rows, flags, newest = _header(window)
-    ids_at = ROWS_AT + n_rows * ROW.size
+    ids_at = ROWS_AT + n_rows * _ROW_BYTES
     ids_end = ids_at + n_ids * 8
     recent_at = ids_end - RECENT * 8 if n_ids > RECENT else ids_at
     at = window.find(id8, recent_at, ids_end)
@@ -154,14 +158,13 @@ def fold(window: bytes | None, event: Facts, *, rules: Rules) -> Folded:
         context = event.context
     if flags or time_ms < newest:
         return Folded(Outcome.FOLDED, _insert(window, event, row=row, context=context))
-    drop = n_rows + 1 - EVENTS if n_rows >= EVENTS else 0
-    first = ROWS_AT + drop * ROW.size
+    first = ROWS_AT + _ROW_BYTES if n_rows == EVENTS else ROWS_AT
     allowed = SPAN_MS - (time_ms - newest)  # against the former newest event, where low 32 bits still tell an age
     while first < ids_at and (newest - int.from_bytes(window[first : first + 4], "little")) & _LOW32 > allowed:
-        first += ROW.size
+        first += _ROW_BYTES
     if n_ids >= RECENT:
         n_ids, recent_at = RECENT - 1, ids_end - (RECENT - 1) * 8
-    header = HEADER.pack(VERSION, n_ids + 1, (ids_at - first) // ROW.size + 1, 0, time_ms)
+    header = _pack_header(VERSION, n_ids + 1, (ids_at - first) // _ROW_BYTES + 1, 0, time_ms)
     return Folded(
         Outcome.FOLDED, b"".join((header, context, window[first:ids_at], row, window[recent_at:ids_end], id8))
     )
@@ -198,8 +201,8 @@ def view(window: bytes) -> View:
 def _header(window: bytes) -> tuple[int, int, int, int]:
     """(ids, rows, flags, newest ms) of a window whose header fits its size."""
     if len(window) >= ROWS_AT:
-        version, n_ids, n_rows, flags, newest = HEADER.unpack_from(window)
-        size = ROWS_AT + n_rows * ROW.size + n_ids * 8 + (n_rows if flags else 0)
+        version, n_ids, n_rows, flags, newest = _unpack_header(window)
+        size = ROWS_AT + n_rows * _ROW_BYTES + n_ids * 8 + (n_rows if flags else 0)
         if size == len(window) and version == VERSION and flags <= _PERMUTED and 1 <= n_rows <= min(EVENTS, n_ids):
             return n_ids, n_rows, flags, newest
     raise Fatal(

@@ -113,7 +113,8 @@ class Full:
         self._newest_ms[partition] = newest_ms
         if before is not None and window.expired(before, partition_newest_ms=newest_ms, rules=self._rules):
             before = None
-        outcome, after = window.fold(before, facts.of(event), rules=self._rules)
+        folded = window.fold(before, facts.of(event), rules=self._rules)
+        outcome, after = folded.outcome, folded.window
         if outcome is window.Outcome.DUPLICATE:
             return Step(None, None, [], None)
         if outcome is window.Outcome.LATE:

@@ -33,9 +33,10 @@ def check(sequence: list[tuple[int, int]]) -> None:
         if state is not None and window.expired(state, partition_newest_ms=clock, rules=rules):
             state = None
         before = state
-        outcome, state = window.fold(state, facts.of(event), rules=rules)
-        assert outcome.value == oracle.read("u", event.event_id, time_ms)
-        if outcome is not window.Outcome.FOLDED:
+        folded = window.fold(state, facts.of(event), rules=rules)
+        state = folded.window
+        assert folded.outcome.value == oracle.read("u", event.event_id, time_ms)
+        if folded.outcome is not window.Outcome.FOLDED:
             assert state is before
         seen = window.view(state)
         user = oracle.users["u"]

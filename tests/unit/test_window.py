@@ -21,8 +21,9 @@ def play(steps: list[Step]) -> tuple[list[Outcome], bytes]:
     outcomes, state = [], None
     for event_id, time_ms in steps:
         event = Event(event_id=event_id, user_id="u", event_time=time_ms, type="view_item")
-        outcome, state = window.fold(state, facts.of(event), rules=RULES)
-        outcomes.append(outcome)
+        folded = window.fold(state, facts.of(event), rules=RULES)
+        state = folded.window
+        outcomes.append(folded.outcome)
     assert state is not None
     return outcomes, state
 

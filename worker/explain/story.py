@@ -86,8 +86,9 @@ def tell(events: Iterable[Event]) -> Story:
         fact = facts.of(event)
         if encoded is not None and window.expired(encoded, partition_newest_ms=fact.time_ms, rules=rules):
             encoded = None
-        outcome, encoded = window.fold(encoded, fact, rules=rules)
-        dropped += outcome is not window.Outcome.FOLDED
+        folded = window.fold(encoded, fact, rules=rules)
+        encoded = folded.window
+        dropped += folded.outcome is not window.Outcome.FOLDED
         known[fact.id] = event
     if encoded is None:
         raise IntentError("no event is left to explain: the user was erased")

@@ -11,12 +11,11 @@ from worker.scores import Headers, Rating
 
 
 class OutRecord(Struct, frozen=True, gc=False):
-    """One record to be sent. `timestamp_ms` of `None` is the time of sending."""
+    """One record to be sent."""
 
     key: bytes | None
     value: bytes | None
     headers: Headers
-    timestamp_ms: int | None = None
 
 
 class Rendered(NamedTuple):

@@ -21,6 +21,7 @@ from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record._crecords import default_records
 from aiokafka.structs import TopicPartition
 
+from worker.clock import now_ms
 from worker.config import Settings
 from worker.errors import Fatal
 from worker.kafka import clients
@@ -229,8 +230,9 @@ async def commit(
 async def _send(
     sender: AIOKafkaProducer, topic: str, partition: int, records: Sequence[OutRecord]
 ) -> list[tuple[Awaitable[Any], int]]:
-    """Records in as few record batches as fit: (acknowledgement, number of records) each."""
+    """Records, all of this moment, in as few record batches as fit: (acknowledgement, number of records) each."""
     sent: list[tuple[Awaitable[Any], int]] = []
+    sent_ms = now_ms()
 
     async def send(batch: Any, count: int) -> None:
         batch._relative_offset = count  # noqa: SLF001
@@ -240,7 +242,7 @@ async def _send(
     batch = append = None
     count = 0
     for record in records:
-        fields = record.timestamp_ms, record.key, record.value, record.headers
+        fields = sent_ms, record.key, record.value, record.headers
         if append is None or append(count, *fields) is None:
             if append is not None:
                 await send(batch, count)
