@@ -1,11 +1,18 @@
-"""What aiokafka's producer does when a topic is refused in the middle of a transaction."""
+"""What is made of records on their way to aiokafka's producer, and what that does when a topic is refused."""
+
+import asyncio
+from typing import Any
 
 import pytest
 from aiokafka.errors import TopicAuthorizationFailedError
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.producer.transaction_manager import TransactionManager
+from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
-from worker.stream import transaction as _  # noqa: F401 - sets how an error is met
+from worker.clock import now_ms
+from worker.stream import transaction
+from worker.stream.output import OutRecord
 
 CHANGELOG, SCORES = TopicPartition("changelog", 0), TopicPartition("scores", 0)
 
@@ -27,3 +34,37 @@ async def test_sequence_numbers_go_on_at_0_as_kafka_s_do() -> None:
     manager.increment_sequence_number(tp, (1 << 31) - 3)
     manager.increment_sequence_number(tp, 5)
     assert manager.sequence_number(tp) == 2
+
+
+class Sender:
+    """Keeps what a producer would send."""
+
+    def __init__(self, batch_bytes: int) -> None:
+        self.batch_bytes = batch_bytes
+        self.sent: list[tuple[str, int, bytes]] = []
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(self.batch_bytes, 0, is_transactional=1)
+
+    async def send_batch(self, batch: Any, topic: str, *, partition: int) -> Any:
+        self.sent.append((topic, partition, bytes(batch._build())))
+        return asyncio.get_running_loop().create_future()
+
+
+async def test_records_are_of_the_moment_in_which_they_are_sent_in_as_many_batches_as_it_takes() -> None:
+    """Whatever their events' time: retention counts from here."""
+    sender: Any = Sender(batch_bytes=2_000)
+    records = [OutRecord(b"ann", b"%d" % number * 100, [("n", b"1")]) for number in range(30)]
+    before = now_ms()
+    counts = [count for _, count in await transaction._send(sender, "dead", 3, records)]
+    read = []
+    for (topic, partition, built), count in zip(sender.sent, counts, strict=True):
+        assert (topic, partition) == ("dead", 3)
+        batch = MemoryRecords(built).next_batch()
+        assert batch is not None
+        found = list(batch)
+        assert len(found) == count
+        read += found
+    assert len(counts) > 1
+    assert [(one.key, one.value, list(one.headers)) for one in read] == [(r.key, r.value, r.headers) for r in records]
+    assert all(before <= one.timestamp <= now_ms() for one in read)
