@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from typer.main import get_command
 
 from worker import cli, config
@@ -46,13 +46,16 @@ def settings_names() -> set[str]:
 
 
 def exposed_names() -> set[str]:
-    """Every name a query may use: of samples, and of families."""
+    """Every name a query may use: of samples, and of families; the worker's own, and the process's beside them."""
     metrics = Metrics(CollectorRegistry())
+    ProcessCollector(registry=metrics.registry)
     metrics.show_model(name="m", version="1")
     metrics.show_progress(partition=0, watermark=0, lag_events=lambda: 0)
     metrics.dead_letters_total.labels(reason="json")
     metrics.show_drift(psi={"channel": 0.0}, unseen_items=0.0, events=1)
-    return set(re.findall(r"^(?:# HELP )?(intent_\w+)", generate_latest(metrics.registry).decode(), re.MULTILINE))
+    return set(
+        re.findall(r"^(?:# HELP )?((?:intent|process)_\w+)", generate_latest(metrics.registry).decode(), re.MULTILINE)
+    )
 
 
 def test_dockerfile_lint() -> None:
@@ -127,10 +130,79 @@ def test_command_lines_can_be_run() -> None:
 
 
 def test_settings_named_in_deploy_exist() -> None:
-    text = "".join((DEPLOY / name).read_text() for name in ("Dockerfile", *COMPOSE))
+    files = ("Dockerfile", *COMPOSE, "kubernetes.yaml", "intent-worker@.service")
+    text = "".join((DEPLOY / name).read_text() for name in files)
     named = set(re.findall(r"\bINTENT_[A-Z_]*__[A-Z_]+[A-Z]\b", text))
     assert len(named) >= 6
     assert named <= settings_names()
+
+
+def kubernetes() -> dict[str, Any]:
+    return {each["kind"]: each for each in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
+
+
+def test_pods_keep_their_place_and_are_given_time_to_stop() -> None:
+    objects = kubernetes()
+    told = config.Settings.model_fields["worker"].default
+    worker = objects["StatefulSet"]["spec"]
+    pod = worker["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["terminationGracePeriodSeconds"] > told.shutdown_timeout_s
+    assert worker["replicas"] <= int(objects["ConfigMap"]["data"]["INTENT_TOPICS__PARTITIONS"])
+    name = {"fieldRef": {"fieldPath": "metadata.name"}}
+    assert {"name": "INTENT_WORKER__INSTANCE_ID", "valueFrom": name} in container["env"]
+    state = f"INTENT_WORKER__DATA_DIR={container['volumeMounts'][0]['mountPath']}/"
+    assert container["volumeMounts"][0]["name"] == worker["volumeClaimTemplates"][0]["metadata"]["name"]
+    assert state in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_pods_are_probed_run_and_reached_as_the_image_has_it() -> None:
+    objects, image = kubernetes(), (DEPLOY / "Dockerfile").read_text()
+    pods = [objects[kind]["spec"]["template"]["spec"] for kind in ("StatefulSet", "Job")]
+    for pod in pods:
+        (container,) = pod["containers"]
+        assert f"USER {pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}\n" in image
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert unknown(f"intent {' '.join(container['args'])}") == []
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts["secrets"] == objects["ConfigMap"]["data"]["INTENT_SECRETS_DIR"]
+        claimed = {claim["metadata"]["name"] for claim in objects["StatefulSet"]["spec"]["volumeClaimTemplates"]}
+        assert mounts.keys() <= claimed | {volume["name"] for volume in pod["volumes"]}
+    (worker,) = pods[0]["containers"]
+    (port,) = worker["ports"]
+    assert f"INTENT_WORKER__WEB_PORT={port['containerPort']}" in image
+    assert [each["port"] for each in objects["Service"]["spec"]["ports"]] == [port["containerPort"]]
+    assert {probe: worker[probe]["httpGet"]["path"] for probe in worker if probe.endswith("Probe")} == {
+        "startupProbe": "/livez",
+        "livenessProbe": "/livez",
+        "readinessProbe": "/readyz",
+    }
+    labels = objects["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
+    selected = [objects["Service"]["spec"]["selector"], objects["StatefulSet"]["spec"]["selector"]["matchLabels"]]
+    selected += [objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]]
+    selected += [objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"]]
+    assert all(each == labels for each in selected)
+
+
+def test_a_kubernetes_volume_of_secrets_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files there are links into a folder whose name begins with two dots, by way of another link."""
+    (tmp_path / "..2026").mkdir()
+    (tmp_path / "..2026" / "intent_kafka__sasl_password").write_text("hunter2")
+    (tmp_path / "..data").symlink_to("..2026")
+    (tmp_path / "intent_kafka__sasl_password").symlink_to("..data/intent_kafka__sasl_password")
+    monkeypatch.setenv("INTENT_SECRETS_DIR", str(tmp_path))
+    password = config.load().kafka.sasl_password
+    assert password is not None
+    assert password.get_secret_value() == "hunter2"
+
+
+def test_unit_stops_as_the_worker_does_and_starts_it_again() -> None:
+    unit = (DEPLOY / "intent-worker@.service").read_text()
+    told = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
+    assert int(told["TimeoutStopSec"]) > config.Settings.model_fields["worker"].default.shutdown_timeout_s
+    assert told["Restart"] == "always"
+    assert told["StartLimitIntervalSec"] == "0"
+    assert unknown(told["ExecStart"].replace("/opt/intent/bin/intent", "intent")) == []
 
 
 def test_image_runs_as_nobody_in_particular() -> None:
@@ -141,7 +213,7 @@ def test_image_runs_as_nobody_in_particular() -> None:
 
 def test_metrics_named_in_alerts_exist() -> None:
     text = (DEPLOY / "alerts.yml").read_text() + (DEPLOY / "prometheus.yml").read_text()
-    named = set(re.findall(r"\bintent_\w+", text))
+    named = set(re.findall(r"\b(?:intent|process)_\w+", text))
     assert len(named) >= 5
     assert named <= exposed_names()
     assert set(re.findall(r'fate="(\w+)"', text)) <= set(FATES)
@@ -153,7 +225,7 @@ def test_metrics_named_in_dashboards_exist(path: Path) -> None:
     queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
     assert queries
     for query in queries:
-        named = set(re.findall(r"\bintent_\w+", query))
+        named = set(re.findall(r"\b(?:intent|process)_\w+", query))
         assert named
         assert named <= exposed_names()
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
