@@ -1,16 +1,11 @@
 """`python -m loadtest`: which measurement is which command. Each lives in the module of its name."""
 
-import sys
 from typing import Final
 
 import typer
-from rich.console import Console
 
-from worker.errors import CheckFailed, IntentError, SettingError
-
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_CHECK: Final = 3
+from worker.errors import IntentError
+from worker.terminal import leave
 
 _HELP: Final = """Measures the worker on a real Kafka: speed, latency, recovery, size, endurance.
 
@@ -78,13 +73,7 @@ def main() -> None:
     try:
         app()
     except IntentError as error:
-        Console(stderr=True, soft_wrap=True).print(f"loadtest: {error}", style="red", highlight=False, markup=False)
-        code = EXIT_FAILED
-        if isinstance(error, SettingError):
-            code = EXIT_USAGE
-        elif isinstance(error, CheckFailed):
-            code = EXIT_CHECK
-        sys.exit(code)
+        leave("loadtest", error)
 
 
 if __name__ == "__main__":

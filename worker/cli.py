@@ -8,11 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from worker.errors import CheckFailed, IntentError, SettingError
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_CHECK = 3
+from worker.errors import IntentError
+from worker.terminal import leave, say
 
 Settings = Annotated[
     list[str] | None,
@@ -21,6 +18,7 @@ Settings = Annotated[
     ),
 ]
 
+_NAME = "intent"
 _HELP = """Scores user intent on a live clickstream: Kafka in, a window per user, BERT, calibrated scores out.
 
 First steps: `intent demo` shows the whole system on this machine. In production: `intent topics create`,
@@ -30,7 +28,7 @@ First steps: `intent demo` shows the whole system on this machine. In production
 config_app = typer.Typer(help="The settings: what is in force and where it comes from.", no_args_is_help=True)
 
 app = typer.Typer(
-    name="intent",
+    name=_NAME,
     help=_HELP,
     no_args_is_help=True,
     add_completion=False,
@@ -132,10 +130,6 @@ _OF_TRAINING = {"captum", "jinja2", "lightgbm", "matplotlib", "peft", "sklearn"}
 """Imported by what a worker does not do: packages of the extra `training`."""
 
 
-def _say(error: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"intent: {error}", style="red", highlight=False, markup=False)
-
-
 def main() -> None:
     """Entry of the console script: errors of our own are one line on stderr and an exit code."""
     try:
@@ -143,18 +137,13 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in _OF_TRAINING:
             raise
-        _say(
-            f"this needs the package {error.name}; install the extra `training`: pip install 'intent-worker[training]'"
+        say(
+            _NAME,
+            f"this needs the package {error.name}; install the extra `training`: pip install 'intent-worker[training]'",
         )
-        sys.exit(EXIT_FAILED)
+        sys.exit(IntentError.exit_code)
     except IntentError as error:
-        _say(str(error))
-        code = EXIT_FAILED
-        if isinstance(error, SettingError):
-            code = EXIT_USAGE
-        elif isinstance(error, CheckFailed):
-            code = EXIT_CHECK
-        sys.exit(code)
+        leave(_NAME, error)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ An error of this tree carries one sentence for a person: what was wrong, its val
 class IntentError(Exception):
     """Base of every error that the project raises on purpose. The command line prints it in one line and exits 1."""
 
+    exit_code = 1
+
 
 class Invalid(IntentError):
     """An event that can never be processed. It becomes a dead letter with `reason`; the stream goes on.
@@ -26,6 +28,10 @@ class Fatal(IntentError):
 class SettingError(IntentError):
     """A setting, topic or bundle is not usable. The command line exits 2 before anything is started."""
 
+    exit_code = 2
+
 
 class CheckFailed(IntentError):
     """A check that the user asked for did not hold (a doctor, a demo's balance, a verification). Exit code 3."""
+
+    exit_code = 3

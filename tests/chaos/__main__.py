@@ -19,10 +19,8 @@ from tests.chaos.faults import KINDS
 from tests.chaos.plan import Episode
 from tests.chaos.process import SCORERS, Scorer
 from worker.errors import CheckFailed, IntentError, SettingError
+from worker.terminal import leave
 
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_CHECK: Final = 3
 _WIDTH: Final = 130
 
 _HELP: Final = f"""Breaks a running system on purpose, and checks that nothing was lost or counted twice.
@@ -115,13 +113,7 @@ def program() -> None:
     try:
         app()
     except IntentError as error:
-        Console(stderr=True, soft_wrap=True).print(f"chaos: {error}", style="red", highlight=False, markup=False)
-        code = EXIT_FAILED
-        if isinstance(error, SettingError):
-            code = EXIT_USAGE
-        elif isinstance(error, CheckFailed):
-            code = EXIT_CHECK
-        sys.exit(code)
+        leave("chaos", error)
 
 
 if __name__ == "__main__":

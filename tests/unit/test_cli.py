@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from worker import cli, config
+from worker.errors import CheckFailed, Fatal, IntentError, SettingError
 
 
 def ends(monkeypatch: pytest.MonkeyPatch, error: Exception) -> object:
@@ -23,11 +24,23 @@ def ends(monkeypatch: pytest.MonkeyPatch, error: Exception) -> object:
 def test_a_package_of_the_extra_is_asked_for_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ends(monkeypatch, ModuleNotFoundError("No module named 'captum'", name="captum")) == cli.EXIT_FAILED
+    assert ends(monkeypatch, ModuleNotFoundError("No module named 'captum'", name="captum")) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "captum" in said
     assert "intent-worker[training]" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(IntentError("no"), 1), (Fatal("no"), 1), (SettingError("no"), 2), (CheckFailed("no"), 3)],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_of_ours_is_a_line_and_a_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: IntentError, code: int
+) -> None:
+    assert ends(monkeypatch, error) == code
+    assert capsys.readouterr().err == "intent: no\n"
 
 
 def test_any_other_missing_module_is_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +65,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
     (tmp_path / "file").touch()
     place = tmp_path / "file" / "folder"
     done = CliRunner().invoke(cli.app, command.format(data=tmp_path, place=place).split())
-    assert done.exit_code == cli.EXIT_USAGE, done.output
+    assert done.exit_code == 2, done.output
     assert f"Invalid value for '{option}'" in done.output
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -73,14 +86,14 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
 )
 def test_data_that_is_not_there_is_bad_usage(command: str) -> None:
     done = CliRunner().invoke(cli.app, command.split())
-    assert done.exit_code == cli.EXIT_USAGE, done.output
+    assert done.exit_code == 2, done.output
     assert "/nonexistent" in done.output
 
 
 @pytest.mark.parametrize("option", ["--from 2016-08-08", "--full-rate"])
 def test_what_the_demo_needs_data_for_is_refused_without(option: str) -> None:
     done = CliRunner().invoke(cli.app, ["demo", *option.split()])
-    assert done.exit_code == cli.EXIT_USAGE, done.output
+    assert done.exit_code == 2, done.output
     assert "--data" in done.output
 
 
