@@ -6,7 +6,6 @@ costs, and not what importing torch does. When the harness ends, however it ends
 
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,10 +18,11 @@ from prometheus_client import REGISTRY
 from tests.chaos import scorers
 from worker import run
 from worker.config import Settings
-from worker.errors import IntentError, SettingError
+from worker.errors import IntentError
 from worker.ops import logs
 from worker.ops.metrics import Metrics
 from worker.stream.app import serve
+from worker.terminal import leave
 
 Scorer = Literal["digest", "bundle"]
 SCORERS: Final[tuple[Scorer, ...]] = ("bundle", "digest")
@@ -63,8 +63,7 @@ def _main(settings: Settings, scorer: Scorer, orders: Connection, says: Connecti
         settings.worker.data_dir.mkdir(parents=True, exist_ok=True)
         serve(settings, engine=scorers.DigestEngine(trouble), metrics=Metrics(REGISTRY))
     except IntentError as error:  # as the command line does
-        sys.stderr.write(f"intent: {error}\n")
-        sys.exit(2 if isinstance(error, SettingError) else 1)
+        leave("intent", error)
 
 
 def _obey(orders: Connection, trouble: scorers.Trouble) -> None:
