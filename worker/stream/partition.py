@@ -45,6 +45,8 @@ class Shared:
     engine: Any  # scoring.engine.Engine: importing it here would import torch
     metrics: Metrics
     new_producer: Callable[[int], AIOKafkaProducer]
+    events_id: Callable[[], str]
+    """Asks a broker for the id of the events topic; blocks."""
     fatal: Callable[[str, BaseException | None], Any]
     shadow: Shadow | None = None
 
@@ -86,8 +88,11 @@ class Piece(NamedTuple):
 class Partition:
     """One partition, of one assignment."""
 
-    def __init__(self, tp: TP, *, generation: int, producer: AIOKafkaProducer, shared: Shared, owner: Owner) -> None:
+    def __init__(
+        self, tp: TP, *, topic_id: str, generation: int, producer: AIOKafkaProducer, shared: Shared, owner: Owner
+    ) -> None:
         self.tp = tp
+        self.topic_id = topic_id
         self.generation = generation
         self.end_offset = 0
         self.queued = 0
@@ -126,10 +131,10 @@ class Partition:
         return max(0, self.end_offset - self._owner.committed.get(self.tp, self.end_offset))
 
     def start(self, store: Store) -> None:
-        """The table is recovered: read the watermark, begin after it."""
+        """The table is recovered: read the watermark, begin after it. Raises `Fatal` where it is another topic's."""
         self._store = store
         self._read = store.read(self.tp.partition)
-        start = Watermark.decode(self._read(watermark.KEY))
+        start = Watermark.decode(self._read(watermark.KEY)).of(self.tp.topic, self.topic_id)
         self.due = self._owner.committed[self.tp] = start.offset + 1
         self._show(start)
         self._task = asyncio.create_task(self._run(start), name=f"partition-{self.tp.partition}")
@@ -173,8 +178,8 @@ class Partition:
             if self._sought == due and self.end_offset < due:
                 raise Fatal(
                     f"{self.tp.topic} ends at offset {self.end_offset} in partition {self.tp.partition}, of which "
-                    f"{due} are done: the topic was created anew, or is another; give it an application "
-                    "(`worker.application_id`) of its own, or name the topic that was read before"
+                    f"{due} are done: the topic has lost records, or was created anew, or is another; give it an "
+                    "application (`worker.application_id`) of its own, or name the topic that was read before"
                 )
             self._sought = due
             return due

@@ -19,6 +19,7 @@ from worker.stream.partition import Partition, Shared
 from worker.watermark import Watermark
 
 SOURCE = TP("events", 3)
+TOPIC_ID = "JnVd-cvLTUKTZbmkqcHb_A"
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ def sized(first: int, *sizes: int) -> list[Any]:
 
 
 class Store:
-    def __init__(self, done: int) -> None:
-        self._mark = Watermark(done, 0).encode() if done >= 0 else None
+    def __init__(self, done: int, topic_id: str = "") -> None:
+        self._mark = Watermark(done, 0, topic_id).encode() if done >= 0 else None
 
     def read(self, partition: int) -> Any:
         assert partition == SOURCE.partition
@@ -74,14 +75,15 @@ def partitions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Partitions:
         engine=None,
         metrics=Metrics(CollectorRegistry()),
         new_producer=lambda _: Never(),
+        events_id=lambda: TOPIC_ID,
         fatal=lambda why, error: pytest.fail(f"{why}: {error}"),
     )
     return Partitions(shared)
 
 
-async def opened(partitions: Partitions, done: int) -> Partition:
+async def opened(partitions: Partitions, done: int, topic_id: str = "") -> Partition:
     await partitions.open([SOURCE], 1)
-    partitions.start([SOURCE], Store(done), 1)  # type: ignore[arg-type]  # as far as a start reads it
+    partitions.start([SOURCE], Store(done, topic_id), 1)  # type: ignore[arg-type]  # as far as a start reads it
     await asyncio.sleep(0)
     return partitions._parts[SOURCE]
 
@@ -142,6 +144,18 @@ async def test_a_topic_that_ends_before_what_is_done_of_it_is_another(partitions
     with pytest.raises(Fatal, match="events ends at offset 5 in partition 3, of which 101 are done"):
         partitions.feed(SOURCE, recs(3, 4), 5)
     assert part.queued == 0
+
+
+async def test_a_watermark_of_another_topic_starts_nothing(partitions: Partitions) -> None:
+    with pytest.raises(Fatal, match=f"events has the id {TOPIC_ID}, and what is done, up to offset 9, are events"):
+        await opened(partitions, done=9, topic_id="MkU3OEVBNTcwNTJENDM2Qk")
+    assert not partitions.live
+    assert partitions.due() == {}
+
+
+async def test_a_partition_goes_on_in_the_topic_it_was_in(partitions: Partitions) -> None:
+    await opened(partitions, done=9, topic_id=TOPIC_ID)
+    assert partitions.due() == {SOURCE: 10}
 
 
 async def test_large_records_wait_and_go_in_batches_bounded_by_their_bytes(
