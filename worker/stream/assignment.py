@@ -16,7 +16,8 @@ from faust.types import TP
 
 from worker.fold import Record
 from worker.stream import transaction
-from worker.stream.partition import Partition, Share, Shared
+from worker.stream.fetchqueue import Share
+from worker.stream.partition import Partition, Shared
 from worker.stream.table import Store
 
 QUEUED_BYTES: Final = 128 << 20
@@ -41,7 +42,7 @@ class Partitions:
     @property
     def queued(self) -> int:
         """Fetched events that wait, over all partitions."""
-        return sum(part.queued for part in self._parts.values())
+        return sum(part.queue.events for part in self._parts.values())
 
     @property
     def full(self) -> set[TP]:
@@ -49,7 +50,7 @@ class Partitions:
 
         Each has an equal share of the bound, so that one with most of the traffic does not hold up the others.
         """
-        return {tp for tp, part in self._parts.items() if part.full}
+        return {tp for tp, part in self._parts.items() if part.queue.full}
 
     @property
     def share(self) -> Share:
