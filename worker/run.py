@@ -10,11 +10,11 @@ import structlog
 from prometheus_client import REGISTRY
 
 from worker.clock import now_ms
-from worker.config import Settings
 from worker.errors import SettingError
 from worker.ops import logs
 from worker.ops.metrics import Metrics
 from worker.scores import rfc3339
+from worker.settings import Settings
 
 if TYPE_CHECKING:
     from worker.registry.source import Source

@@ -18,8 +18,9 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from typer.main import get_command
 
-from worker import cli, config
+from worker import cli
 from worker.ops.metrics import FATES, Metrics
+from worker.settings import Settings, leaves
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE = ["compose.yaml", "compose.gpu.yaml"]
@@ -42,7 +43,7 @@ def program(name: str) -> str:
 
 
 def settings_names() -> set[str]:
-    return {f"INTENT_{name.replace('.', '__').upper()}" for name, _ in config.leaves(config.Settings.model_construct())}
+    return {f"INTENT_{name.replace('.', '__').upper()}" for name, _ in leaves(Settings.model_construct())}
 
 
 def exposed_names() -> set[str]:
@@ -83,7 +84,7 @@ def test_compose_services_wait_for_what_they_need() -> None:
     assert services["worker"]["depends_on"] == {"topics": {"condition": "service_completed_successfully"}}
     assert services["topics"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
     assert services["worker"]["stop_grace_period"] == "30s"
-    assert config.Settings.model_fields["worker"].default.shutdown_timeout_s < 30
+    assert Settings.model_fields["worker"].default.shutdown_timeout_s < 30
     for service in services.values():
         image = service["image"]
         assert "build" in service or re.fullmatch(r".+:v?\d+\.\d+\.\d+", image), f"{image} has no exact version"

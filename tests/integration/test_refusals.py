@@ -16,10 +16,10 @@ from tests.conftest import MakeSettings
 from tests.integration.deployment import ROOT, Worker, publish, read_all, until
 from tests.integration.secured import Guarded, rights
 from tests.integration.stories import event
-from worker.config import Kafka, Settings
 from worker.errors import IntentError
 from worker.kafka import clients, topics
 from worker.ports import free_port
+from worker.settings import Kafka, Settings
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -7,10 +7,10 @@ import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
 
 from tests.conftest import MakeSettings
-from worker.config import Settings
 from worker.errors import IntentError
 from worker.kafka import clients, topics
 from worker.kafka.topics import Difference
+from worker.settings import Settings
 
 pytestmark = pytest.mark.broker
 

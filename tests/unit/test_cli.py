@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from worker import cli, config
+from worker import cli, settings
 
 
 def ends(monkeypatch: pytest.MonkeyPatch, error: Exception) -> object:
@@ -89,5 +89,5 @@ def test_no_setting_is_cut_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     folder = "/" + "x" * 300
     done = CliRunner().invoke(cli.app, ["config", "show", "--set", f"worker.data_dir={folder}"])
     names = [line.split()[0] for line in done.stdout.splitlines()[1:]]
-    assert names == list(config.meanings())
+    assert names == list(settings.meanings())
     assert folder in done.stdout

@@ -10,8 +10,8 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from worker.config import Kafka
 from worker.errors import SettingError
+from worker.settings import Kafka
 
 _ADVICE: Final = {
     KafkaError._SSL: (  # noqa: SLF001 - librdkafka's own codes begin with an underscore

@@ -13,9 +13,9 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, TopicMetadata
 
-from worker.config import Settings
 from worker.errors import IntentError
 from worker.kafka import clients
+from worker.settings import Settings
 
 _TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.05

@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from worker import config
 from worker.errors import IntentError, SettingError
 from worker.registry.store import Store
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
+from worker.settings import Model as ModelSettings
 
 KEPT: Final = 4
 """So many versions of a model stay in the cache, those used last: the champion, the challenger, and a way back."""
@@ -112,7 +112,7 @@ class Source:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def configured(model: config.Model) -> tuple[Source | None, Bundle]:
+def configured(model: ModelSettings) -> tuple[Source | None, Bundle]:
     """What scores by the settings, and where its successors come from, if anywhere. Blocks; raises as `Source.load`."""
     if model.store is None or model.name is None:
         return None, bundles.load(model.bundle)

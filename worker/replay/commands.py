@@ -12,9 +12,9 @@ from worker.errors import SettingError
 from worker.terminal import err, out
 
 if TYPE_CHECKING:
-    from worker.config import Settings
     from worker.replay.plan import Bound, Plan
     from worker.replay.report import Report
+    from worker.settings import Settings
 
 
 def replay(

@@ -1,9 +1,9 @@
 """What a person asked to read, looked up on the brokers. Owns what is said where these do not answer."""
 
-from worker.config import Kafka
 from worker.errors import IntentError
 from worker.replay.plan import Bound, KafkaOffsets, Plan, resolve
 from worker.replay.tape import reader
+from worker.settings import Kafka
 
 
 def look_up(kafka: Kafka, topic: str, begin: Bound, end: Bound, *, warmup_ms: int, setting: str) -> Plan:

@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from worker.config import Kafka
 from worker.errors import IntentError
 from worker.kafka import clients
 from worker.replay.plan import Stretch
 from worker.scores import Headers
+from worker.settings import Kafka
 
 POLL_S: Final = 0.1
 """How long a fetch may wait to become full: the most that the last, partial one costs."""

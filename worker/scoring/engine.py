@@ -20,7 +20,7 @@ import structlog
 import torch
 from msgspec import structs
 
-from worker import config, facts, window
+from worker import facts, window
 from worker.errors import Fatal, IntentError
 from worker.scores import Model as ModelName
 from worker.scoring import reasons, risk
@@ -31,6 +31,7 @@ from worker.scoring.changes import Change, Changes
 from worker.scoring.device import Device, Finish, Runner
 from worker.scoring.lanes import Job, Lane, Part, halves, settle
 from worker.scoring.pace import Pace
+from worker.settings import Model as ModelSettings
 
 CLOSE_TIMEOUT_S: Final = 30.0
 
@@ -134,7 +135,7 @@ class Engine:
             raise
 
     @classmethod
-    def configured(cls, bundle: Bundle, settings: config.Model) -> Self:
+    def configured(cls, bundle: Bundle, settings: ModelSettings) -> Self:
         """As the settings have it."""
         return cls(
             bundle,

@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol
 from confluent_kafka import KafkaError, KafkaException, Producer
 from hdrh.histogram import HdrHistogram
 
-from worker.config import Settings
 from worker.errors import IntentError, SettingError
 from worker.kafka import clients
+from worker.settings import Settings
 from worker.shop.outgoing import Outgoing
 
 _SHORTEST_WAIT_S: Final = 0.001  # librdkafka's poll counts whole milliseconds: a shorter wait would spin

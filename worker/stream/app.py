@@ -23,13 +23,13 @@ from mode import Service
 from mode import loop as event_loop
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from worker.config import Settings
 from worker.errors import Fatal
 from worker.kafka import clients, topics
 from worker.kafka.topics import Changelog
 from worker.ops import health
 from worker.ops.metrics import Metrics
 from worker.ports import free_port
+from worker.settings import Settings
 from worker.stream.assignment import Partitions
 from worker.stream.assignor import Assignor
 from worker.stream.consumer import Transport

@@ -16,12 +16,12 @@ from faust.types import TP
 from worker import scores, watermark
 from worker.cache import Changes
 from worker.clock import now_ms
-from worker.config import Settings
 from worker.errors import Fatal
 from worker.fold import Batch, Record
 from worker.ops.metrics import Metrics
 from worker.pipeline import run
 from worker.scores import Rating
+from worker.settings import Settings
 from worker.stream import transaction
 from worker.stream.fetchqueue import FetchQueue, Share
 from worker.stream.output import render, source_offset

@@ -11,10 +11,10 @@ import pytest
 from confluent_kafka import KafkaError
 from pydantic import SecretStr
 
-from worker.config import Kafka, Settings
 from worker.errors import IntentError, SettingError
 from worker.kafka import clients, properties, topics
 from worker.ports import HOST
+from worker.settings import Kafka, Settings
 
 SCRAM = Kafka(
     bootstrap_servers="broker:9092",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.unit.scoring import making
-from worker import config, window
+from worker import window
 from worker.errors import Fatal, IntentError, SettingError
 from worker.scores import Model
 from worker.scoring.answer import Scores
@@ -21,6 +21,7 @@ from worker.scoring.device import Device, Finish, Runner
 from worker.scoring.engine import SHADOW_QUEUE_TOKENS, SHADOW_TOKENS, Engine
 from worker.scoring.forward import TOLERANCE
 from worker.scoring.percentile import Percentiles
+from worker.settings import Model as ModelSettings
 
 WINDOWS = making.random_windows(120, seed=41)
 BROKEN = b"no window"
@@ -271,7 +272,7 @@ def test_a_type_that_is_not_there_is_named(bundle: Bundle, dtype: str) -> None:
 
 
 def test_an_engine_as_the_settings_have_it(bundle: Bundle) -> None:
-    settings = config.Model(dtype="bfloat16", deterministic=True, max_batch_tokens=256, threads=1, device="cpu")
+    settings = ModelSettings(dtype="bfloat16", deterministic=True, max_batch_tokens=256, threads=1, device="cpu")
     with Engine.configured(bundle, settings) as made:
         assert made.max_batch_tokens == 256
         assert np.array_equal(made.score_now(WINDOWS[:20]).intent, made.score_now(WINDOWS[:20][::-1]).intent[::-1])
