@@ -170,7 +170,8 @@ def _bundle(settings: "Settings") -> Iterator[Finding]:
     from worker.registry.source import configured
     from worker.scoring.bundle import SHIPPED
 
-    _, loaded = configured(settings.model)
+    _, load = configured(settings.model)
+    loaded = load()
     where = settings.model.store or settings.model.bundle or SHIPPED
     yield Finding("bundle", f"{loaded.name} {loaded.version} in {where}, checksums right, loads")
 

@@ -38,11 +38,10 @@ def serve(settings: Settings) -> NoReturn:
 
     from worker.drift.monitor import Monitor
     from worker.registry.source import configured
-    from worker.scoring.engine import Engine, leave_threads_to_engine
+    from worker.scoring.engine import Engine
 
-    leave_threads_to_engine()
-    source, bundle = configured(settings.model)
-    engine = Engine.configured(bundle, settings.model)
+    source, load = configured(settings.model)
+    engine = Engine.configured(load, settings.model)
     log.info("model", name=engine.model.name, version=engine.model.version, device=str(engine.device))
 
     from worker.stream.app import serve as stream

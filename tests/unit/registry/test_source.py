@@ -173,11 +173,12 @@ def test_a_cache_that_cannot_be_written_is_not_the_bundles_fault(made: Versions,
 def test_the_settings_say_what_scores(filled: Store, made: Versions, tmp_path: Path) -> None:
     filled.move(NAME, "champion", promoted(None, made.second, at=""))
     model = ModelSettings(store=filled.url, name=NAME, cache_dir=tmp_path / "cache")
-    source, loaded = configured(model)
+    source, load = configured(model)
+    loaded = load()
     assert source is not None
     assert loaded.version == made.second
-    assert configured(ModelSettings(bundle=made.folder / "first"))[1].version == made.first
-    assert configured(ModelSettings())[1].name == bundles.SHIPPED.name
+    assert configured(ModelSettings(bundle=made.folder / "first"))[1]().version == made.first
+    assert configured(ModelSettings())[1]().name == bundles.SHIPPED.name
 
 
 def test_an_alias_that_is_not_there_is_named(filled: Store, tmp_path: Path) -> None:
