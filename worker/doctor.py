@@ -113,7 +113,7 @@ def _brokers(settings: "Settings") -> Iterator[Finding]:
     try:
         described = admin.list_topics(timeout=_TIMEOUT_S)
     except KafkaException:
-        admin.poll(0)
+        trouble.hear(admin)
         cause = f" ({trouble.cause})" if trouble.cause else ""
         advice = "start Kafka (here: `intent broker start`), or set `kafka.bootstrap_servers` to where it is"
         yield Finding(

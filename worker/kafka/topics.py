@@ -223,16 +223,10 @@ def _await_leaders(admin: AdminClient, partitions: Mapping[str, int]) -> None:
 @contextmanager
 def _brokers(settings: Settings) -> Iterator[AdminClient]:
     """An admin client whose failures to reach the brokers are one sentence."""
-    servers = settings.kafka.bootstrap_servers
     trouble = clients.Trouble()
     admin = clients.admin(settings.kafka, trouble)
     try:
         yield admin
     except (KafkaException, TimeoutError) as error:
-        admin.poll(0)
         reason = error.args[0].str() if isinstance(error, KafkaException) else "no answer in time"
-        advice = trouble.advice or "is it running? `intent broker start` starts one here"
-        raise IntentError(
-            f"Kafka at {servers} (setting `kafka.bootstrap_servers`) does not answer ({trouble.cause or reason}); "
-            f"{advice}"
-        ) from None
+        raise trouble.unanswered(admin, settings.kafka, reason) from None
