@@ -93,7 +93,7 @@ def batching(
             (policy,) = (each for each in POLICIES if each.name == name)
             return lambda some, due: schedulers.Scheduler(scorer, policy, budget=budget).play(some, due)
 
-        with Engine(bundle, device="cpu", max_batch_tokens=budget, threads=threads) as own:
+        with Engine(lambda: bundle, device="cpu", max_batch_tokens=budget, threads=threads) as own:
             status.update("capacity")
             most = {name: schedulers.saturated(player(name), windows) for name in (POLICIES[0].name, ENGINE)}
             capacity = most[POLICIES[0].name]

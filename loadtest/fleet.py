@@ -21,10 +21,10 @@ from pydantic import SecretStr
 
 from loadtest.scrape import Samples, samples
 from worker import config
-from worker.config import Settings
 from worker.errors import IntentError
 from worker.kafka import topics
 from worker.ports import free_port
+from worker.settings import Settings, leaves
 
 _STOP_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.02
@@ -143,7 +143,7 @@ def stopped_at_the_end(*members: Member) -> Iterator[None]:
 
 
 def _variables(settings: Settings) -> Iterator[tuple[str, str]]:
-    for name, value in config.leaves(settings):
+    for name, value in leaves(settings):
         if value is not None:
             shown = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             yield f"{config.PREFIX}{name.replace('.', '__')}".upper(), shown

@@ -17,10 +17,10 @@ from hdrh.histogram import HdrHistogram
 
 from loadtest.contenders.task import Job
 from worker import events
-from worker.config import Settings
 from worker.errors import IntentError
 from worker.events import Event, Item
 from worker.kafka import clients
+from worker.settings import Settings
 
 _PRODUCER: Final = {
     "linger.ms": 5,  # the Java client's default since Kafka 4

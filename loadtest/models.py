@@ -23,13 +23,13 @@ from loadtest.conclude import conclude
 from loadtest.generator import APART, MAX_US, Load
 from loadtest.options import Json
 from loadtest.scrape import scrape
-from worker.config import Settings
 from worker.errors import CheckFailed
 from worker.registry.alias import CHALLENGER, CHAMPION, promoted
 from worker.registry.source import push
 from worker.registry.store import Store
 from worker.scores import rfc3339
 from worker.scoring import bundle as bundles
+from worker.settings import Settings
 from worker.terminal import err
 
 Phase = Literal["plain", "reload", "shadow"]

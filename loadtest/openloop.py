@@ -21,9 +21,9 @@ from loadtest import generator
 from loadtest.generator import MAX_US, Load, Schedule, ScoredEvent, Sent
 from loadtest.scrape import scrape
 from loadtest.waits import Page
-from worker.config import Settings
 from worker.errors import IntentError
 from worker.kafka import clients
+from worker.settings import Settings
 
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9)
 _AT_ONCE: Final = 10_000

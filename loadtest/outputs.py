@@ -6,9 +6,9 @@ from typing import Final
 
 from confluent_kafka import Consumer, TopicPartition
 
-from worker.config import Kafka
 from worker.errors import IntentError
 from worker.kafka import clients
+from worker.settings import Kafka
 
 _MARK: Final = b'"score_id":"'
 _BATCH: Final = 20_000

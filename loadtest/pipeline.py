@@ -25,10 +25,10 @@ from loadtest.contenders.task import Job, Taken, Task
 from loadtest.options import Json
 from loadtest.standings import Place
 from loadtest.workload import Workload
-from worker.config import Kafka
 from worker.errors import CheckFailed, IntentError
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
+from worker.settings import Kafka
 from worker.terminal import err
 
 

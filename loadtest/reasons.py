@@ -82,7 +82,7 @@ def measure(bundle: Any, batches: Sequence[Sequence[bytes]], *, rounds: int) -> 
         work()
         seconds[name].append((time.process_time() - begun) / len(windows))
 
-    with Engine(bundle, device="cpu", threads=1) as engine:
+    with Engine(lambda: bundle, device="cpu", threads=1) as engine:
         for windows in (batches[0], *(some for _ in range(rounds) for some in batches)):
             batch = Batch.of(windows)
             clock("the whole score", partial(engine.score_now, windows), windows)

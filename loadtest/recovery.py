@@ -24,10 +24,10 @@ from loadtest import fleet, population, taken, workload
 from loadtest.conclude import conclude
 from loadtest.fleet import Member
 from loadtest.options import Json, Sample
-from worker.config import Kafka, Settings
 from worker.errors import CheckFailed, IntentError
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
+from worker.settings import Kafka, Settings
 from worker.terminal import err
 from worker.watermark import KEY, Watermark
 

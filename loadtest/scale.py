@@ -27,10 +27,10 @@ from loadtest.fleet import Member
 from loadtest.options import Json
 from loadtest.population import Population
 from loadtest.steady import Stream, sending
-from worker.config import Settings
 from worker.errors import CheckFailed
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
+from worker.settings import Settings
 from worker.terminal import err
 
 _PARTITIONS: Final = 8

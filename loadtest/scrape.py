@@ -4,7 +4,7 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker.config import Settings
+from worker.settings import Settings
 
 Samples = dict[tuple[str, ...], float]
 """By the sample's name and its labels' values."""

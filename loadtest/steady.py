@@ -12,8 +12,8 @@ from typing import Final
 
 from confluent_kafka import Producer
 
-from worker.config import Settings
 from worker.kafka import clients
+from worker.settings import Settings
 
 _DRAIN_S: Final = 60.0
 _TICK_S: Final = 0.01

@@ -19,11 +19,11 @@ from typing import Final, Literal
 from loadtest.contenders.live import EXACTLY_ONCE
 from loadtest.contenders.task import Job
 from worker import config
-from worker.config import Settings
 from worker.errors import IntentError
 from worker.kafka import topics
 from worker.kafka.broker import EmbeddedBroker
 from worker.ports import free_port
+from worker.settings import Settings
 
 Program = Literal["constant", "bundle", "bare", "bare-exactly-once"]
 """The worker with a scorer that costs nothing, or with the model; or what it is compared with (`contenders.live`)."""

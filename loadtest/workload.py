@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 from confluent_kafka import Producer
 
 from loadtest.contenders.task import Job
-from worker.config import Kafka
 from worker.errors import IntentError
 from worker.kafka import clients
+from worker.settings import Kafka
 from worker.shop import ga360, statistics
 from worker.shop.simulate import Crowd, Simulator
 

@@ -10,9 +10,9 @@ import hypothesis
 import pytest
 
 from worker import config
-from worker.config import Settings
 from worker.kafka import topics
 from worker.kafka.broker import EmbeddedBroker
+from worker.settings import Settings
 
 # A shell starts background jobs with SIGINT ignored, and children inherit that: a Ctrl-C sent by a test would be lost.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -101,9 +101,10 @@ def show(
     `INTENT_SECRETS_DIR`, the environment (`INTENT_KAFKA__BOOTSTRAP_SERVERS`, nested by `__`), `--set`.
     """
     from worker import config
+    from worker.settings import leaves, meanings
 
     flags = config.flags(settings or ())
-    values, origins = dict(config.leaves(config.load(flags))), config.sources(flags)
+    values, origins = dict(leaves(config.load(flags))), config.sources(flags)
     if as_json:
         rows = {
             name: {"value": None if value is None else str(value), "from": origins[name]}
@@ -114,11 +115,11 @@ def show(
     table = Table(box=None, pad_edge=False)
     for title in ("setting", "value", "from", "meaning"):
         table.add_column(title, overflow="fold")
-    meanings = config.meanings()
+    told = meanings()
     for name, value in values.items():
         changed = origins[name] != "default"
         table.add_row(
-            name, "" if value is None else str(value), origins[name], meanings[name], style="bold" if changed else ""
+            name, "" if value is None else str(value), origins[name], told[name], style="bold" if changed else ""
         )
     # A pipe has no width: there each setting is one whole line.
     Console(width=None if sys.stdout.isatty() else 10_000).print(table, highlight=False, markup=False)

@@ -18,7 +18,7 @@ from worker.errors import CheckFailed, IntentError
 from worker.terminal import err, out
 
 if TYPE_CHECKING:
-    from worker.config import Settings
+    from worker.settings import Settings
 
 SCHEMAS: Final = ("clickstream.events.v1.json", "intent.scores.v1.json")
 _TIMEOUT_S: Final = 5.0
@@ -70,13 +70,14 @@ def check(
 def examine() -> Iterator[Finding]:
     """All findings, in the order in which to mend them. Blocks for seconds: it asks brokers and loads torch."""
     from worker import config
+    from worker.settings import leaves
 
     try:
         settings = config.load()
     except IntentError as error:
         yield Finding("settings", str(error), "correct it; `intent config show` tells where each value came from")
         return
-    yield Finding("settings", f"{sum(1 for _ in config.leaves(settings))} values, all accepted")
+    yield Finding("settings", f"{sum(1 for _ in leaves(settings))} values, all accepted")
     brokers = list(
         _asked("brokers", _brokers, settings, "correct it; `intent config show` tells where each value came from")
     )
@@ -112,7 +113,7 @@ def _brokers(settings: "Settings") -> Iterator[Finding]:
     try:
         described = admin.list_topics(timeout=_TIMEOUT_S)
     except KafkaException:
-        admin.poll(0)
+        trouble.hear(admin)
         cause = f" ({trouble.cause})" if trouble.cause else ""
         advice = "start Kafka (here: `intent broker start`), or set `kafka.bootstrap_servers` to where it is"
         yield Finding(
@@ -169,7 +170,8 @@ def _bundle(settings: "Settings") -> Iterator[Finding]:
     from worker.registry.source import configured
     from worker.scoring.bundle import SHIPPED
 
-    _, loaded = configured(settings.model)
+    _, load = configured(settings.model)
+    loaded = load()
     where = settings.model.store or settings.model.bundle or SHIPPED
     yield Finding("bundle", f"{loaded.name} {loaded.version} in {where}, checksums right, loads")
 

@@ -128,7 +128,7 @@ def fold(
             late += 1
     batch.fates = +Counter(dead=dead, erased=erased, duplicate=duplicate, late=late)
     _coalesce(batch, mode)
-    batch.watermark = Watermark(records[-1].offset, newest_ms)
+    batch.watermark = start._replace(offset=records[-1].offset, newest_ms=newest_ms)
     return batch
 
 

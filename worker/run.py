@@ -10,11 +10,11 @@ import structlog
 from prometheus_client import REGISTRY
 
 from worker.clock import now_ms
-from worker.config import Settings
 from worker.errors import SettingError
 from worker.ops import logs
 from worker.ops.metrics import Metrics
 from worker.scores import rfc3339
+from worker.settings import Settings
 
 if TYPE_CHECKING:
     from worker.registry.source import Source
@@ -38,11 +38,10 @@ def serve(settings: Settings) -> NoReturn:
 
     from worker.drift.monitor import Monitor
     from worker.registry.source import configured
-    from worker.scoring.engine import Engine, leave_threads_to_engine
+    from worker.scoring.engine import Engine
 
-    leave_threads_to_engine()
-    source, bundle = configured(settings.model)
-    engine = Engine.configured(bundle, settings.model)
+    source, load = configured(settings.model)
+    engine = Engine.configured(load, settings.model)
     log.info("model", name=engine.model.name, version=engine.model.version, device=str(engine.device))
 
     from worker.stream.app import serve as stream

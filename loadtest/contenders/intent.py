@@ -17,12 +17,12 @@ from loadtest.contenders.task import Stopwatch, Task, answer
 from loadtest.sampler import Sampler
 from loadtest.stages import STAGES
 from worker import config, pipeline
-from worker.config import Settings
 from worker.fold import Batch
 from worker.kafka import topics
 from worker.ops import logs
 from worker.ops.metrics import Metrics
 from worker.ports import free_port
+from worker.settings import Settings
 from worker.stream import app
 
 

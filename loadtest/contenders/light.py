@@ -31,7 +31,7 @@ def fold(
         after = changed[key] = light_fold(before, record.offset, value)
         batch.updated.append(Updated(record, time_ms, after))
     batch.fates["scored"] = len(records)
-    batch.watermark = Watermark(records[-1].offset, start.newest_ms)
+    batch.watermark = start._replace(offset=records[-1].offset)
     return batch
 
 

@@ -16,9 +16,9 @@ from prometheus_client import start_http_server
 from loadtest.contenders.jobs import steps
 from loadtest.contenders.task import Job
 from worker import config
-from worker.config import Settings
 from worker.errors import IntentError
 from worker.kafka import clients
+from worker.settings import Settings
 
 EXACTLY_ONCE: Final = "exactly-once"
 _AT_ONCE: Final = 10_000

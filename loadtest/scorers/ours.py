@@ -51,7 +51,7 @@ class Whole:
 
     def __init__(self, bundle: Bundle, task: Task, *, dtype: torch.dtype) -> None:
         device = Device.named(task.device, str(dtype).removeprefix("torch."))
-        self._engine = Engine(bundle, device=device, max_batch_tokens=_MOST_TOKENS, threads=task.threads)
+        self._engine = Engine(lambda: bundle, device=device, max_batch_tokens=_MOST_TOKENS, threads=task.threads)
 
     def arrange(self, windows: Sequence[bytes]) -> Sequence[bytes]:
         """Nothing: all is part of the measurement."""

@@ -24,7 +24,6 @@ from loadtest.scorers.peak import Peak
 from loadtest.scorers.task import Ready, Task, Turn, say
 from worker.scoring.batch import Floats
 from worker.scoring.bundle import Bundle
-from worker.scoring.engine import leave_threads_to_engine
 
 CHECKED: Final = 256
 """The first windows of *real* whose scores are compared; a random model is spread over the same."""
@@ -89,10 +88,8 @@ def main() -> None:
     began_s = psutil.Process().create_time()
     task = Task.of_command_line()
     sys.path.append(task.packages)
-    if task.scorer.startswith("score-now"):
-        leave_threads_to_engine()
-    else:
-        torch.set_num_threads(task.threads)
+    # An engine leaves its caller one thread, from before the model is loaded: here that is done before it is made.
+    torch.set_num_threads(1 if task.scorer.startswith("score-now") else task.threads)
     if task.scorer.startswith("peak-"):
         _serve_peak(task)
         return

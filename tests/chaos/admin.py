@@ -18,9 +18,9 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from worker.config import Settings
 from worker.errors import IntentError
 from worker.kafka import topics
+from worker.settings import Settings
 
 _PATIENCE_S: Final = 120.0
 _ALLOWED: Final = AclOperation.ALL, AclPermissionType.ALLOW

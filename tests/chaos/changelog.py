@@ -15,6 +15,7 @@ RECENT = 128
 _HEADER = struct.Struct("<BBBBq")
 _CONTEXT_BYTES = 7 * 4 + 2
 _ROW = struct.Struct("<IIIIIH")
+_WATERMARK = struct.Struct("<Bqq22s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,15 @@ def window(stored: bytes) -> Window:
 
 def watermark(stored: bytes) -> tuple[int, int]:
     """(last source offset done, the partition's newest event time in ms)."""
-    version, offset, newest_ms = struct.unpack("<Bqq", stored)
-    assert version == 1, f"a watermark of version {version}"
+    version, offset, newest_ms, _ = _WATERMARK.unpack(stored)
+    assert version == 2, f"a watermark of version {version}"
     return offset, newest_ms
+
+
+def source_id(stored: bytes) -> str:
+    """Of the topic that a watermark is of, as Kafka's own tools write it."""
+    topic_id: bytes = _WATERMARK.unpack(stored)[-1]
+    return topic_id.decode()
 
 
 def newest(records: Iterable[Read]) -> dict[int, dict[bytes, bytes | None]]:

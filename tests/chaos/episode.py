@@ -25,9 +25,9 @@ from tests.chaos.world import DRAIN_S, World, await_
 from tests.integration.deployment import read_all
 from tests.integration.verdict import Verdict
 from worker import config
-from worker.config import Settings
 from worker.kafka import topics
 from worker.kafka.broker import EmbeddedBroker
+from worker.settings import Settings
 
 PARTITIONS: Final = 4
 RATE: Final = 150.0

@@ -6,7 +6,7 @@ from dataclasses import fields
 from tests.chaos.audit import Findings, unrepeatable, wrong_windows
 from tests.integration.deployment import read_all
 from tests.integration.verdict import Verdict
-from worker.config import Settings
+from worker.settings import Settings
 
 NAMES = {
     "lost": "scores lost",

@@ -17,10 +17,10 @@ from prometheus_client import REGISTRY
 
 from tests.chaos import scorers
 from worker import run
-from worker.config import Settings
 from worker.errors import IntentError
 from worker.ops import logs
 from worker.ops.metrics import Metrics
+from worker.settings import Settings
 from worker.stream.app import serve
 from worker.terminal import leave
 

@@ -19,9 +19,9 @@ from tests.chaos.outcome import examine
 from tests.integration.deployment import ROOT, Worker, publish, until
 from tests.integration.stories import Record, bad, event
 from worker import config
-from worker.config import Settings
 from worker.kafka import clients, topics
 from worker.ports import free_port
+from worker.settings import Settings
 
 START_MS = 1_760_000_000_000
 BATCH_EVENTS = 50

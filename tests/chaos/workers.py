@@ -23,8 +23,8 @@ from typing import Final
 from tests.chaos import process
 from tests.chaos.process import Scorer
 from tests.chaos.scorers import Order
-from worker.config import Settings
 from worker.ports import free_port
+from worker.settings import Settings
 
 _POLL_S: Final = 0.02
 _HEARD_S: Final = 5.0

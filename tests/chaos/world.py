@@ -16,8 +16,8 @@ from tests.chaos.readers import Follower
 from tests.chaos.traffic import SEND, Traffic
 from tests.chaos.workers import Workers
 from tests.integration.deployment import Read, read_all
-from worker.config import Settings
 from worker.kafka.broker import EmbeddedBroker
+from worker.settings import Settings
 
 DRAIN_S: Final = 90.0
 _POLL_S: Final = 0.05

@@ -13,11 +13,11 @@ import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 
 from worker import deadletter, scores, watermark, window
-from worker.config import Settings
 from worker.dlq.redrive import FROM_HEADER
 from worker.fold import fold
 from worker.kafka import topics
 from worker.scores import Headers, Model, Rating
+from worker.settings import Settings
 from worker.stream import output
 from worker.stream.output import OutRecord
 from worker.watermark import Watermark

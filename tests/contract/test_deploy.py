@@ -20,6 +20,7 @@ from typer.main import get_command
 
 from worker import cli, config
 from worker.ops.metrics import FATES, Metrics
+from worker.settings import Settings, leaves
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE = ["compose.yaml", "compose.gpu.yaml"]
@@ -42,7 +43,7 @@ def program(name: str) -> str:
 
 
 def settings_names() -> set[str]:
-    return {f"INTENT_{name.replace('.', '__').upper()}" for name, _ in config.leaves(config.Settings.model_construct())}
+    return {f"INTENT_{name.replace('.', '__').upper()}" for name, _ in leaves(Settings.model_construct())}
 
 
 def exposed_names() -> set[str]:
@@ -86,7 +87,7 @@ def test_compose_services_wait_for_what_they_need() -> None:
     assert services["worker"]["depends_on"] == {"topics": {"condition": "service_completed_successfully"}}
     assert services["topics"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
     assert services["worker"]["stop_grace_period"] == "30s"
-    assert config.Settings.model_fields["worker"].default.shutdown_timeout_s < 30
+    assert Settings.model_fields["worker"].default.shutdown_timeout_s < 30
     for service in services.values():
         image = service["image"]
         assert "build" in service or re.fullmatch(r".+:v?\d+\.\d+\.\d+", image), f"{image} has no exact version"
@@ -143,7 +144,7 @@ def kubernetes() -> dict[str, Any]:
 
 def test_pods_keep_their_place_and_are_given_time_to_stop() -> None:
     objects = kubernetes()
-    told = config.Settings.model_fields["worker"].default
+    told = Settings.model_fields["worker"].default
     worker = objects["StatefulSet"]["spec"]
     pod = worker["template"]["spec"]
     (container,) = pod["containers"]
@@ -199,7 +200,7 @@ def test_a_kubernetes_volume_of_secrets_is_read(tmp_path: Path, monkeypatch: pyt
 def test_unit_stops_as_the_worker_does_and_starts_it_again() -> None:
     unit = (DEPLOY / "intent-worker@.service").read_text()
     told = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
-    assert int(told["TimeoutStopSec"]) > config.Settings.model_fields["worker"].default.shutdown_timeout_s
+    assert int(told["TimeoutStopSec"]) > Settings.model_fields["worker"].default.shutdown_timeout_s
     assert told["Restart"] == "always"
     assert told["StartLimitIntervalSec"] == "0"
     assert unknown(told["ExecStart"].replace("/opt/intent/bin/intent", "intent")) == []

@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.deployment import variables
 from worker import cli
-from worker.config import Settings
+from worker.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import psutil
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker.config import Settings
+from worker.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DIGEST = (sys.executable, "-m", "tests.chaos.digest")

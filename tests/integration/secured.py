@@ -20,9 +20,9 @@ from confluent_kafka.admin import (
 )
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from worker.config import Settings
 from worker.kafka.broker import EmbeddedBroker
 from worker.ports import HOST
+from worker.settings import Settings
 
 SOON_S = 15
 

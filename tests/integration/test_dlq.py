@@ -11,10 +11,10 @@ from typer.testing import CliRunner, Result
 from tests.conftest import MakeSettings
 from tests.integration.deployment import read_all, variables
 from worker import deadletter, events
-from worker.config import Settings
 from worker.dlq.commands import dlq_app
 from worker.errors import IntentError
 from worker.events import Event
+from worker.settings import Settings
 
 pytestmark = pytest.mark.broker
 

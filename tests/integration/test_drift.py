@@ -20,10 +20,10 @@ from tests.integration.test_replay import assert_no_trace
 from tests.unit.drift import shops
 from tests.unit.shop.tables import of_events, write
 from tests.unit.shop.test_table import GA4
-from worker.config import Settings
 from worker.events import Event, encode
 from worker.scores import HORIZONS
 from worker.scoring import bundle as bundles
+from worker.settings import Settings
 
 pytestmark = pytest.mark.broker
 

@@ -14,9 +14,9 @@ from tests.chaos.outcome import examine
 from tests.conftest import MakeSettings
 from tests.integration.deployment import DIGEST, ROOT, Worker, publish, read_all, until
 from tests.integration.stories import bad, event
-from worker.config import Settings
 from worker.kafka.broker import EmbeddedBroker
 from worker.ports import free_port
+from worker.settings import Settings
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
 

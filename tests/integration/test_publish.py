@@ -9,9 +9,10 @@ import typer
 from confluent_kafka import Message
 
 from tests.conftest import MakeSettings
-from worker.config import PREFIX, Settings, leaves
+from worker.config import PREFIX
 from worker.demo.audit import everything
 from worker.errors import SettingError
+from worker.settings import Settings, leaves
 from worker.shop import statistics
 from worker.shop.commands import simulate
 from worker.shop.outgoing import Outgoing

@@ -16,10 +16,13 @@ from tests.conftest import MakeSettings
 from tests.integration.deployment import ROOT, Worker, publish, read_all, until
 from tests.integration.secured import Guarded, rights
 from tests.integration.stories import event
-from worker.config import Kafka, Settings
 from worker.errors import IntentError
 from worker.kafka import clients, topics
 from worker.ports import free_port
+from worker.replay import plan
+from worker.replay.lookup import look_up
+from worker.replay.plan import EARLIEST, LATEST
+from worker.settings import Kafka, Settings
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -128,8 +131,11 @@ def test_a_wrong_password_is_told_from_a_broker_that_is_down(
         update={"kafka": Kafka.model_validate(guarded.client("user-who-forgets", "wrong horse"))}
     )
     monkeypatch.setattr(topics, "_TIMEOUT_S", 5.0)
+    monkeypatch.setattr(plan, "ASK_TIMEOUT_S", 5.0)
     with pytest.raises(IntentError, match=r"invalid credentials.*; check .*the user and the password"):
         topics.check(made)
+    with pytest.raises(IntentError, match=r"invalid credentials.*; check .*the user and the password"):
+        look_up(made.kafka, made.topics.events, EARLIEST, LATEST, warmup_ms=0, setting="topics.events")
 
 
 def set_max_message_bytes(guarded: Guarded, topic: str, count: int) -> None:

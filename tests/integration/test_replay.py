@@ -17,11 +17,11 @@ from tests.integration.conftest import Deploy
 from tests.integration.deployment import Worker, publish, read_all, until, variables
 from tests.integration.test_worker import drained, simulated
 from worker import cli, scores
-from worker.config import Settings
 from worker.replay.lookup import look_up
 from worker.replay.plan import LATEST, Offsets, Stretch
 from worker.scores import HORIZONS, Score
 from worker.scoring.forward import TOLERANCE
+from worker.settings import Settings
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 

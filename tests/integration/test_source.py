@@ -1,11 +1,14 @@
 """The events topic is not what it was: made anew, or deleted in part before it was read."""
 
+import struct
+
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from tests.chaos import changelog
 from tests.integration.conftest import Deploy
-from tests.integration.deployment import Worker, publish, read_all, until
+from tests.integration.deployment import Read, Worker, publish, read_all, until
 from tests.integration.stories import event
 from worker.kafka import topics
 
@@ -25,25 +28,91 @@ def scored(worker: Worker) -> int:
     return len(read_all(worker.settings.kafka.bootstrap_servers, worker.settings.topics.scores))
 
 
-def test_a_topic_made_anew_is_refused_and_not_skipped(deploy: Deploy) -> None:
+def all_written(worker: Worker) -> list[list[Read]]:
+    """Committed or not."""
+    settings = worker.settings
+    servers = settings.kafka.bootstrap_servers
+    written = (settings.changelog, *settings.topics.outputs)
+    return [read_all(servers, topic, isolation="read_uncommitted") for topic in written]
+
+
+def refused(worker: Worker) -> str:
+    """What it says when it starts and ends."""
+    worker.start(wait=False)
+    assert worker.process is not None
+    assert worker.process.wait(60) == 1
+    return worker.said()
+
+
+def mark_as_a_former_version(worker: Worker, *, done: int) -> None:
+    """The watermark of the partition that `send` has written to."""
+    settings = worker.settings
+    servers = settings.kafka.bootstrap_servers
+    (partition,) = {record.partition for record in read_all(servers, settings.topics.events)}
+    producer = Producer({"bootstrap.servers": servers})
+    mark = struct.pack("<Bqq", 1, done, START_MS)
+    producer.produce(settings.changelog, mark, changelog.WATERMARK, partition=partition)
+    assert producer.flush(30) == 0
+
+
+def newest_mark(worker: Worker) -> bytes:
+    settings = worker.settings
+    (mark,) = (
+        table[changelog.WATERMARK]
+        for table in changelog.newest(read_all(settings.kafka.bootstrap_servers, settings.changelog)).values()
+    )
+    assert mark is not None
+    return mark
+
+
+@pytest.mark.parametrize("anew", [10, 60], ids=["shorter", "longer"])
+def test_a_topic_made_anew_is_refused_and_not_skipped(deploy: Deploy, anew: int) -> None:
     worker = deploy()
     settings = worker.settings
     send(worker, 0, 50)
     worker.start()
     until(lambda: scored(worker) == 50, worker, "the events are done")
     assert worker.stop() == 0
+    former = topics.events_id(settings)
     admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
     for done in admin.delete_topics([settings.topics.events]).values():
         done.result(10)
     until(lambda: topics.create(settings)[settings.topics.events], worker, "the topic is made anew")
-    send(worker, 50, 60)
-    worker.start(wait=False)
-    assert worker.process is not None
-    assert worker.process.wait(60) == 1
-    said = worker.said()
-    assert f"{settings.topics.events} ends at offset 10 in partition" in said
-    assert "of which 50 are done: the topic was created anew" in said
+    send(worker, 50, 50 + anew)
+    before = all_written(worker)
+    said = refused(worker)
+    assert f"{settings.topics.events} has the id {topics.events_id(settings)}, and what is done, up to offset" in said
+    assert f"are events of a topic with the id {former}: it was created anew" in said
+    assert all_written(worker) == before
     assert scored(worker) == 50
+
+
+def test_a_topic_that_ends_before_what_is_done_of_it_is_refused(deploy: Deploy) -> None:
+    worker = deploy()
+    settings = worker.settings
+    send(worker, 0, 10)
+    mark_as_a_former_version(worker, done=49)
+    before = all_written(worker)
+    said = refused(worker)
+    assert f"{settings.topics.events} ends at offset 10 in partition" in said
+    assert "of which 50 are done: the topic has lost records, or was created anew" in said
+    assert all_written(worker) == before
+
+
+def test_a_watermark_without_a_topic_is_taken_for_that_of_the_topic_there(deploy: Deploy) -> None:
+    worker = deploy()
+    settings = worker.settings
+    send(worker, 0, 30)
+    mark_as_a_former_version(worker, done=9)
+    worker.start()
+    until(lambda: scored(worker) == 20, worker, "what is behind the watermark is done")
+    assert worker.stop() == 0
+    assert changelog.watermark(newest_mark(worker))[0] == 29
+    assert changelog.source_id(newest_mark(worker)) == topics.events_id(settings)
+    send(worker, 30, 40)
+    worker.start()
+    until(lambda: scored(worker) == 30, worker, "it goes on in the same topic")
+    assert worker.stop() == 0
 
 
 def test_events_that_were_deleted_unread_are_counted_and_the_rest_is_done(deploy: Deploy) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from tests.conftest import MakeSettings
 from tests.integration.deployment import variables
-from worker.config import Settings
 from worker.kafka import clients
 from worker.scoring.bundle import SHIPPED
+from worker.settings import Settings
 
 pytestmark = pytest.mark.broker
 

@@ -7,10 +7,10 @@ import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
 
 from tests.conftest import MakeSettings
-from worker.config import Settings
 from worker.errors import IntentError
 from worker.kafka import clients, topics
 from worker.kafka.topics import Difference
+from worker.settings import Settings
 
 pytestmark = pytest.mark.broker
 
@@ -33,6 +33,31 @@ def settled(settings: Settings, count: int) -> list[Difference]:
 
 def test_created_topics_are_as_declared(settings: MakeSettings) -> None:
     assert topics.check(settings()) == []
+
+
+def test_a_topic_made_anew_has_another_id(settings: MakeSettings) -> None:
+    made = settings()
+    first = topics.events_id(made)
+    assert len(first) == 22
+    assert topics.events_id(made) == first != topics.changelog(made).topic_id
+    admin = clients.admin(made.kafka)
+    for done in admin.delete_topics([made.topics.events]).values():
+        done.result(10)
+    deadline = time.monotonic() + 15
+    while not topics.create(made)[made.topics.events]:  # its name is free a moment later
+        assert time.monotonic() < deadline
+    while topics.events_id(made) == first:  # the controller knows of it a moment before the broker does
+        assert time.monotonic() < deadline
+
+
+def test_the_id_of_a_topic_that_does_not_come_is_an_error(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = settings()
+    missing = made.model_copy(update={"topics": made.topics.model_copy(update={"events": "nowhere"})})
+    monkeypatch.setattr(topics, "_TIMEOUT_S", 1.0)
+    with pytest.raises(IntentError, match="the topic nowhere is not there; `intent topics create` makes it"):
+        topics.events_id(missing)
 
 
 def test_creating_again_touches_nothing(settings: MakeSettings) -> None:

@@ -20,10 +20,10 @@ from tests.conftest import MakeSettings
 from tests.integration.deployment import DIGEST, ROOT, Topic, Worker, publish, read_all, until
 from tests.integration.secured import Certificates, Guarded, inside, mutual_tls, rights
 from tests.integration.stories import Record, event, trouble
-from worker.config import Kafka, Settings
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
 from worker.ports import free_port
+from worker.settings import Kafka, Settings
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 

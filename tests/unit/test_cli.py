@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from worker import cli, config
+from worker import cli, settings
 from worker.errors import CheckFailed, Fatal, IntentError, SettingError
 
 
@@ -102,5 +102,5 @@ def test_no_setting_is_cut_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     folder = "/" + "x" * 300
     done = CliRunner().invoke(cli.app, ["config", "show", "--set", f"worker.data_dir={folder}"])
     names = [line.split()[0] for line in done.stdout.splitlines()[1:]]
-    assert names == list(config.meanings())
+    assert names == list(settings.meanings())
     assert folder in done.stdout

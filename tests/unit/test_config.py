@@ -8,6 +8,7 @@ import pytest
 
 from worker import config
 from worker.errors import SettingError
+from worker.settings import ACCEPTED, Settings, leaves
 
 
 def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +101,7 @@ def test_what_kubernetes_says_of_services_is_no_setting(monkeypatch: pytest.Monk
         monkeypatch.setenv(f"{name}_PORT_6066_TCP", "tcp://10.0.0.1:6066")
         for part in ("ADDR", "PORT", "PROTO"):
             monkeypatch.setenv(f"{name}_PORT_6066_TCP_{part}", "x")
-    assert config.load() == config.Settings()
+    assert config.load() == Settings()
     monkeypatch.setenv("INTENT_WORKER_WEB_PORT", "6067")
     with pytest.raises(SettingError, match="INTENT_WORKER_WEB_PORT names no setting"):
         config.load()
@@ -160,14 +161,14 @@ def test_a_broken_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_pattern_is_told_in_words() -> None:
-    schema = json.dumps(config.Settings.model_json_schema())
+    schema = json.dumps(Settings.model_json_schema())
     patterns = {json.loads(found) for found in re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', schema)}
-    assert patterns == set(config._ACCEPTED)
+    assert patterns == set(ACCEPTED)
 
 
 def test_secrets_are_masked() -> None:
     settings = config.load({"kafka": {"sasl_password": "hush"}})
-    assert "hush" not in str(dict(config.leaves(settings)))
+    assert "hush" not in str(dict(leaves(settings)))
     with pytest.raises(SettingError) as caught:
         config.load({"kafka": {"sasl_password": ["hush"]}})
     assert "hush" not in str(caught.value)

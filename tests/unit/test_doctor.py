@@ -11,18 +11,18 @@ import typer
 from typer.testing import CliRunner
 
 from worker import config, doctor
-from worker.config import Settings
 from worker.doctor import Finding
 from worker.errors import CheckFailed, SettingError
 from worker.kafka import clients, topics
 from worker.kafka.topics import Difference
 from worker.scoring import bundle
+from worker.settings import Model, Settings, Worker
 
 
 @pytest.fixture(autouse=True)
 def _well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A system where all is well; each test breaks a part."""
-    settings = Settings(worker=config.Worker(data_dir=tmp_path / "state"))
+    settings = Settings(worker=Worker(data_dir=tmp_path / "state"))
     monkeypatch.setattr(config, "load", lambda: settings)
     described = SimpleNamespace(brokers={1: None}, cluster_id="c")
     monkeypatch.setattr(clients, "admin", lambda *_: SimpleNamespace(list_topics=lambda **_: described))
@@ -112,14 +112,14 @@ def test_a_schema_is_missing(tmp_path: Path) -> None:
 
 def test_a_state_folder_below_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    settings = Settings(worker=config.Worker(data_dir=tmp_path / "file" / "state"))
+    settings = Settings(worker=Worker(data_dir=tmp_path / "file" / "state"))
     monkeypatch.setattr(config, "load", lambda: settings)
     (finding,) = wrong()
     assert "worker.data_dir" in finding.advice
 
 
 def test_cuda_is_wanted_and_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "load", lambda: Settings(model=config.Model(device="cuda")))
+    monkeypatch.setattr(config, "load", lambda: Settings(model=Model(device="cuda")))
     assert [finding.what for finding in wrong()] == ["device"]
 
 

@@ -95,6 +95,10 @@ def test_offsets_that_are_done_are_refused() -> None:
         folded([rec(3)], start=Watermark(3, T))
 
 
+def test_what_is_done_stays_that_of_its_topic() -> None:
+    assert folded([rec(4)], start=Watermark(3, T, "topic")).watermark == Watermark(4, T + 4, "topic")
+
+
 def test_a_sweep_removes_the_expired_and_nobody_whom_a_later_batch_has_seen() -> None:
     old = folded([rec(0, "gone"), rec(1, "back"), rec(2, "here")])
     stored = {key: after for key, after in old.changed.items() if after is not None}

@@ -11,10 +11,10 @@ from typing import Any, Final
 import msgspec
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from worker.config import Settings
 from worker.demo.ledger import Ledger, Place
 from worker.errors import IntentError
 from worker.kafka import clients
+from worker.settings import Settings
 
 _BATCH: Final = 5000
 _SILENCE_S: Final = 30.0

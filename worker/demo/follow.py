@@ -7,9 +7,9 @@ from typing import Final
 import msgspec
 from confluent_kafka import Message, TopicPartition
 
-from worker.config import Settings
 from worker.demo.audit import consumer, fate_of_dead_letter, place_of_score, read_score
 from worker.demo.board import Act, Board
+from worker.settings import Settings
 
 _FOLLOWED: Final = "purchase_24h"
 _NAME_WIDTH: Final = 24

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.live import Live
 
 from worker import config
-from worker.config import Settings
 from worker.demo.audit import audit
 from worker.demo.board import Board, Latency
 from worker.demo.follow import Follower
@@ -28,6 +27,7 @@ from worker.errors import IntentError
 from worker.kafka import topics
 from worker.kafka.broker import EmbeddedBroker
 from worker.ports import free_port
+from worker.settings import Settings
 from worker.shop.outgoing import Outgoing
 from worker.shop.publish import Publisher, connect
 

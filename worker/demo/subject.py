@@ -20,9 +20,10 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from worker.config import PREFIX, Settings, leaves
+from worker.config import PREFIX
 from worker.errors import IntentError
 from worker.kafka import leash
+from worker.settings import Settings, leaves
 
 READY_TIMEOUT_S: Final = 120.0
 _PAGE_TIMEOUT_S: Final = 1.0

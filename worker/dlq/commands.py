@@ -15,8 +15,8 @@ from worker.terminal import err, out
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.config import Settings
     from worker.dlq.letters import Letter
+    from worker.settings import Settings
 
 dlq_app = typer.Typer(
     no_args_is_help=True,

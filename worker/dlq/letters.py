@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from worker import deadletter
-from worker.config import Settings
 from worker.events import MAX_TIME_MS
 from worker.replay.lookup import look_up
 from worker.replay.plan import Bound, Plan
 from worker.replay.tape import Played, Tape, reader
 from worker.scores import Headers, rfc3339
+from worker.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,11 @@ from typing import Final
 from confluent_kafka import KafkaError, Message, Producer
 
 from worker import events
-from worker.config import Kafka
 from worker.dlq.letters import Letter
 from worker.errors import IntentError, Invalid
 from worker.fold import LATE
 from worker.kafka import clients
+from worker.settings import Kafka
 
 FROM_HEADER: Final = "intent.redriven-from"
 """Added to a record that is sent again: the dead letter's topic, partition and offset."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,16 +53,15 @@ def data(
     Example: `intent drift data ../shared/data/ga360 --from 2016-09-24 --to 2016-10-01`
     """
     from worker.drift.report import Watch
-    from worker.scoring.engine import Engine, leave_threads_to_engine
+    from worker.scoring.engine import Engine
     from worker.shop.source import opened
     from worker.training.windows import fold_all
 
     source = opened(path, mapping)
     from_ms, to_ms = options.time_ms(source, from_, "--from"), options.time_ms(source, to, "--to")
-    leave_threads_to_engine()
-    loaded = _loaded(bundle)
-    watch = Watch(loaded)
-    with Engine(loaded, device=device, threads=len(os.sched_getaffinity(0))) as engine, options.progress() as progress:
+    load, threads = partial(_loaded, bundle), len(os.sched_getaffinity(0))
+    with Engine(load, device=device, threads=threads) as engine, options.progress() as progress:
+        watch = Watch(engine.bundle)
         task = progress.add_task("events", total=source.count(None, to_ms))
         folded = fold_all(source.events(None, to_ms))
         while part := list(islice(folded, _EVENTS)):
@@ -122,14 +122,12 @@ def topic(
 
     from worker.drift.report import Watch
     from worker.drift.topic import watched
-    from worker.scoring.engine import Engine, leave_threads_to_engine
+    from worker.scoring.engine import Engine
 
-    leave_threads_to_engine()
     with err.status("loading the model"):
-        loaded = _loaded(bundle)
-        watch = Watch(loaded)
-        engine = Engine.configured(loaded, settings.model)
+        engine = Engine.configured(partial(_loaded, bundle), settings.model)
     with engine, options.progress() as progress:
+        watch = Watch(engine.bundle)
         tally = asyncio.run(watched(settings, plan, watch, engine, progress))
     _say(watch.report(f"{source}, {begin} to {end}", fates=tally.fates), as_json=as_json)
 
@@ -194,7 +192,7 @@ def _loaded(folder: Path | None) -> "Bundle":
     from worker.registry.source import configured
     from worker.scoring import bundle as bundles
 
-    return bundles.load(folder) if folder is not None else configured(load().model)[1]
+    return bundles.load(folder) if folder is not None else configured(load().model)[1]()
 
 
 def _say(report: "Report", *, as_json: bool) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from rich.progress import Progress
 
-from worker.config import Settings
 from worker.drift.report import Watch
 from worker.fold import Batch
 from worker.replay.plan import Plan
@@ -14,6 +13,7 @@ from worker.replay.run import play
 from worker.replay.tape import reader
 from worker.scores import Rating
 from worker.scoring.engine import Engine
+from worker.settings import Settings
 from worker.window import Rules
 
 

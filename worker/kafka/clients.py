@@ -4,14 +4,16 @@ librdkafka (confluent-kafka) serves admin, tools, replay and load; aiokafka serv
 """
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from worker.config import Kafka
-from worker.errors import SettingError
+from worker.errors import IntentError, SettingError
+from worker.settings import Kafka
 
 _ADVICE: Final = {
     KafkaError._SSL: (  # noqa: SLF001 - librdkafka's own codes begin with an underscore
@@ -25,10 +27,7 @@ _ADVICE: Final = {
 
 
 class Trouble:
-    """What keeps a client from its brokers. librdkafka raises a mere timeout, and tells the cause to `error_cb` only.
-
-    It does so when the client is polled: poll before looking here.
-    """
+    """What keeps a client from its brokers. librdkafka raises a mere time-out, and tells its `error_cb` the cause."""
 
     def __init__(self) -> None:
         self.cause = ""
@@ -43,9 +42,33 @@ class Trouble:
         if code in _ADVICE:
             self.cause, self.advice = error.str(), _ADVICE[code]
 
+    def hear(self, client: AdminClient | Consumer | Producer) -> None:
+        """Let the client tell what it has not told yet: it does so when it is polled."""
+        client.poll(0)
 
-def librdkafka(kafka: Kafka) -> dict[str, Any]:
-    """The connection part of a confluent-kafka client's configuration.
+    def unanswered(self, client: AdminClient | Consumer | Producer, kafka: Kafka, reason: str) -> IntentError:
+        """The sentence for brokers that did not answer the client. `reason` is what was raised, for want of a cause."""
+        self.hear(client)
+        return IntentError(
+            f"Kafka at {kafka.bootstrap_servers} (setting `kafka.bootstrap_servers`) does not answer "
+            f"({self.cause or reason}); {self.advice or 'is it running? `intent broker start` starts one here'}"
+        )
+
+
+@contextmanager
+def accepted() -> Iterator[None]:
+    """Around the making of a confluent-kafka client.
+
+    Raises `SettingError` for what librdkafka does not accept, such as a certificate that is none.
+    """
+    try:
+        yield
+    except KafkaException as error:
+        raise SettingError(f"the settings `kafka.*` are not accepted: {error.args[0].str()}; correct them") from None
+
+
+def librdkafka(kafka: Kafka, trouble: Trouble | None = None) -> dict[str, Any]:
+    """The connection part of a confluent-kafka client's configuration. `trouble` may hear what keeps it from brokers.
 
     Raises `SettingError` that names a certificate setting whose file is not there.
     """
@@ -67,6 +90,8 @@ def librdkafka(kafka: Kafka) -> dict[str, Any]:
         config["sasl.mechanism"] = kafka.sasl_mechanism
         config["sasl.username"] = kafka.sasl_username or ""
         config["sasl.password"] = kafka.sasl_password.get_secret_value() if kafka.sasl_password else ""
+    if trouble is not None:
+        config["error_cb"] = trouble
     return config
 
 
@@ -99,14 +124,12 @@ def ssl_context(kafka: Kafka) -> ssl.SSLContext | None:
 
 
 def admin(kafka: Kafka, trouble: Trouble | None = None) -> AdminClient:
-    """An admin client; connects when first used. Its `poll` tells `trouble` what keeps it from the brokers.
+    """An admin client; connects when first used. `trouble` may hear from it what keeps it from the brokers.
 
-    Raises `SettingError` for what librdkafka does not accept, such as a certificate that is none.
+    Raises `SettingError` for what librdkafka does not accept.
     """
-    try:
-        return AdminClient(librdkafka(kafka) | ({} if trouble is None else {"error_cb": trouble}))
-    except KafkaException as error:
-        raise SettingError(f"the settings `kafka.*` are not accepted: {error.args[0].str()}; correct them") from None
+    with accepted():
+        return AdminClient(librdkafka(kafka, trouble))
 
 
 def _file(kafka: Kafka, setting: str) -> Path | None:

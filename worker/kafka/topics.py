@@ -13,12 +13,15 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, TopicMetadata
 
-from worker.config import Settings
 from worker.errors import IntentError
 from worker.kafka import clients
+from worker.settings import Settings
 
 _TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.05
+KAFKAS_ALPHABET: Final = str.maketrans("+/", "-_")
+"""Of ids, for which librdkafka has another."""
+_NO_ID: Final = "A" * 22  # from brokers before 2.8, which have none
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
 _MAX_MESSAGE_BYTES: Final = 2**20 + 12  # Kafka's own default: a record of 1 MiB and its batch header
@@ -148,11 +151,39 @@ def changelog(settings: Settings) -> Changelog:
     resource = ConfigResource(ConfigResource.Type.TOPIC, name)
     with _brokers(settings) as admin:
         try:
-            described = admin.describe_topics(TopicCollection([name]))[name].result(_TIMEOUT_S)
+            topic_id = _id(admin, name)
             config = admin.describe_configs([resource])[resource].result(_TIMEOUT_S)
         except KafkaException as error:
             raise _unless_refused(name, error) from None
-    return Changelog(str(described.topic_id), int(config["delete.retention.ms"].value or 0))
+    return Changelog(topic_id, int(config["delete.retention.ms"].value or 0))
+
+
+def events_id(settings: Settings) -> str:
+    """The id of the events topic that stands there now (KIP-516); one created anew under its name has another. Empty
+    where the brokers give none.
+
+    Blocks while the topic is not there, at most `_TIMEOUT_S`: a broker that has just come up lists no topics for a
+    moment. Raises `IntentError` when it does not come, or the brokers do not answer.
+    """
+    name, deadline = settings.topics.events, time.monotonic() + _TIMEOUT_S
+    with _brokers(settings) as admin:
+        while True:
+            try:
+                topic_id = _id(admin, name)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise _unless_refused(name, error) from None
+                if time.monotonic() > deadline:
+                    raise IntentError(f"the topic {name} is not there; `intent topics create` makes it") from None
+                time.sleep(_POLL_S)
+            else:
+                return "" if topic_id == _NO_ID else topic_id
+
+
+def _id(admin: AdminClient, topic: str) -> str:
+    """As Kafka's own tools write it."""
+    described = admin.describe_topics(TopicCollection([topic]), request_timeout=_TIMEOUT_S)[topic].result(_TIMEOUT_S)
+    return str(described.topic_id).translate(KAFKAS_ALPHABET)
 
 
 def _unless_refused(topic: str, error: KafkaException) -> Exception:
@@ -192,16 +223,10 @@ def _await_leaders(admin: AdminClient, partitions: Mapping[str, int]) -> None:
 @contextmanager
 def _brokers(settings: Settings) -> Iterator[AdminClient]:
     """An admin client whose failures to reach the brokers are one sentence."""
-    servers = settings.kafka.bootstrap_servers
     trouble = clients.Trouble()
     admin = clients.admin(settings.kafka, trouble)
     try:
         yield admin
     except (KafkaException, TimeoutError) as error:
-        admin.poll(0)
         reason = error.args[0].str() if isinstance(error, KafkaException) else "no answer in time"
-        advice = trouble.advice or "is it running? `intent broker start` starts one here"
-        raise IntentError(
-            f"Kafka at {servers} (setting `kafka.bootstrap_servers`) does not answer ({trouble.cause or reason}); "
-            f"{advice}"
-        ) from None
+        raise trouble.unanswered(admin, settings.kafka, reason) from None

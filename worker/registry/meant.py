@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from worker.errors import SettingError
 
 if TYPE_CHECKING:
-    from worker.config import Model as ModelSettings
     from worker.registry.source import Source
     from worker.registry.store import Store
     from worker.scoring.bundle import Bundle
+    from worker.settings import Model as ModelSettings
 
 
 def loaded(which: str | None, store: str | None) -> "tuple[Bundle, str, Source | None]":

@@ -6,15 +6,17 @@ exactly what its version says, is too large or of another format is refused. Kno
 
 import secrets
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from worker import config
 from worker.errors import IntentError, SettingError
 from worker.registry.store import Store
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
+from worker.settings import Model as ModelSettings
 
 KEPT: Final = 4
 """So many versions of a model stay in the cache, those used last: the champion, the challenger, and a way back."""
@@ -112,10 +114,13 @@ class Source:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def configured(model: config.Model) -> tuple[Source | None, Bundle]:
-    """What scores by the settings, and where its successors come from, if anywhere. Blocks; raises as `Source.load`."""
+def configured(model: ModelSettings) -> tuple[Source | None, Callable[[], Bundle]]:
+    """Where the successors come from of what scores by the settings, if anywhere, and what loads it.
+
+    Both block; the second raises as `Source.load`.
+    """
     if model.store is None or model.name is None:
-        return None, bundles.load(model.bundle)
+        return None, partial(bundles.load, model.bundle)
     source = Source(Store(model.store), model.name, cache=model.cache_dir)
     version = source.version(model.alias)
     if version is None:
@@ -123,7 +128,7 @@ def configured(model: config.Model) -> tuple[Source | None, Bundle]:
             f"the model {model.name} in {model.store} has no alias {model.alias} (setting `model.alias`); "
             f"`intent model promote {model.name} VERSION` makes it"
         )
-    return source, source.load(version)
+    return source, partial(source.load, version)
 
 
 def push(store: Store, folder: Path) -> tuple[Bundle, bool]:

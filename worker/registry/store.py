@@ -24,10 +24,10 @@ from typing import BinaryIO, Final
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from worker.config import MODEL_ALIAS, MODEL_NAME
 from worker.errors import IntentError, SettingError
 from worker.registry import alias as aliases
 from worker.registry.alias import Alias
+from worker.settings import MODEL_ALIAS, MODEL_NAME
 
 _NAME: Final = re.compile(MODEL_NAME)
 _VERSION: Final = re.compile(r"[0-9a-f]{12}")

@@ -12,9 +12,9 @@ from worker.errors import SettingError
 from worker.terminal import err, out
 
 if TYPE_CHECKING:
-    from worker.config import Settings
     from worker.replay.plan import Bound, Plan
     from worker.replay.report import Report
+    from worker.settings import Settings
 
 
 def replay(
@@ -99,10 +99,9 @@ def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memo
     from worker.replay.run import play
     from worker.replay.sink import ParquetSink
     from worker.replay.tape import reader
-    from worker.scoring.engine import Engine, leave_threads_to_engine
+    from worker.scoring.engine import Engine
     from worker.window import Rules
 
-    leave_threads_to_engine()
     with err.status("loading the model"):
         engine = Engine.configured(configured(settings.model)[1], settings.model)
     model, mode = engine.model, settings.worker.mode

@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from worker.config import Kafka
 from worker.errors import IntentError
 from worker.kafka import clients
 from worker.replay.plan import Stretch
 from worker.scores import Headers
+from worker.settings import Kafka
 
 POLL_S: Final = 0.1
 """How long a fetch may wait to become full: the most that the last, partial one costs."""
@@ -20,25 +20,26 @@ SILENCE_S: Final = 60.0
 """A broker that sends nothing for so long, not even the end of the partition, is not going to."""
 
 
-def reader(kafka: Kafka) -> Consumer:
+def reader(kafka: Kafka, trouble: clients.Trouble | None = None) -> Consumer:
     """A consumer that leaves no trace: assigned by hand, in no group, committing nothing. It reads committed records.
 
-    Connects when first used; the caller closes it.
+    Connects when first used; the caller closes it. `trouble` may hear from it what keeps it from the brokers. Raises
+    `SettingError` for what librdkafka does not accept.
     """
-    return Consumer(
-        {
-            **clients.librdkafka(kafka),
-            "group.id": "intent-replay",  # librdkafka wants a name; without `subscribe` no group comes of it
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,  # the last offsets may be markers: only this tells that they were passed
-            "auto.offset.reset": "error",  # records deleted under the replay must not be skipped in silence
-            "allow.auto.create.topics": False,
-            "queued.max.messages.kbytes": 16 * 1024,
-            "fetch.wait.max.ms": 100,
-        }
-    )
+    config = {
+        **clients.librdkafka(kafka, trouble),
+        "group.id": "intent-replay",  # librdkafka wants a name; without `subscribe` no group comes of it
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,  # the last offsets may be markers: only this tells that they were passed
+        "auto.offset.reset": "error",  # records deleted under the replay must not be skipped in silence
+        "allow.auto.create.topics": False,
+        "queued.max.messages.kbytes": 16 * 1024,
+        "fetch.wait.max.ms": 100,
+    }
+    with clients.accepted():
+        return Consumer(config)
 
 
 class Played(NamedTuple):

@@ -20,7 +20,7 @@ import structlog
 import torch
 from msgspec import structs
 
-from worker import config, facts, window
+from worker import facts, window
 from worker.errors import Fatal, IntentError
 from worker.scores import Model as ModelName
 from worker.scoring import reasons, risk
@@ -31,6 +31,7 @@ from worker.scoring.changes import Change, Changes
 from worker.scoring.device import Device, Finish, Runner
 from worker.scoring.lanes import Job, Lane, Part, halves, settle
 from worker.scoring.pace import Pace
+from worker.settings import Model as ModelSettings
 
 CLOSE_TIMEOUT_S: Final = 30.0
 
@@ -76,28 +77,19 @@ class _Flight:
         return sum(part.tokens for part in self.parts)
 
 
-def leave_threads_to_engine() -> None:
-    """Torch's threads are the engine's: to be called by a process that scores, before it loads its model.
-
-    GNU's OpenMP counts the threads of all pools that were made, the idle one of the main thread too. Where they exceed
-    the processors, a thread that waits for its like sleeps at once, and an engine of two threads took 3,718 windows/s
-    where it takes 6,185.
-    """
-    torch.set_num_threads(1)
-
-
 class Engine:
     """Scores windows on one thread of its own. `score` for tasks, `score_now` for threads; both may be used at once.
 
-    `device`, `dtype` and `deterministic` are those of `Device`. A batch holds up to `max_batch_tokens` (a token an
-    event and one a window). At most `max_queued_tokens` wait (default: 16 batches): callers beyond wait for room.
-    `threads` are torch's on the CPU; the default leaves one core to the rest of the process. Raises `SettingError` for
-    a device that is not there.
+    `load` makes the first champion: it is called here, once torch's threads are the engine's, and what it raises comes
+    through. `device`, `dtype` and `deterministic` are those of `Device`. A batch holds up to `max_batch_tokens` (a
+    token an event and one a window). At most `max_queued_tokens` wait (default: 16 batches): callers beyond wait for
+    room. `threads` are torch's on the CPU; the default leaves one core to the rest of the process. Raises
+    `SettingError` for a device that is not there.
     """
 
     def __init__(
         self,
-        bundle: Bundle,
+        load: Callable[[], Bundle],
         *,
         device: str | Device = "auto",
         dtype: str = "auto",
@@ -106,6 +98,10 @@ class Engine:
         max_queued_tokens: int | None = None,
         threads: int | None = None,
     ) -> None:
+        # Of the calling thread, before it computes anything, which loading does. GNU's OpenMP counts the threads of all
+        # pools that were made, an idle one of the main thread too. Where they exceed the processors, a thread that
+        # waits for its like sleeps at once: an engine of two threads took 3,718 windows/s where it takes 6,185.
+        torch.set_num_threads(1)
         self.max_batch_tokens = max_batch_tokens
         self.observer: Observer | None = None
         self._device = (
@@ -123,6 +119,7 @@ class Engine:
         self._champion: Runner
         self._challenger: Runner | None = None
         self._closed = False
+        bundle = load()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
         began_s = time.perf_counter()
@@ -134,10 +131,10 @@ class Engine:
             raise
 
     @classmethod
-    def configured(cls, bundle: Bundle, settings: config.Model) -> Self:
+    def configured(cls, load: Callable[[], Bundle], settings: ModelSettings) -> Self:
         """As the settings have it."""
         return cls(
-            bundle,
+            load,
             device=settings.device,
             dtype=settings.dtype,
             deterministic=settings.deterministic,
@@ -149,6 +146,11 @@ class Engine:
     def device(self) -> torch.device:
         """Where it computes."""
         return self._device.place
+
+    @property
+    def bundle(self) -> Bundle:
+        """The champion now, whole."""
+        return self._champion.bundle
 
     @property
     def model(self) -> ModelName:

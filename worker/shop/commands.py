@@ -17,8 +17,8 @@ from worker.errors import IntentError
 from worker.terminal import err, out
 
 if TYPE_CHECKING:
-    from worker.config import Settings
     from worker.events import Event
+    from worker.settings import Settings
     from worker.shop.columns import Rejects
     from worker.shop.outgoing import Outgoing
     from worker.shop.publish import Publisher

@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol
 from confluent_kafka import KafkaError, KafkaException, Producer
 from hdrh.histogram import HdrHistogram
 
-from worker.config import Settings
 from worker.errors import IntentError, SettingError
 from worker.kafka import clients
+from worker.settings import Settings
 from worker.shop.outgoing import Outgoing
 
 _SHORTEST_WAIT_S: Final = 0.001  # librdkafka's poll counts whole milliseconds: a shorter wait would spin
@@ -48,25 +48,26 @@ class Sends(Protocol):
 def connect(settings: Settings, *, max_queued: int = 100_000) -> Producer:
     """A producer for the events topic: idempotent, bounded, and partitioned as Java clients do.
 
-    Raises `IntentError` when the brokers do not answer or the topic is not there.
+    Raises `IntentError` when the brokers do not answer or the topic is not there, `SettingError` for what librdkafka
+    does not accept.
     """
-    producer = Producer(
-        clients.librdkafka(settings.kafka)
-        | {
-            "partitioner": "murmur2_random",
-            "enable.idempotence": True,
-            "linger.ms": 5,
-            "compression.type": "lz4",
-            "queue.buffering.max.messages": max_queued,
-            "message.timeout.ms": 30_000,
-        }
-    )
-    topic, servers = settings.topics.events, settings.kafka.bootstrap_servers
+    trouble = clients.Trouble()
+    config = {
+        **clients.librdkafka(settings.kafka, trouble),
+        "partitioner": "murmur2_random",
+        "enable.idempotence": True,
+        "linger.ms": 5,
+        "compression.type": "lz4",
+        "queue.buffering.max.messages": max_queued,
+        "message.timeout.ms": 30_000,
+    }
+    with clients.accepted():
+        producer = Producer(config)
+    topic = settings.topics.events
     try:
         known = producer.list_topics(topic, timeout=_ANSWER_S).topics[topic]
     except KafkaException as error:
-        reason = error.args[0].str()
-        raise IntentError(f"Kafka at {servers} does not answer ({reason}); `intent broker start` starts one") from None
+        raise trouble.unanswered(producer, settings.kafka, error.args[0].str()) from None
     if known.error is not None:
         raise SettingError(f"the topic {topic} (setting `topics.events`) is not there; `intent topics create` makes it")
     return producer

@@ -23,13 +23,13 @@ from mode import Service
 from mode import loop as event_loop
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from worker.config import Settings
 from worker.errors import Fatal
 from worker.kafka import clients, topics
 from worker.kafka.topics import Changelog
 from worker.ops import health
 from worker.ops.metrics import Metrics
 from worker.ports import free_port
+from worker.settings import Settings
 from worker.stream.assignment import Partitions
 from worker.stream.assignor import Assignor
 from worker.stream.consumer import Transport
@@ -105,6 +105,7 @@ class IntentApp(faust.App):
                 engine=engine,
                 metrics=metrics,
                 new_producer=partial(producer, settings),
+                events_id=partial(topics.events_id, settings),
                 fatal=end_process,
                 shadow=shadow,
             )
@@ -147,11 +148,14 @@ class IntentApp(faust.App):
         try:
             await self.partitions.open(sources, generation)
         except Exception as error:  # Faust would log it and leave a worker that does nothing
-            end_process("the transactional producers could not be opened", error)
+            end_process("the assigned partitions could not be opened", error)
 
     def start_partitions(self, sources: Iterable[TP]) -> None:
-        """Recovered: begin after each watermark."""
-        self.partitions.start(sources, self.table.store, self.consumer_generation_id)
+        """Recovered: begin after each watermark. One that is refused ends the process before any other has begun."""
+        try:
+            self.partitions.start(sources, self.table.store, self.consumer_generation_id)
+        except Fatal as error:
+            end_process(str(error))
         if self.partitions.live:
             self.watchdog.disarm("recovery")
 

@@ -16,7 +16,8 @@ from faust.types import TP
 
 from worker.fold import Record
 from worker.stream import transaction
-from worker.stream.partition import Partition, Share, Shared
+from worker.stream.fetchqueue import Share
+from worker.stream.partition import Partition, Shared
 from worker.stream.table import Store
 
 QUEUED_BYTES: Final = 128 << 20
@@ -41,7 +42,7 @@ class Partitions:
     @property
     def queued(self) -> int:
         """Fetched events that wait, over all partitions."""
-        return sum(part.queued for part in self._parts.values())
+        return sum(part.queue.events for part in self._parts.values())
 
     @property
     def full(self) -> set[TP]:
@@ -49,7 +50,7 @@ class Partitions:
 
         Each has an equal share of the bound, so that one with most of the traffic does not hold up the others.
         """
-        return {tp for tp, part in self._parts.items() if part.full}
+        return {tp for tp, part in self._parts.items() if part.queue.full}
 
     @property
     def share(self) -> Share:
@@ -83,19 +84,24 @@ class Partitions:
         return {tp: part.due for tp, part in self._parts.items() if part.due is not None}
 
     async def open(self, tps: Iterable[TP], generation: int) -> None:
-        """A producer for each partition.
+        """A producer for each partition, and the id of the topic that they are of.
 
         Initialising it ends what a former owner left open and fences it off, which has to happen before recovery looks
-        for the changelog's end.
+        for the changelog's end. The id is asked for before anything is fetched: a topic that is made anew after that
+        is done under an id that is not its own, and so refused by the next assignment.
         """
         await self.close()
         self.taken_back.clear()
         within_s = self._shared.settings.worker.request_timeout_s
         wanted = sorted(tps)
         async with asyncio.timeout(within_s):
-            producers = await asyncio.gather(*(self._initialised(tp.partition) for tp in wanted))
+            topic_id, *producers = await asyncio.gather(
+                asyncio.to_thread(self._shared.events_id), *(self._initialised(tp.partition) for tp in wanted)
+            )
         self._parts = {
-            tp: Partition(tp, generation=generation, producer=producer, shared=self._shared, owner=self)
+            tp: Partition(
+                tp, topic_id=topic_id, generation=generation, producer=producer, shared=self._shared, owner=self
+            )
             for tp, producer in zip(wanted, producers, strict=True)
         }
 

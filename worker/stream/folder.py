@@ -16,7 +16,7 @@ import rocksdict
 import structlog
 
 from worker.errors import Fatal
-from worker.kafka.topics import Changelog
+from worker.kafka.topics import KAFKAS_ALPHABET, Changelog
 
 RESERVED: Final = b"\xff"
 """Begins our own keys, behind all users: 0xff occurs in no UTF-8 text."""
@@ -67,7 +67,7 @@ def opened(
         _set_aside(path, str(error))
         database = rocksdict.Rdict(str(path), options=options())
     if database.get(OFFSET) is not None:
-        filled_from = (database.get(CHANGELOG) or b"").decode()
+        filled_from = (database.get(CHANGELOG) or b"").decode().translate(KAFKAS_ALPHABET)
         if filled_from != changelog.topic_id:
             database.close()
             raise Fatal(

@@ -1,16 +1,14 @@
-"""One assigned source partition: its queue, its transactions and its ordered loop. The live `Port` of the pipeline.
+"""One assigned source partition: its transactions and its ordered loop. The live `Port` of the pipeline.
 
 Owns which fetched record is next (contiguity) and which topics a batch goes to. Knows neither Faust's consumer, which
 feeds records in, nor the other partitions.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
@@ -18,23 +16,19 @@ from faust.types import TP
 from worker import scores, watermark
 from worker.cache import Changes
 from worker.clock import now_ms
-from worker.config import Settings
 from worker.errors import Fatal
 from worker.fold import Batch, Record
 from worker.ops.metrics import Metrics
 from worker.pipeline import run
 from worker.scores import Rating
+from worker.settings import Settings
 from worker.stream import transaction
+from worker.stream.fetchqueue import FetchQueue, Share
 from worker.stream.output import render, source_offset
 from worker.stream.shadow import Shadow
 from worker.stream.table import Store
 from worker.watermark import Watermark
 from worker.window import Rules
-
-BATCH_BYTES: Final = 8 << 20
-"""Of keys and values in one transaction, but for a single record that is larger. Two thousand records of a megabyte,
-all dead letters perhaps, would not be sent within a transaction's time-out, and so never.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +39,8 @@ class Shared:
     engine: Any  # scoring.engine.Engine: importing it here would import torch
     metrics: Metrics
     new_producer: Callable[[int], AIOKafkaProducer]
+    events_id: Callable[[], str]
+    """Asks a broker for the id of the events topic; blocks."""
     fatal: Callable[[str, BaseException | None], Any]
     shadow: Shadow | None = None
 
@@ -61,47 +57,29 @@ class Owner(Protocol):
     committed: dict[TP, int]
 
     @property
-    def share(self) -> "Share":
+    def share(self) -> Share:
         """What each partition may hold of fetched events."""
 
     def moved(self) -> None:
         """Events went through the partition."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A bound of events that wait, in number and in bytes of keys and values."""
-
-    events: float
-    bytes: float
-
-
-class Piece(NamedTuple):
-    """Records of one fetch that go into one batch, and the bytes of their keys and values."""
-
-    records: Sequence[Record]
-    bytes: int
-
-
 class Partition:
     """One partition, of one assignment."""
 
-    def __init__(self, tp: TP, *, generation: int, producer: AIOKafkaProducer, shared: Shared, owner: Owner) -> None:
+    def __init__(
+        self, tp: TP, *, topic_id: str, generation: int, producer: AIOKafkaProducer, shared: Shared, owner: Owner
+    ) -> None:
         self.tp = tp
+        self.topic_id = topic_id
         self.generation = generation
         self.end_offset = 0
-        self.queued = 0
-        """Fetched events that wait."""
-        self.queued_bytes = 0
-        """Of their keys and values."""
+        self.queue = FetchQueue(max_batch_events=shared.settings.worker.max_batch_events, share=lambda: owner.share)
         self.due: int | None = None
         """The next source offset to be fetched; unknown until the table is recovered."""
         self._producer = producer
         self._shared = shared
         self._owner = owner
-        self._queue: deque[Piece] = deque()
-        self._more = asyncio.Event()
-        self._closing = False
         self._browsed = b""
         self._sought: int | None = None
         self._task: asyncio.Task[None] | None = None
@@ -115,21 +93,15 @@ class Partition:
         return self._task is not None
 
     @property
-    def full(self) -> bool:
-        """Whether it holds its share. What is large need not be many: a topic may hold records of megabytes."""
-        share = self._owner.share
-        return self.queued >= share.events or self.queued_bytes >= share.bytes
-
-    @property
     def lag(self) -> int:
         """Source offsets from the watermark to the end of the partition."""
         return max(0, self.end_offset - self._owner.committed.get(self.tp, self.end_offset))
 
     def start(self, store: Store) -> None:
-        """The table is recovered: read the watermark, begin after it."""
+        """The table is recovered: read the watermark, begin after it. Raises `Fatal` where it is another topic's."""
         self._store = store
         self._read = store.read(self.tp.partition)
-        start = Watermark.decode(self._read(watermark.KEY))
+        start = Watermark.decode(self._read(watermark.KEY)).of(self.tp.topic, self.topic_id)
         self.due = self._owner.committed[self.tp] = start.offset + 1
         self._show(start)
         self._task = asyncio.create_task(self._run(start), name=f"partition-{self.tp.partition}")
@@ -173,8 +145,8 @@ class Partition:
             if self._sought == due and self.end_offset < due:
                 raise Fatal(
                     f"{self.tp.topic} ends at offset {self.end_offset} in partition {self.tp.partition}, of which "
-                    f"{due} are done: the topic was created anew, or is another; give it an application "
-                    "(`worker.application_id`) of its own, or name the topic that was read before"
+                    f"{due} are done: the topic has lost records, or was created anew, or is another; give it an "
+                    "application (`worker.application_id`) of its own, or name the topic that was read before"
                 )
             self._sought = due
             return due
@@ -184,43 +156,18 @@ class Partition:
         if records[0].offset < due:
             records = [record for record in records if record.offset >= due]
         self.due = records[-1].offset + 1
-        for piece in _pieces(records, self._shared.settings.worker.max_batch_events):
-            self._queue.append(piece)
-            self.queued += len(piece.records)
-            self.queued_bytes += piece.bytes
+        self.queue.put(records)
         self._owner.moved()
-        self._more.set()
         return None
 
     async def take(self, early_s: float) -> Sequence[Record]:
         """Whatever has arrived, at most `max_batch_events` or `BATCH_BYTES`, once it is so much or `early_s` are over.
         Empty once the partition closes.
         """
-        limit = self._shared.settings.worker.max_batch_events
-        if early_s > 0:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(
-                    self._wait(lambda: self.full or self.queued >= limit or self.queued_bytes >= BATCH_BYTES), early_s
-                )
-        await self._wait(lambda: self.queued > 0)
-        if self._closing:
-            return []
-        records, size = list(self._queue[0].records), self._queue.popleft().bytes
-        while self._queue and len(records) + len(self._queue[0].records) <= limit:
-            if size + self._queue[0].bytes > BATCH_BYTES:
-                break
-            piece = self._queue.popleft()
-            records.extend(piece.records)
-            size += piece.bytes
-        self.queued -= len(records)
-        self.queued_bytes -= size
-        self._owner.moved()
+        records = await self.queue.take(early_s)
+        if records:
+            self._owner.moved()
         return records
-
-    async def _wait(self, enough: Callable[[], bool]) -> None:
-        while not (enough() or self._closing):
-            self._more.clear()
-            await self._more.wait()
 
     def window(self, key: bytes) -> bytes | None:
         """The user's window in RocksDB."""
@@ -279,10 +226,7 @@ class Partition:
 
     async def close(self, within_s: float) -> None:
         """Finish the batch in hand, take no other, stop the producer. Nothing of this partition runs afterwards."""
-        self._closing = True
-        self._queue.clear()
-        self.queued = self.queued_bytes = 0
-        self._more.set()
+        self.queue.close()
         if self._task is not None:
             _, late = await asyncio.wait([self._task], timeout=within_s)
             if late:
@@ -292,18 +236,3 @@ class Partition:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._shared.fatal(f"partition {self.tp.partition} failed", error)
-
-
-def _pieces(records: Sequence[Record], limit: int) -> Iterator[Piece]:
-    """Each of at most `limit` records and `BATCH_BYTES`, or of one record that is larger. Nearly always one."""
-    sizes = [len(record.key or b"") + len(record.value or b"") for record in records]
-    if len(records) <= limit and (whole := sum(sizes)) <= BATCH_BYTES:
-        yield Piece(records, whole)
-        return
-    start = total = 0
-    for place, size in enumerate(sizes):
-        if place > start and (place - start == limit or total + size > BATCH_BYTES):
-            yield Piece(records[start:place], total)
-            start, total = place, 0
-        total += size
-    yield Piece(records[start:], total)

@@ -18,11 +18,11 @@ import xxhash
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from worker import pipeline, scores
-from worker.config import Settings
 from worker.fold import Updated
 from worker.kafka import clients
 from worker.ops.metrics import Metrics
 from worker.scores import SHADOW_TYPE, Rating
+from worker.settings import Settings
 from worker.stream import output
 
 MAX_WAITING: Final = 4096

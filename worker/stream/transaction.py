@@ -22,10 +22,10 @@ from aiokafka.record._crecords import default_records
 from aiokafka.structs import TopicPartition
 
 from worker.clock import now_ms
-from worker.config import Settings
 from worker.errors import Fatal
 from worker.kafka import clients
 from worker.scores import Headers
+from worker.settings import Settings
 from worker.stream.output import OutRecord
 
 Place = Callable[[Headers], int | None]

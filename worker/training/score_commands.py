@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -111,16 +112,15 @@ def _score_source(
     import os
 
     from worker.scoring.bundle import load
-    from worker.scoring.engine import Engine, leave_threads_to_engine
+    from worker.scoring.engine import Engine
     from worker.training.score import score
 
     from_ms, to_ms = options.time_ms(source, from_, "--from"), options.time_ms(source, to, "--to")
     if file.is_dir() or not file.parent.is_dir():
         raise typer.BadParameter(f"{file} is no file in an existing folder", param_hint="--out")
     begin = time.monotonic()
-    leave_threads_to_engine()
     with (
-        Engine(load(bundle), device=device, threads=len(os.sched_getaffinity(0))) as engine,
+        Engine(partial(load, bundle), device=device, threads=len(os.sched_getaffinity(0))) as engine,
         options.progress() as progress,
     ):
         task = progress.add_task("events", total=source.count(None, to_ms))

@@ -47,7 +47,7 @@ def reference(bundle: Bundle) -> Reference:
 
 def scored(bundle: Bundle, events: list[Event]) -> tuple[list[bytes], np.ndarray]:
     windows = list(folded(events))
-    with Engine(bundle, device="cpu") as engine:
+    with Engine(lambda: bundle, device="cpu") as engine:
         return windows, engine.score_now(windows).intent
 
 
@@ -189,7 +189,7 @@ def test_a_monitor_that_fails_leaves_the_scoring_alone(watched: Bundle) -> None:
         monitor.see(Batch.of(windows), intent[:, :1], watched)
     assert metrics.registry.get_sample_value("intent_drift_window_events") == 0
     heard = []
-    with Engine(watched, device="cpu") as engine:
+    with Engine(lambda: watched, device="cpu") as engine:
         engine.observer = lambda batch, intent, bundle: heard.append((len(batch), intent.shape, bundle.name))
         engine.score_now(windows)
     assert heard == [(len(windows), (len(windows), 3), "test")]

@@ -11,10 +11,14 @@ import pytest
 from confluent_kafka import KafkaError
 from pydantic import SecretStr
 
-from worker.config import Kafka, Settings
 from worker.errors import IntentError, SettingError
 from worker.kafka import clients, properties, topics
 from worker.ports import HOST
+from worker.replay import plan
+from worker.replay.lookup import look_up
+from worker.replay.plan import EARLIEST, LATEST
+from worker.settings import Kafka, Settings
+from worker.shop import publish
 
 SCRAM = Kafka(
     bootstrap_servers="broker:9092",
@@ -91,6 +95,23 @@ def test_what_can_be_mended_in_the_settings_is_kept(code: int, text: str, advice
     assert advice in trouble.advice
 
 
+ASKING: dict[str, Callable[[Settings], object]] = {
+    "topics": topics.check,
+    "lookup": lambda settings: look_up(settings.kafka, "t", EARLIEST, LATEST, warmup_ms=0, setting="topics.events"),
+    "publish": publish.connect,
+}
+"""All who tell of brokers that do not answer."""
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics, "_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(plan, "ASK_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(publish, "_ANSWER_S", 1.0)
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
 @pytest.mark.parametrize(
     "answer",
     [
@@ -99,9 +120,8 @@ def test_what_can_be_mended_in_the_settings_is_kept(code: int, text: str, advice
     ],
 )
 def test_a_broker_without_tls_is_told_from_one_that_is_down(
-    answer: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
+    answer: Callable[[socket.socket], None], ask: Callable[[Settings], object]
 ) -> None:
-    monkeypatch.setattr(topics, "_TIMEOUT_S", 1.0)
     with socket.create_server((HOST, 0)) as listener:
 
         def serve() -> None:
@@ -116,10 +136,25 @@ def test_a_broker_without_tls_is_told_from_one_that_is_down(
         thread.start()
         where = f"{HOST}:{listener.getsockname()[1]}"
         with pytest.raises(IntentError, match=r"SSL handshake failed.*; check `kafka\.security_protocol`"):
-            topics.check(Settings(kafka=Kafka(bootstrap_servers=where, security_protocol="SSL")))
+            ask(Settings(kafka=Kafka(bootstrap_servers=where, security_protocol="SSL")))
         listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
         thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
+def test_of_one_that_is_down_it_is_asked_whether_it_runs(ask: Callable[[Settings], object]) -> None:
+    with pytest.raises(IntentError, match=r"Kafka at 127\.0\.0\.1:1 .* does not answer \(.*\); is it running\?"):
+        ask(Settings(kafka=Kafka(bootstrap_servers="127.0.0.1:1")))
+
+
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
+def test_a_certificate_that_is_none_is_named_by_all(tmp_path: Path, ask: Callable[[Settings], object]) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_text("no certificate")
+    with pytest.raises(SettingError, match=r"the settings `kafka\.\*` are not accepted: .*ssl\.ca\.location"):
+        ask(Settings(kafka=Kafka(security_protocol="SSL", ssl_ca_file=path)))
 
 
 @pytest.mark.parametrize(

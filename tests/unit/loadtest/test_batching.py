@@ -101,7 +101,7 @@ def test_a_backlog_goes_in_full_batches(policy: Policy) -> None:
 
 
 def test_the_engine_itself_answers_for_every_window() -> None:
-    with Engine(bundle.load(), device="cpu") as engine:
+    with Engine(bundle.load, device="cpu") as engine:
         latency = schedulers.play_engine(
             engine, WINDOWS, queueing.poisson(2000, len(WINDOWS), np.random.default_rng(1))
         )

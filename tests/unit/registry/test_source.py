@@ -10,13 +10,13 @@ import pytest
 
 from tests.unit.registry.models import NAME, Versions
 from tests.unit.scoring import making
-from worker import config
 from worker.errors import IntentError, SettingError
 from worker.registry.alias import promoted
 from worker.registry.source import KEPT, Source, configured, push
 from worker.registry.store import Store
 from worker.scoring import bundle as bundles
 from worker.scoring.batch import Batch
+from worker.settings import Model as ModelSettings
 from worker.training import habits
 
 
@@ -172,17 +172,18 @@ def test_a_cache_that_cannot_be_written_is_not_the_bundles_fault(made: Versions,
 
 def test_the_settings_say_what_scores(filled: Store, made: Versions, tmp_path: Path) -> None:
     filled.move(NAME, "champion", promoted(None, made.second, at=""))
-    model = config.Model(store=filled.url, name=NAME, cache_dir=tmp_path / "cache")
-    source, loaded = configured(model)
+    model = ModelSettings(store=filled.url, name=NAME, cache_dir=tmp_path / "cache")
+    source, load = configured(model)
+    loaded = load()
     assert source is not None
     assert loaded.version == made.second
-    assert configured(config.Model(bundle=made.folder / "first"))[1].version == made.first
-    assert configured(config.Model())[1].name == bundles.SHIPPED.name
+    assert configured(ModelSettings(bundle=made.folder / "first"))[1]().version == made.first
+    assert configured(ModelSettings())[1]().name == bundles.SHIPPED.name
 
 
 def test_an_alias_that_is_not_there_is_named(filled: Store, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"has no alias champion \(setting `model\.alias`\)"):
-        configured(config.Model(store=filled.url, name=NAME, cache_dir=tmp_path / "cache"))
+        configured(ModelSettings(store=filled.url, name=NAME, cache_dir=tmp_path / "cache"))
 
 
 def test_several_processes_may_share_a_cache(made: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,7 +207,7 @@ def test_training_and_serving_see_the_same_values(bundle: Bundle) -> None:
     assert np.array_equal(encode.tokens(trained, bundle.vocabulary), encode.tokens(served, bundle.vocabulary))
     assert np.array_equal(encode.contexts(trained, bundle.vocabulary), encode.contexts(served, bundle.vocabulary))
     assert np.array_equal(reasons.facts(trained), reasons.facts(served))
-    with Engine(bundle, device="cpu", threads=1) as engine:
+    with Engine(lambda: bundle, device="cpu", threads=1) as engine:
         scores = engine.score_now(kept.take(places))
         assert np.array_equal(scores.intent, engine.score_now([whole[place] for place in places]).intent)
 

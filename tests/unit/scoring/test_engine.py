@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.unit.scoring import making
-from worker import config, window
+from worker import window
 from worker.errors import Fatal, IntentError, SettingError
 from worker.scores import Model
 from worker.scoring.answer import Scores
@@ -21,6 +21,7 @@ from worker.scoring.device import Device, Finish, Runner
 from worker.scoring.engine import SHADOW_QUEUE_TOKENS, SHADOW_TOKENS, Engine
 from worker.scoring.forward import TOLERANCE
 from worker.scoring.percentile import Percentiles
+from worker.settings import Model as ModelSettings
 
 WINDOWS = making.random_windows(120, seed=41)
 BROKEN = b"no window"
@@ -87,7 +88,9 @@ def gate() -> Iterator[Gate]:
 def engine(bundle: Bundle, gate: Gate) -> Iterator[Engine]:
     """Its batches hold 32 full windows, its queue 64."""
     full = 1 + window.EVENTS
-    with Engine(bundle, device=gate, max_batch_tokens=32 * full, max_queued_tokens=64 * full, threads=1) as made:
+    with Engine(
+        lambda: bundle, device=gate, max_batch_tokens=32 * full, max_queued_tokens=64 * full, threads=1
+    ) as made:
         yield made
         gate.opened.set()
 
@@ -251,7 +254,7 @@ async def test_close_finishes_what_is_under_way_and_fails_what_waits(engine: Eng
 @pytest.mark.parametrize("device", ["tpu", "cuda:9"])
 def test_a_device_that_is_not_there_is_named(bundle: Bundle, device: str) -> None:
     with pytest.raises(SettingError, match=f"`model.device` is '{device}'"):
-        Engine(bundle, device=device)
+        Engine(lambda: bundle, device=device)
 
 
 def test_it_tells_what_it_took_to_start_and_what_it_holds(free: Engine, bundle: Bundle) -> None:
@@ -267,12 +270,25 @@ def test_it_tells_what_it_took_to_start_and_what_it_holds(free: Engine, bundle: 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_a_type_that_is_not_there_is_named(bundle: Bundle, dtype: str) -> None:
     with pytest.raises(SettingError, match=f"`model.dtype` is '{dtype}'"):
-        Engine(bundle, device="cpu", dtype=dtype)
+        Engine(lambda: bundle, device="cpu", dtype=dtype)
+
+
+def test_a_model_is_loaded_when_torch_s_threads_are_the_engine_s(bundle: Bundle) -> None:
+    seen = []
+
+    def load() -> Bundle:
+        seen.append(torch.get_num_threads())
+        return bundle
+
+    torch.set_num_threads(2)
+    with Engine(load, device="cpu", threads=1) as made:
+        assert made.bundle is bundle
+    assert seen == [1]
 
 
 def test_an_engine_as_the_settings_have_it(bundle: Bundle) -> None:
-    settings = config.Model(dtype="bfloat16", deterministic=True, max_batch_tokens=256, threads=1, device="cpu")
-    with Engine.configured(bundle, settings) as made:
+    settings = ModelSettings(dtype="bfloat16", deterministic=True, max_batch_tokens=256, threads=1, device="cpu")
+    with Engine.configured(lambda: bundle, settings) as made:
         assert made.max_batch_tokens == 256
         assert np.array_equal(made.score_now(WINDOWS[:20]).intent, made.score_now(WINDOWS[:20][::-1]).intent[::-1])
 
@@ -347,7 +363,7 @@ async def test_after_a_swap_scores_are_the_new_models(free: Engine, heir: Bundle
     await asyncio.to_thread(free.swap, heir)
     new = await free.score(WINDOWS[:20])
     assert np.abs(new.intent - old.intent).max() > 0.01
-    with Engine(heir, device="cpu", threads=1) as alone:
+    with Engine(lambda: heir, device="cpu", threads=1) as alone:
         assert new.intent == pytest.approx(alone.score_now(WINDOWS[:20]).intent, abs=TOLERANCE)
 
 
@@ -366,7 +382,7 @@ def test_an_engine_whose_model_gives_no_numbers_does_not_start() -> None:
     broken = making.bundle(name="broken")
     broken.model.head.first.data.fill_(torch.nan)
     with pytest.raises(IntentError, match=r"broken.*not numbers"):
-        Engine(broken, device="cpu")
+        Engine(lambda: broken, device="cpu")
 
 
 # -- the shadow --------------------------------------------------------------------------------------------------------
@@ -382,7 +398,7 @@ def test_offers_are_scored_by_the_challenger(free: Engine, heir: Bundle) -> None
     assert offered is not None
     assert offered.result(30).model == free.challenger == Model("heir", "2")
     assert free.score_now(WINDOWS[:20]).model.name == "test"
-    with Engine(heir, device="cpu", threads=1) as alone:
+    with Engine(lambda: heir, device="cpu", threads=1) as alone:
         wanted = alone.score_now(WINDOWS[:20]).intent
     assert offered.result().intent == pytest.approx(wanted, abs=TOLERANCE)
     free.set_challenger(None)

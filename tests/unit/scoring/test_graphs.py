@@ -85,7 +85,7 @@ def test_what_is_captured_gives_eagers_scores_and_mixing_would_be_seen(made: Bun
 @pytest.fixture
 def cuda(made: Bundle, request: pytest.FixtureRequest) -> Iterator[Engine]:
     dtype, deterministic = getattr(request, "param", ("bfloat16", False))
-    with Engine(made, device="cuda", dtype=dtype, deterministic=deterministic, max_batch_tokens=2048) as engine:
+    with Engine(lambda: made, device="cuda", dtype=dtype, deterministic=deterministic, max_batch_tokens=2048) as engine:
         yield engine
 
 

@@ -213,7 +213,7 @@ def test_a_bundle_keeps_habits_and_the_engine_uses_them(habitual: Path, known: H
     assert loaded.habits is not None
     assert np.array_equal(loaded.habits.joined, known.joined)
     windows = mixed()
-    with Engine(loaded, device="cpu", threads=1) as engine:
+    with Engine(lambda: loaded, device="cpu", threads=1) as engine:
         scores = engine.score_now(windows)
     expected = risk.risk(Batch.of(windows), known)
     assert np.array_equal(scores.risk, expected[0])

@@ -64,7 +64,7 @@ def test_fixed_scores_are_equal_to_the_bit_whatever_the_batch(made: Bundle, dtyp
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_deterministic_engines_scores_are_equal_to_the_bit(made: Bundle, dtype: str) -> None:
-    with Engine(made, device="cpu", dtype=dtype, deterministic=True, max_batch_tokens=512, threads=1) as engine:
+    with Engine(lambda: made, device="cpu", dtype=dtype, deterministic=True, max_batch_tokens=512, threads=1) as engine:
         alone = np.concatenate([engine.score_now([one]).intent for one in WINDOWS])
         assert np.array_equal(engine.score_now(WINDOWS).intent, alone)
         assert np.array_equal(engine.score_now(WINDOWS[::-1]).intent[::-1], alone)

@@ -21,9 +21,9 @@ def opened(path: Path, *, changelog: Changelog = CHANGELOG, now_ms: int = NOW_MS
     return folder.opened(path, options=options, changelog=changelog, now_ms=lambda: now_ms)
 
 
-def fill(path: Path) -> None:
+def fill(path: Path, *, changelog: Changelog = CHANGELOG) -> None:
     """A folder with one user, in a file on the disk."""
-    database = opened(path)
+    database = opened(path, changelog=changelog)
     database.put(b"ann", b"window")
     database.put(folder.OFFSET, b"7")
     database.flush()
@@ -104,6 +104,13 @@ def test_a_folder_of_another_changelog_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(Fatal, match=r"windows-0.db was filled from another changelog topic.*move the folder away"):
         opened(path, changelog=Changelog("two", tombstones_ms=7 * DAY_MS))
     assert held(path) == b"window"
+
+
+def test_a_changelog_s_id_is_the_same_in_either_alphabet(tmp_path: Path) -> None:
+    """A former version wrote librdkafka's."""
+    path = tmp_path / "windows-0.db"
+    fill(path, changelog=Changelog("o+e/", tombstones_ms=7 * DAY_MS))
+    opened(path, changelog=Changelog("o-e_", tombstones_ms=7 * DAY_MS)).close()
 
 
 def test_an_empty_folder_may_be_filled_from_another_changelog(tmp_path: Path) -> None:

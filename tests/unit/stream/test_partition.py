@@ -1,7 +1,6 @@
-"""Which fetched record is next: contiguity, seeking back, and how much may wait. No broker: nothing is published."""
+"""Which fetched record is next: contiguity, seeking back, and each partition's share of what may wait. No broker."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from worker.stream.partition import Partition, Shared
 from worker.watermark import Watermark
 
 SOURCE = TP("events", 3)
+TOPIC_ID = "JnVd-cvLTUKTZbmkqcHb_A"
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def sized(first: int, *sizes: int) -> list[Any]:
 
 
 class Store:
-    def __init__(self, done: int) -> None:
-        self._mark = Watermark(done, 0).encode() if done >= 0 else None
+    def __init__(self, done: int, topic_id: str = "") -> None:
+        self._mark = Watermark(done, 0, topic_id).encode() if done >= 0 else None
 
     def read(self, partition: int) -> Any:
         assert partition == SOURCE.partition
@@ -74,14 +74,15 @@ def partitions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Partitions:
         engine=None,
         metrics=Metrics(CollectorRegistry()),
         new_producer=lambda _: Never(),
+        events_id=lambda: TOPIC_ID,
         fatal=lambda why, error: pytest.fail(f"{why}: {error}"),
     )
     return Partitions(shared)
 
 
-async def opened(partitions: Partitions, done: int) -> Partition:
+async def opened(partitions: Partitions, done: int, topic_id: str = "") -> Partition:
     await partitions.open([SOURCE], 1)
-    partitions.start([SOURCE], Store(done), 1)  # type: ignore[arg-type]  # as far as a start reads it
+    partitions.start([SOURCE], Store(done, topic_id), 1)  # type: ignore[arg-type]  # as far as a start reads it
     await asyncio.sleep(0)
     return partitions._parts[SOURCE]
 
@@ -96,30 +97,6 @@ async def test_what_is_done_is_skipped_and_the_rest_taken_whole(partitions: Part
     assert partitions.feed(SOURCE, recs(3, 4, 5, 6), 9) is None
     assert partitions.feed(SOURCE, recs(7, 8), 9) is None
     assert await offsets(part) == [5, 6, 7, 8]
-
-
-async def test_batches_are_bounded(partitions: Partitions) -> None:
-    part = await opened(partitions, done=-1)
-    assert partitions.feed(SOURCE, recs(*range(7)), 7) is None
-    assert await offsets(part) == [0, 1, 2, 3]
-    assert await offsets(part) == [4, 5, 6]
-
-
-async def test_an_early_batch_waits_for_more_until_its_time_or_until_it_is_full(partitions: Partitions) -> None:
-    part = await opened(partitions, done=-1)
-    partitions.feed(SOURCE, recs(0, 1), 9)
-    waiting = asyncio.create_task(part.take(60.0))
-    await asyncio.sleep(0)
-    partitions.feed(SOURCE, recs(2), 9)
-    done, _ = await asyncio.wait([waiting], timeout=0.01)
-    assert not done
-    partitions.feed(SOURCE, recs(3, 4), 9)
-    full = await asyncio.wait_for(waiting, 5)
-    assert [record.offset for record in full] == [0, 1, 2]  # with the next fetch they would be 5
-    begin = time.monotonic()
-    over = await part.take(0.05)
-    assert [record.offset for record in over] == [3, 4]
-    assert time.monotonic() - begin >= 0.04
 
 
 async def test_a_partition_that_closes_ends_the_wait_of_an_early_batch(partitions: Partitions) -> None:
@@ -141,13 +118,25 @@ async def test_a_topic_that_ends_before_what_is_done_of_it_is_another(partitions
     assert partitions.feed(SOURCE, recs(3, 4), 5) == 101  # on its way since before the seek, perhaps
     with pytest.raises(Fatal, match="events ends at offset 5 in partition 3, of which 101 are done"):
         partitions.feed(SOURCE, recs(3, 4), 5)
-    assert part.queued == 0
+    assert part.queue.events == 0
+
+
+async def test_a_watermark_of_another_topic_starts_nothing(partitions: Partitions) -> None:
+    with pytest.raises(Fatal, match=f"events has the id {TOPIC_ID}, and what is done, up to offset 9, are events"):
+        await opened(partitions, done=9, topic_id="MkU3OEVBNTcwNTJENDM2Qk")
+    assert not partitions.live
+    assert partitions.due() == {}
+
+
+async def test_a_partition_goes_on_in_the_topic_it_was_in(partitions: Partitions) -> None:
+    await opened(partitions, done=9, topic_id=TOPIC_ID)
+    assert partitions.due() == {SOURCE: 10}
 
 
 async def test_large_records_wait_and_go_in_batches_bounded_by_their_bytes(
     partitions: Partitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.stream.partition.BATCH_BYTES", 100)
+    monkeypatch.setattr("worker.stream.fetchqueue.BATCH_BYTES", 100)
     monkeypatch.setattr("worker.stream.assignment.QUEUED_BYTES", 300)
     part = await opened(partitions, done=-1)
     partitions.feed(SOURCE, sized(0, 40, 40, 40), 9)
@@ -155,7 +144,7 @@ async def test_large_records_wait_and_go_in_batches_bounded_by_their_bytes(
     partitions.feed(SOURCE, sized(3, 150, 0, 61), 9)
     assert partitions.full == {SOURCE}
     assert [await offsets(part) for _ in range(4)] == [[0, 1], [2], [3], [4, 5]]
-    assert (part.queued, part.queued_bytes) == (0, 0)
+    assert (part.queue.events, part.queue.bytes) == (0, 0)
 
 
 async def test_an_early_batch_does_not_wait_for_more_than_may_wait(partitions: Partitions) -> None:

@@ -86,7 +86,7 @@ def small(trained: Path) -> Bundle:
 def table(
     sample: Sample, bundle: Bundle, out: Path, *, from_ms: int | None = None, to_ms: int | None = None
 ) -> list[dict[str, object]]:
-    with Engine(bundle, device="cpu") as engine:
+    with Engine(lambda: bundle, device="cpu") as engine:
         rows = score(sample, out, engine=engine, from_ms=from_ms, to_ms=to_ms)
     found = pq.read_table(out)
     assert found.schema.equals(pa.schema([*SCHEMA, *PERCENTILES]))
@@ -314,7 +314,7 @@ def test_a_sample_that_lacks_a_slice_is_refused_before_training(tmp_path: Path) 
 def test_a_file_that_was_there_stays_when_scoring_fails(shop: Path, small: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "scores.parquet"
     out.write_text("before")
-    engine = Engine(small, device="cpu")
+    engine = Engine(lambda: small, device="cpu")
     engine.close()
     with pytest.raises(IntentError, match="closed"):
         score(Sample(shop), out, engine=engine)

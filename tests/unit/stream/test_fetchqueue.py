@@ -1,0 +1,107 @@
+"""How much waits, and how much goes into one batch."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from worker.stream.fetchqueue import FetchQueue, Share
+
+
+@dataclass(frozen=True)
+class Rec:
+    offset: int
+    key: bytes | None = b"u"
+    value: bytes | None = b""
+
+
+def recs(*offsets: int) -> list[Any]:
+    return [Rec(offset) for offset in offsets]
+
+
+def sized(first: int, *sizes: int) -> list[Any]:
+    return [Rec(offset, b"" if size else None, bytes(size)) for offset, size in enumerate(sizes, first)]
+
+
+@pytest.fixture
+def waiting() -> FetchQueue:
+    return FetchQueue(max_batch_events=4, share=lambda: Share(10, 300))
+
+
+async def taken(waiting: FetchQueue, early_s: float = 0.0) -> list[int]:
+    return [record.offset for record in await asyncio.wait_for(waiting.take(early_s), 5)]
+
+
+async def test_batches_are_bounded(waiting: FetchQueue) -> None:
+    waiting.put(recs(*range(7)))
+    assert await taken(waiting) == [0, 1, 2, 3]
+    assert await taken(waiting) == [4, 5, 6]
+
+
+async def test_fetches_that_fit_go_together(waiting: FetchQueue) -> None:
+    waiting.put(recs(0))
+    waiting.put(recs(1, 2))
+    waiting.put(recs(3, 4))
+    assert await taken(waiting) == [0, 1, 2]
+    assert (waiting.events, waiting.bytes) == (2, 2)
+    assert await taken(waiting) == [3, 4]
+
+
+async def test_a_take_waits_for_the_first_record(waiting: FetchQueue) -> None:
+    taking = asyncio.create_task(taken(waiting))
+    await asyncio.sleep(0)
+    waiting.put(recs(0))
+    assert await taking == [0]
+
+
+async def test_an_early_batch_waits_for_more_until_its_time_or_until_it_is_full(waiting: FetchQueue) -> None:
+    waiting.put(recs(0, 1))
+    taking = asyncio.create_task(taken(waiting, 60.0))
+    await asyncio.sleep(0)
+    waiting.put(recs(2))
+    done, _ = await asyncio.wait([taking], timeout=0.01)
+    assert not done
+    waiting.put(recs(3, 4))
+    assert await taking == [0, 1, 2]  # with the next fetch they would be 5
+    begin = time.monotonic()
+    assert await taken(waiting, 0.05) == [3, 4]
+    assert time.monotonic() - begin >= 0.04
+
+
+async def test_an_early_batch_does_not_wait_for_more_than_may_wait() -> None:
+    waiting = FetchQueue(max_batch_events=4, share=lambda: Share(3, 300))
+    waiting.put(recs(0, 1, 2))
+    assert await taken(waiting, 60.0) == [0, 1, 2]
+
+
+async def test_large_records_wait_and_go_in_batches_bounded_by_their_bytes(
+    waiting: FetchQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.stream.fetchqueue.BATCH_BYTES", 100)
+    waiting.put(sized(0, 40, 40, 40))
+    full = [waiting.full]
+    waiting.put(sized(3, 150, 0, 61))
+    assert [*full, waiting.full] == [False, True]
+    assert [await taken(waiting) for _ in range(4)] == [[0, 1], [2], [3], [4, 5]]
+    assert (waiting.events, waiting.bytes) == (0, 0)
+
+
+async def test_the_share_may_change_while_records_wait() -> None:
+    shares = [Share(2, 300), Share(5, 300)]
+    waiting = FetchQueue(max_batch_events=4, share=lambda: shares[0])
+    waiting.put(recs(0, 1))
+    assert [waiting.full, shares.pop(0), waiting.full] == [True, Share(2, 300), False]
+
+
+@pytest.mark.parametrize("early_s", [0.0, 60.0])
+async def test_closing_ends_a_take_and_drops_what_waits(waiting: FetchQueue, early_s: float) -> None:
+    if early_s:
+        waiting.put(recs(0))
+    taking = asyncio.create_task(taken(waiting, early_s))
+    await asyncio.sleep(0)
+    waiting.close()
+    assert await taking == []
+    assert (waiting.events, waiting.bytes) == (0, 0)
+    assert await taken(waiting) == []
