@@ -102,10 +102,12 @@ def engine(
         for each in sizes:
             task = Task(scorer="", size=each, device=where, threads=threads, folder=temporary, packages=packages)
             cells = [contest.Cell(name, cut) for name in work.MIXES if mix in {name, "both"} for cut in cuts]
-            for standings in contest.hold(task, names, cells, pool, runs=runs, seconds=seconds, say=status.update):
+            for cell, standings in contest.hold(
+                task, names, cells, pool, runs=runs, seconds=seconds, say=status.update
+            ):
                 models[str(each)] = standings
                 save(document(), folder, "engine")
-                err.print(scorings.line(each, standings, scorings.cells(standings)[-1]), highlight=False)
+                err.print(scorings.line(each, standings, cell), highlight=False)
     conclude(
         document(),
         folder,

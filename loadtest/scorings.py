@@ -88,7 +88,9 @@ def table(size: str, standings: Standings, cell: Cell) -> Table:
 
 
 def line(size: str, standings: Standings, cell: Cell) -> str:
-    """One cell in short: the worker's own beside the fastest of the others."""
+    """One cell in short: the worker's own beside the fastest of the others, or why it was not measured."""
+    if str(cell) in standings.left_out:
+        return f"{size}, {cell}: left out, {standings.left_out[str(cell)]}"
     ordered = sorted(standings.places, key=lambda name: -ratio(standings, name, cell))
     others = [name for name in ordered if not name.startswith(OURS)]
     ours = [name for name in ordered if name.startswith(OURS)]

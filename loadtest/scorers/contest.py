@@ -35,6 +35,9 @@ class Cell(NamedTuple):
     mix: Mix
     batch: str
 
+    def __str__(self) -> str:
+        return f"{self.mix} lengths, batches of {self.batch}"
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -76,7 +79,7 @@ def hold(
     runs: int,
     seconds: float,
     say: Callable[[str], None],
-) -> Iterator[Standings]:
+) -> Iterator[tuple[Cell, Standings]]:
     """Starts each scorer's process, then measures cell by cell: `runs` rounds in which each has its turn.
 
     Yields the standings after each cell, the same that grow: who is in a hurry has what there is.
@@ -110,11 +113,11 @@ def hold(
         for cell in cells:
             cost_s = _batch_flops(task, cell, pool) / standings.peaks["peak-fp32"][0] / _SHARE
             if cost_s > _BATCH_LIMIT_S:
-                standings.left_out[f"batches {cell.mix}/{cell.batch}"] = f"one would take some {cost_s:.0f} s"
-                continue
-            say(f"{task.size}: {cell.mix} lengths, batches of {cell.batch}")
-            _measure(cell, running, peaks, standings, runs=runs, seconds=seconds)
-            yield standings
+                standings.left_out[str(cell)] = f"one batch would take some {cost_s:.0f} s; smaller ones may do"
+            else:
+                say(f"{task.size}: {cell}")
+                _measure(cell, running, peaks, standings, runs=runs, seconds=seconds)
+            yield cell, standings
 
 
 def _measure(

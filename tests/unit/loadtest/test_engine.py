@@ -175,6 +175,16 @@ def test_what_is_concluded() -> None:
     assert scorings.cpu_us(found.places["ort-int8"].cells[CELL]) == [3750.0] * 3
 
 
+def test_each_size_of_batch_is_told_also_one_that_is_left_out() -> None:
+    found, large = standings(), contest.Cell("real", "16384t")
+    found.left_out[str(large)] = "one batch would take some 23 s; smaller ones may do"
+    assert scorings.line("base", found, CELL).endswith(
+        ": packed-fp32 3.0x, score-now-fp32 2.7x, ort-int8 4.0x eager-fp32"
+    )
+    told = "base, real lengths, batches of 16384t: left out, one batch would take some 23 s; smaller ones may do"
+    assert scorings.line("base", found, large) == told
+
+
 def test_the_tables_say_it_and_the_plot_is_a_picture(tmp_path: Path) -> None:
     written = io.StringIO()
     console = Console(file=written, width=160)
