@@ -22,9 +22,8 @@ class Features:
     """Of n instants, a row each."""
 
     aggregates: Floats  # [n, len(aggregates.NAMES)]
-    contexts: Ints  # [n, len(encode.CONTEXT)] the vocabulary's codes: 0 nothing, 1 any other
-    newest: Ints  # [n, 2] the vocabulary's rows of the newest event's page and category
-    hashes: Hashes  # [n, len(encode.CONTEXT)] the context as the window keeps it, 0 for nothing
+    contexts: Ints  # [n, vocabulary.columns] the vocabulary's codes: 0 nothing, 1 any other
+    hashes: Hashes  # [n, len(encode.COLUMNS)] what each column names, 0 for nothing
     visit_number: Ints  # [n] 0 where it is not known
 
     @classmethod
@@ -40,12 +39,10 @@ class Features:
 
     @classmethod
     def _of(cls, batch: Batch, vocabulary: encode.Vocabulary) -> "Features":
-        newest = encode.tokens(batch, vocabulary)[batch.newest]
         return cls(
             aggregates=aggregates.aggregates(batch),
             contexts=encode.contexts(batch, vocabulary).astype(np.int64),
-            newest=newest[:, [encode.FIELDS.index("page"), encode.FIELDS.index("category")]].astype(np.int64),
-            hashes=batch.heads.context,
+            hashes=encode.context_hashes(batch),
             visit_number=batch.heads.visit_number,
         )
 
@@ -53,9 +50,9 @@ class Features:
         return len(self.aggregates)
 
     def table(self) -> Floats:
-        """[n, aggregates + categories]: numbers first, then `CATEGORIES` columns of codes."""
-        return np.concatenate([self.aggregates, self.contexts, self.newest], axis=1, dtype=np.float32)
+        """[n, aggregates + columns]: numbers first, then the codes."""
+        return np.concatenate([self.aggregates, self.contexts], axis=1, dtype=np.float32)
 
 
-CATEGORIES: Final = len(encode.CONTEXT) + 2
-"""Columns of codes at the right of `Features.table`."""
+CATEGORIES: Final = len(encode.COLUMNS)
+"""Columns of codes at the right of `Features.table`, under a vocabulary that `encode.learn` made."""
