@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.facts import hash32
-from worker.scoring.encode import COLUMNS
+from worker.scoring.encode import CONTEXT
 from worker.training.features import Features
 from worker.training.labels import Bools, Events, decision_points, ordinal
 
@@ -37,7 +37,7 @@ def populations(
             name: (number >= first) & (number <= (last or number.max()))
             for name, (first, last) in EVENT_NUMBERS.items()
         },
-        **{field: _named(features.hashes[:, COLUMNS.index(field)], values) for field, values in names.items()},
+        **{field: _named(features.hashes[:, CONTEXT.index(field)], values) for field, values in names.items()},
         "visitor": {"new": features.visit_number == 1, "returning": features.visit_number > 1},
     }
 

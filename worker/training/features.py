@@ -1,7 +1,7 @@
 """What is known at an instant, as a table: what a tabular rival learns from, and what slices are cut by.
 
-The same information that the network gets: the window's aggregates, the context at the session's start, the newest
-event. Knows neither labels nor scores.
+The same information that the network gets: the window's aggregates, what is known of the session, the newest event.
+Knows neither labels nor scores.
 """
 
 from dataclasses import dataclass, fields
@@ -23,7 +23,8 @@ class Features:
 
     aggregates: Floats  # [n, len(aggregates.NAMES)]
     contexts: Ints  # [n, vocabulary.columns] the vocabulary's codes: 0 nothing, 1 any other
-    hashes: Hashes  # [n, len(encode.COLUMNS)] what each column names, 0 for nothing
+    newest: Ints  # [n, 2] the vocabulary's rows of the newest event's page and category: rare pages share 64
+    hashes: Hashes  # [n, len(encode.CONTEXT)] the context as the window keeps it, 0 for nothing
     visit_number: Ints  # [n] 0 where it is not known
 
     @classmethod
@@ -39,10 +40,12 @@ class Features:
 
     @classmethod
     def _of(cls, batch: Batch, vocabulary: encode.Vocabulary) -> "Features":
+        newest = encode.tokens(batch, vocabulary)[batch.newest]
         return cls(
             aggregates=aggregates.aggregates(batch),
             contexts=encode.contexts(batch, vocabulary).astype(np.int64),
-            hashes=encode.context_hashes(batch),
+            newest=newest[:, [encode.FIELDS.index(field) for field in encode.NEWEST.values()]].astype(np.int64),
+            hashes=batch.heads.context,
             visit_number=batch.heads.visit_number,
         )
 
@@ -50,9 +53,13 @@ class Features:
         return len(self.aggregates)
 
     def table(self) -> Floats:
-        """[n, aggregates + columns]: numbers first, then the codes."""
-        return np.concatenate([self.aggregates, self.contexts], axis=1, dtype=np.float32)
+        """[n, aggregates + categories]: numbers first, then `CATEGORIES` columns of codes.
+
+        The newest page is told by its row: trees lose by what the head is told, where all rare pages are one.
+        """
+        session = self.contexts[:, : len(encode.CONTEXT)]
+        return np.concatenate([self.aggregates, session, self.newest], axis=1, dtype=np.float32)
 
 
-CATEGORIES: Final = len(encode.COLUMNS)
-"""Columns of codes at the right of `Features.table`, under a vocabulary that `encode.learn` made."""
+CATEGORIES: Final = len(encode.CONTEXT) + len(encode.NEWEST)
+"""Columns of codes at the right of `Features.table`."""

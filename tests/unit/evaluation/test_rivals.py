@@ -10,11 +10,11 @@ from worker.evaluation import events_only, rivals
 from worker.scoring import encode
 from worker.scoring.aggregates import NAMES
 from worker.scoring.batch import Batch
-from worker.scoring.encode import COLUMNS
+from worker.scoring.encode import CONTEXT
 from worker.scoring.model import Shape
 from worker.shop.ga360 import Sample
 from worker.training import trees, windows
-from worker.training.features import CATEGORIES, Features
+from worker.training.features import Features
 from worker.training.labels import labels
 
 RNG = np.random.default_rng(11)
@@ -26,8 +26,9 @@ def features(n: int, **columns: np.ndarray) -> Features:
         aggregates[:, NAMES.index(name)] = values
     return Features(
         aggregates=aggregates,
-        contexts=RNG.integers(0, 5, (n, len(COLUMNS))),
-        hashes=np.zeros((n, len(COLUMNS)), np.uint32),
+        contexts=RNG.integers(0, 5, (n, len(CONTEXT))),
+        newest=np.zeros((n, 2), np.int64),
+        hashes=np.zeros((n, len(CONTEXT)), np.uint32),
         visit_number=np.ones(n, np.int64),
     )
 
@@ -60,7 +61,7 @@ def planted(n: int, *, seed: int) -> tuple[Features, np.ndarray]:
     rng = np.random.default_rng(seed)
     one, two = rng.normal(size=n), rng.normal(size=n)
     of = features(n, session_seconds=one, gap_seconds=two)
-    home = of.contexts[:, COLUMNS.index("country")] == 3
+    home = of.contexts[:, CONTEXT.index("country")] == 3
     return of, rng.random(n) < 1 / (1 + np.exp(-(one + 3 * home * two - 1)))
 
 
@@ -87,15 +88,11 @@ def test_features_are_the_windows_own_and_the_newest_event_is_the_newest(shop: P
     found = Features.of(kept, places, vocabulary)
     for row, place in enumerate(places):
         batch = Batch.of(kept.take(np.array([place])))
-        newest = [int(batch.rows.page[-1]), int(batch.rows.category[-1])]
-        assert found.hashes[row].tolist() == [*batch.heads.context[0].tolist(), *newest]
+        newest = encode.tokens(batch, vocabulary)[-1]
+        assert found.newest[row].tolist() == [newest[encode.FIELDS.index(name)] for name in ("page", "category")]
         assert found.contexts[row].tolist() == encode.contexts(batch, vocabulary)[0].tolist()
-        for value, name in zip(newest, encode.NEWEST, strict=True):
-            known = vocabulary.contexts[name].tolist()
-            code = 0 if value == 0 else known.index(value) + 2 if value in known else 1
-            assert found.table()[row, len(NAMES) + COLUMNS.index(name)] == code
-    assert found.table().shape == (3, len(NAMES) + len(COLUMNS))
-    assert len(vocabulary.columns) == CATEGORIES
+        assert found.table()[row, len(NAMES) :].tolist() == [*found.contexts[row, : len(CONTEXT)], *found.newest[row]]
+    assert found.table().shape == (3, len(NAMES) + len(CONTEXT) + 2)
     assert len(events.visitor) == len(kept)
 
 

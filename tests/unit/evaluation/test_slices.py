@@ -5,18 +5,19 @@ import numpy as np
 from worker.evaluation.slices import DECISION, EVERY, populations
 from worker.facts import hash32
 from worker.scoring.aggregates import NAMES
-from worker.scoring.encode import COLUMNS
+from worker.scoring.encode import CONTEXT
 from worker.training.features import Features
 from worker.training.labels import START, Events
 
 
 def features(n: int, *, channel: list[str], device: list[str], visit: list[int]) -> Features:
-    hashes = np.zeros((n, len(COLUMNS)), np.uint32)
-    hashes[:, COLUMNS.index("channel")] = [hash32(name) for name in channel]
-    hashes[:, COLUMNS.index("device")] = [hash32(name) for name in device]
+    hashes = np.zeros((n, len(CONTEXT)), np.uint32)
+    hashes[:, CONTEXT.index("channel")] = [hash32(name) for name in channel]
+    hashes[:, CONTEXT.index("device")] = [hash32(name) for name in device]
     return Features(
         aggregates=np.zeros((n, len(NAMES)), np.float32),
-        contexts=np.zeros((n, len(COLUMNS)), np.int64),
+        contexts=np.zeros((n, len(CONTEXT)), np.int64),
+        newest=np.zeros((n, 2), np.int64),
         hashes=hashes,
         visit_number=np.array(visit),
     )
