@@ -19,7 +19,7 @@ from worker.scores import Model as ModelName
 from worker.scoring import reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
-from worker.scoring.encode import CONTEXT
+from worker.scoring.encode import COLUMNS
 
 OCCLUSION: Final = "occlusion"
 GRADIENTS: Final = "integrated gradients"
@@ -104,8 +104,8 @@ def beside(found: Explanation) -> list[tuple[str, str, list[float]]]:
         for at, name in enumerate(GROUPS)
     ]
     lines += [
-        (name, found.story.context[name] or "(not known)", [float(one.context[at]) for one in found.methods.values()])
-        for at, name in enumerate(CONTEXT)
+        (name, found.story.context[name] or "(not known)", [float(value) for value in values])
+        for name, *values in zip(COLUMNS, *(one.context for one in found.methods.values()), strict=False)
     ]
     return sorted(lines, key=lambda line: -max(map(abs, line[2])))
 

@@ -1,8 +1,8 @@
 """What an explanation divides a window into: its events, groups of aggregates, the fields of its context.
 
 Owns the window that lacks some of its events. Such a window is encoded anew, aggregates included: it is what the
-worker would hold had these events never come. Only what more than 64 events have pushed out does not come back, and the
-context stays the newest session's. Knows no model.
+worker would hold had these events never come. Only what more than 64 events have pushed out does not come back, and
+what the context tells of the session stays the newest session's. Knows no model.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from worker import window
 from worker.events import KINDS
 from worker.scoring.aggregates import NAMES
-from worker.scoring.encode import CONTEXT
+from worker.scoring.encode import COLUMNS
 
 Doubles = NDArray[np.float64]
 
@@ -77,14 +77,14 @@ class Attribution:
 
     events: Doubles  # [n] oldest first; not a number for the only event of a window, which cannot be left out
     aggregates: Doubles  # [len(GROUPS)]
-    context: Doubles  # [len(CONTEXT)]
+    context: Doubles  # [columns] a bundle may have the first of `COLUMNS` only
 
     def document(self) -> dict[str, object]:
         """For programs."""
         return {
             "events": [None if np.isnan(value) else round(float(value), 4) for value in self.events],
             "aggregates": dict(zip(GROUPS, self.aggregates.round(4).tolist(), strict=True)),
-            "context": dict(zip(CONTEXT, self.context.round(4).tolist(), strict=True)),
+            "context": dict(zip(COLUMNS, self.context.round(4).tolist(), strict=False)),
         }
 
 

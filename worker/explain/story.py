@@ -39,7 +39,7 @@ class Story:
     user_id: str
     window: bytes
     steps: tuple[Step, ...]
-    context: dict[str, str]  # what is known of the newest event's session
+    context: dict[str, str]  # by `encode.COLUMNS`: what is known of the newest event's session, and of the event
     dropped: int  # duplicates and late ones
 
 
@@ -92,17 +92,25 @@ def tell(events: Iterable[Event]) -> Story:
         known[fact.id] = event
     if encoded is None:
         raise IntentError("no event is left to explain: the user was erased")
-    steps = tuple(_step(known[row.id]) for row in window.view(encoded).rows)
-    return Story(user_id=user, window=encoded, steps=steps, context=_context(encoded, known.values()), dropped=dropped)
+    rows = window.view(encoded).rows
+    steps = tuple(_step(known[row.id]) for row in rows)
+    context = _session(encoded, known.values()) | _newest(known[rows[-1].id])
+    return Story(user_id=user, window=encoded, steps=steps, context=context, dropped=dropped)
 
 
-def _context(encoded: bytes, events: Collection[Event]) -> dict[str, str]:
+def _session(encoded: bytes, events: Collection[Event]) -> dict[str, str]:
     """The window keeps hashes; the words are those of an event that has them."""
     held = encoded[window.HEADER.size : window.ROWS_AT]
     for event in events:
         if event.context is not None and facts.of(event).context == held:
             return {name: str(getattr(event.context, name) or "") for name in CONTEXT}
     return dict.fromkeys(CONTEXT, "")
+
+
+def _newest(event: Event) -> dict[str, str]:
+    """The words behind `encode.NEWEST`, as `facts.of` takes them."""
+    category = event.items[0].item_category if event.items else None
+    return {"newest_page": event.page or event.search_term or "", "newest_category": category or ""}
 
 
 def _step(event: Event) -> Step:

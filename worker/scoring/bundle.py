@@ -1,7 +1,7 @@
 """A model as a folder: what is in it, how it is written, how it is verified and loaded. Nothing is ever unpickled.
 
 ==================== =====================================================================================
-``config.json``      name, sizes, and the encoder's columns, which must be this code's
+``config.json``      name, sizes, and the encoder's columns, which must be this code's; the context's may be fewer
 ``bert/``            ``config.json`` and ``model.safetensors``: a plain ``BertModel`` that transformers loads
 ``head.safetensors`` event embeddings, context embeddings, fusion head
 ``vocabulary.json``  which hashes own an embedding row
@@ -44,9 +44,9 @@ from worker.scoring.model import Head, IntentModel, Shape
 from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
 
-FORMAT: Final = 3
-"""Of what `save` writes. 3: members may have a context of their own; 2: a head of members. `load` reads both, and 1,
-whose heads are one.
+FORMAT: Final = 4
+"""Of what `save` writes. 4: the context may name the newest event's page and category; 3: members may have a context
+of their own; 2: a head of members; 1: a head of one. `load` reads them all.
 """
 CHECKSUMS: Final = "checksums.sha256"
 CARD: Final = "card.md"
@@ -107,7 +107,15 @@ def save(folder: Path, bundle: Bundle) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     bundle.model.bert.config.architectures = ["BertModel"]
     contents = {
-        "config.json": _json({"format": FORMAT, "name": bundle.name, "shape": asdict(bundle.shape), **_encoder()}),
+        "config.json": _json(
+            {
+                "format": FORMAT,
+                "name": bundle.name,
+                "shape": asdict(bundle.shape),
+                **_encoder(),
+                "context": list(bundle.vocabulary.columns),
+            }
+        ),
         "bert/config.json": bundle.model.bert.config.to_json_string().encode(),
         "bert/model.safetensors": codecs.write_tensors(bundle.model.bert),
         "head.safetensors": codecs.write_tensors(bundle.model.head),
@@ -182,8 +190,9 @@ def load(folder: Path | None = None) -> Bundle:
     try:
         shape = codecs.read_shape(config["shape"])
         label = str(config["name"])
+        columns = codecs.read_columns(config["context"])
         name = "vocabulary.json"
-        vocabulary = codecs.read_vocabulary(_parse(folder, name, contents))
+        vocabulary = codecs.read_vocabulary(_parse(folder, name, contents), columns)
         name = "calibration.json"
         calibration = codecs.read_calibration(_parse(folder, name, contents))
         name = "reasons.json"
@@ -224,12 +233,11 @@ def load(folder: Path | None = None) -> Bundle:
 
 
 def _encoder() -> dict[str, list[str]]:
-    """The columns a model was trained on: order and meaning. They must be the code's own."""
+    """The columns that every model was trained on: order and meaning. They must be the code's own."""
     return {
         "horizons": list(HORIZONS),
         "event_types": list(KINDS),
         "fields": list(encode.FIELDS),
-        "context": list(encode.CONTEXT),
         "aggregates": list(aggregates.NAMES),
     }
 

@@ -4,7 +4,7 @@ Each function that reads raises `LookupError`, `TypeError`, `ValueError` or `Saf
 its kind. Knows neither folders nor checksums.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,16 @@ from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
 
 
-def read_vocabulary(parsed: Mapping[str, Any]) -> encode.Vocabulary:
-    """Hashes that own an embedding row, and the tail's shared rows."""
+def read_columns(names: object) -> tuple[str, ...]:
+    """Those of the context that a bundle has: the session's, or the newest event's too."""
+    for columns in (encode.CONTEXT, encode.COLUMNS):
+        if names == list(columns):
+            return columns
+    raise ValueError(f"a context of {', '.join(encode.COLUMNS)} is wanted, or of the first {len(encode.CONTEXT)}")
+
+
+def read_vocabulary(parsed: Mapping[str, Any], columns: Iterable[str]) -> encode.Vocabulary:
+    """Hashes that own an embedding row, the tail's shared rows, and what each of the context's columns knows."""
 
     def hashes(values: list[int]) -> Hashes:
         array = np.array(values, np.uint32)
@@ -39,7 +47,7 @@ def read_vocabulary(parsed: Mapping[str, Any]) -> encode.Vocabulary:
         items=hashes(parsed["items"]),
         categories=hashes(parsed["categories"]),
         pages=hashes(parsed["pages"]),
-        contexts={name: hashes(parsed["contexts"][name]) for name in encode.CONTEXT},
+        contexts={name: hashes(parsed["contexts"][name]) for name in columns},
         **buckets,
     )
 

@@ -24,6 +24,14 @@ FIELDS: Final = ("kind", "item", "item_second", "category", "page", "price", "ga
 CONTEXT: Final = ("channel", "source", "medium", "browser", "os", "device", "country")
 """What is known of the newest event's session, in the window's order."""
 
+NEWEST: Final = {"newest_page": "page", "newest_category": "category"}
+"""What the head is told of the newest event by name: a column of `contexts`, and the column of `Rows` it is taken from.
+A session's first events say little but where they are, and the BERT alone is slow to find it.
+"""
+
+COLUMNS: Final = (*CONTEXT, *NEWEST)
+"""Of `contexts`, in order. A bundle has those that its vocabulary knows: all, or the session's alone."""
+
 NOTHING: Final = 0
 """The table's row for an absent item, category, page or price: all zeros, never trained."""
 
@@ -81,7 +89,7 @@ class Vocabulary:
     items: Hashes
     categories: Hashes
     pages: Hashes
-    contexts: Mapping[str, Hashes]
+    contexts: Mapping[str, Hashes]  # by column: these are the columns of `contexts`
     item_buckets: int
     page_buckets: int
 
@@ -117,10 +125,15 @@ class Vocabulary:
             **starts,
         )
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of `contexts`: those of `COLUMNS` that this vocabulary knows."""
+        return tuple(name for name in COLUMNS if name in self.contexts)
+
     @cached_property
-    def context_tables(self) -> tuple[Index, ...]:
-        """In the order of `CONTEXT`."""
-        return tuple(Index.of(self.contexts[name]) for name in CONTEXT)
+    def context_tables(self) -> dict[str, Index]:
+        """By column."""
+        return {name: Index.of(self.contexts[name]) for name in self.columns}
 
     @property
     def rows(self) -> int:
@@ -128,8 +141,8 @@ class Vocabulary:
         return self.bases["end"]
 
     def context_sizes(self) -> list[int]:
-        """Embedding rows of each context field: 0 for nothing, 1 for any other value."""
-        return [len(self.contexts[name]) + 2 for name in CONTEXT]
+        """Embedding rows of each of `columns`: 0 for nothing, 1 for any other value."""
+        return [len(self.contexts[name]) + 2 for name in self.columns]
 
 
 def tokens(batch: Batch, vocabulary: Vocabulary, *, forgotten: Bools | None = None) -> NDArray[np.int32]:
@@ -163,11 +176,18 @@ def packed(batch: Batch, vocabulary: Vocabulary, *, starts: Ints, first: int) ->
 
 
 def contexts(batch: Batch, vocabulary: Vocabulary) -> NDArray[np.int32]:
-    """[B, CONTEXT] rows of each context field's own table."""
-    columns = np.empty(batch.heads.context.shape, np.int32)
-    for at, index in enumerate(vocabulary.context_tables):
-        _contexts(batch.heads.context, at, index, columns)
+    """[B, vocabulary.columns] rows of each column's own table."""
+    named = context_hashes(batch)
+    columns = np.empty((len(batch), len(vocabulary.columns)), np.int32)
+    for at, (name, index) in enumerate(vocabulary.context_tables.items()):
+        _contexts(named, COLUMNS.index(name), index, columns[:, at])
     return columns
+
+
+def context_hashes(batch: Batch) -> Hashes:
+    """[B, COLUMNS] what each column names, 0 for nothing."""
+    newest = [getattr(batch.rows, field)[batch.newest] for field in NEWEST.values()]
+    return np.column_stack([batch.heads.context, *newest])
 
 
 def padded(batch: Batch, encoded: NDArray[np.int32], chosen: Ints) -> NDArray[np.int32]:
@@ -194,11 +214,12 @@ def learn(batches: Sequence[Batch], *, least: int, item_buckets: int = 64, page_
         hashes, counts = np.unique(np.concatenate(list(columns)), return_counts=True)
         return np.asarray(hashes[(counts >= least) & (hashes != 0)], np.uint32)
 
+    named = [context_hashes(batch) for batch in batches]
     return Vocabulary(
         items=frequent(batch.rows.item[batch.newest] for batch in batches),
         categories=frequent(batch.rows.category[batch.newest] for batch in batches),
         pages=frequent(batch.rows.page[batch.newest] for batch in batches),
-        contexts={name: frequent(batch.heads.context[:, at] for batch in batches) for at, name in enumerate(CONTEXT)},
+        contexts={name: frequent(hashes[:, at] for hashes in named) for at, name in enumerate(COLUMNS)},
         item_buckets=item_buckets,
         page_buckets=page_buckets,
     )
@@ -251,10 +272,10 @@ def _event(rows: Rows, n: int, table: Table, forget: bool, out: NDArray[np.int32
 
 @compiled
 def _contexts(hashes: Hashes, at: int, index: Index, out: NDArray[np.int32]) -> None:
-    """One column of `contexts`."""
+    """One column of `contexts`, [B], from that of the hashes at `at`."""
     for i in range(len(hashes)):
         value = np.int64(hashes[i, at])
-        out[i, at] = 2 + _find(index, value) if value != 0 else 0  # 1: not known
+        out[i] = 2 + _find(index, value) if value != 0 else 0  # 1: not known
 
 
 @compiled

@@ -62,16 +62,16 @@ class Inputs:
 
     bags: Tensor  # [T, WIDTH] int32
     ends: Tensor  # [W + 1] int32: where each window begins, and the end
-    contexts: Tensor  # [W, CONTEXT] int32
+    contexts: Tensor  # [W, columns] int32
     sums: Tensor  # [W, aggregates] float32
 
     @classmethod
-    def empty(cls, key: Key, **where: object) -> "Inputs":
-        """Zeros."""
+    def empty(cls, key: Key, *, columns: int, **where: object) -> "Inputs":
+        """Zeros, for a context of so many columns."""
         shapes = {
             "bags": ((key.tokens, WIDTH), torch.int32),
             "ends": ((key.windows + 1,), torch.int32),
-            "contexts": ((key.windows, len(encode.CONTEXT)), torch.int32),
+            "contexts": ((key.windows, columns), torch.int32),
             "sums": ((key.windows, len(aggregates.NAMES)), torch.float32),
         }
         return cls(**{name: torch.zeros(*shape, dtype=dtype, **where) for name, (shape, dtype) in shapes.items()})  # type: ignore[call-overload]  # device=, pin_memory=
@@ -172,7 +172,7 @@ class Graphs:
         size = max(tiles.FIXED, network.positions) if fixed else max(max_tokens, network.positions)
         self._keys = [Key(size, size // 2)] if fixed else keys(size)
         self._largest = self._keys[0]
-        self._inputs = Inputs.empty(self._largest, device=network.device)
+        self._inputs = Inputs.empty(self._largest, columns=network.columns, device=network.device)
         self._graphs: dict[Key, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._copying, self._computing = (torch.cuda.Stream() for _ in range(2))  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._free = deque(self._slot() for _ in range(SLOTS))
@@ -282,7 +282,11 @@ class Graphs:
         """A slot for the largest graph, or for a batch that fits into none."""
         key = self._largest if packed is None else Key(len(packed.bags), len(packed.lengths))
         answer = torch.zeros(key.windows, HORIZONS, pin_memory=True)
-        return Slot(Inputs.empty(key, pin_memory=True), Inputs.empty(key, device=self.network.device), answer)
+        host, staged = (
+            Inputs.empty(key, columns=self.network.columns, **where)
+            for where in ({"pin_memory": True}, {"device": self.network.device})
+        )
+        return Slot(host, staged, answer)
 
     def _give_back(self, slot: Slot) -> None:
         if len(slot.host.bags) == self._largest.tokens and len(self._free) < SLOTS:

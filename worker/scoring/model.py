@@ -114,12 +114,12 @@ class Head(nn.Module):
         return ((sums - self.means) / self.deviations).clamp(-_CLIP, _CLIP)
 
     def fuse(self, window: Tensor, contexts: Tensor, sums: Tensor) -> Tensor:
-        """[b, hidden], [b, CONTEXT], [b, aggregates] -> [b, HORIZONS] logits."""
+        """[b, hidden], [b, columns of the context], [b, aggregates] -> [b, HORIZONS] logits."""
         return self.each(window, contexts, sums).mean(dim=1)
 
     def each(self, window: Tensor, contexts: Tensor, sums: Tensor) -> Tensor:
         """As `fuse`, of every member: [b, members, HORIZONS]."""
-        known = self.contexts(contexts + self.context_base)  # [b, CONTEXT, tables * context_width]
+        known = self.contexts(contexts + self.context_base)  # [b, columns, tables * context_width]
         known = known.unflatten(2, (self.tables, -1)).permute(2, 0, 1, 3).flatten(2)
         side = torch.cat([self.standard(sums).expand(self.tables, *sums.shape), known], dim=2)
         members = [self.fusion.members, 0 if self.aside is None else self.aside.members]

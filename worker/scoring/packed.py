@@ -156,6 +156,11 @@ class Network:
         return self.table.shape[1]
 
     @property
+    def columns(self) -> int:
+        """Of the context."""
+        return len(self.head.context_base)
+
+    @property
     def positions(self) -> int:
         """Tokens of the longest window that it takes."""
         return self.table.shape[0] - self.first - 1
@@ -193,7 +198,7 @@ class Packed:
     order: Ints  # [B] the windows' places in the batch
     lengths: Ints  # [B] tokens of each window, the first position included
     bags: NDArray[np.int32]  # [T, WIDTH] rows of `Network.table`
-    contexts: NDArray[np.int32]  # [B, CONTEXT]
+    contexts: NDArray[np.int32]  # [B, vocabulary.columns]
     sums: Floats  # [B, aggregates]
 
     @property

@@ -14,7 +14,7 @@ _TEXT = """\
 
 Scores how likely a shop's visitor is to buy within 30 minutes, 24 hours and 7 days, from the visitor's last 64
 events of at most 30 days. A BERT of {layers} layers x {hidden} reads the events; its head also sees aggregates of
-the window and what was known at the session's start. {parameters:,} parameters in all.
+the window, what is known of the session, and the newest event's page and category. {parameters:,} parameters in all.
 
 ## Made with
 

@@ -51,7 +51,7 @@ def train(
     head_windows: Annotated[
         int,
         typer.Option(min=0, help="Windows that each member of the head sees first: aggregates and context, no events."),
-    ] = 800_000,
+    ] = 1_200_000,
     teacher: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share of a label that is the answer of trees that never saw the visitor."),

@@ -1,7 +1,7 @@
 """What is known at an instant, as a table: what a tabular rival learns from, and what slices are cut by.
 
-The same information that the network gets: the window's aggregates, the context at the session's start, the newest
-event. Knows neither labels nor scores.
+The same information that the network gets: the window's aggregates, what is known of the session, the newest event.
+Knows neither labels nor scores.
 """
 
 from dataclasses import dataclass, fields
@@ -22,8 +22,8 @@ class Features:
     """Of n instants, a row each."""
 
     aggregates: Floats  # [n, len(aggregates.NAMES)]
-    contexts: Ints  # [n, len(encode.CONTEXT)] the vocabulary's codes: 0 nothing, 1 any other
-    newest: Ints  # [n, 2] the vocabulary's rows of the newest event's page and category
+    contexts: Ints  # [n, vocabulary.columns] the vocabulary's codes: 0 nothing, 1 any other
+    newest: Ints  # [n, 2] the vocabulary's rows of the newest event's page and category: rare pages share 64
     hashes: Hashes  # [n, len(encode.CONTEXT)] the context as the window keeps it, 0 for nothing
     visit_number: Ints  # [n] 0 where it is not known
 
@@ -44,7 +44,7 @@ class Features:
         return cls(
             aggregates=aggregates.aggregates(batch),
             contexts=encode.contexts(batch, vocabulary).astype(np.int64),
-            newest=newest[:, [encode.FIELDS.index("page"), encode.FIELDS.index("category")]].astype(np.int64),
+            newest=newest[:, [encode.FIELDS.index(field) for field in encode.NEWEST.values()]].astype(np.int64),
             hashes=batch.heads.context,
             visit_number=batch.heads.visit_number,
         )
@@ -53,9 +53,13 @@ class Features:
         return len(self.aggregates)
 
     def table(self) -> Floats:
-        """[n, aggregates + categories]: numbers first, then `CATEGORIES` columns of codes."""
-        return np.concatenate([self.aggregates, self.contexts, self.newest], axis=1, dtype=np.float32)
+        """[n, aggregates + categories]: numbers first, then `CATEGORIES` columns of codes.
+
+        The newest page is told by its row: trees lose by what the head is told, where all rare pages are one.
+        """
+        session = self.contexts[:, : len(encode.CONTEXT)]
+        return np.concatenate([self.aggregates, session, self.newest], axis=1, dtype=np.float32)
 
 
-CATEGORIES: Final = len(encode.CONTEXT) + 2
+CATEGORIES: Final = len(encode.CONTEXT) + len(encode.NEWEST)
 """Columns of codes at the right of `Features.table`."""

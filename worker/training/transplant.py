@@ -20,8 +20,13 @@ _OWNED = {"item": ("items", (1, 2)), "category": ("categories", (3,)), "page": (
 
 
 def transplant(bundle: Bundle, vocabulary: encode.Vocabulary) -> model.IntentModel:
-    """The bundle's network for `vocabulary`, whose tails must have as many buckets. The bundle's stays as it is."""
+    """The bundle's network for `vocabulary`, whose tails must have as many buckets, and its context the same columns.
+
+    The bundle's own network stays as it is.
+    """
     old = bundle.vocabulary
+    if old.columns != vocabulary.columns:
+        raise ValueError("the contexts of the two vocabularies have different columns")
     if (old.item_buckets, old.page_buckets) != (vocabulary.item_buckets, vocabulary.page_buckets):
         raise ValueError("the tails of the two vocabularies have different sizes")
     network = model.build(bundle.shape, vocabulary)
@@ -52,7 +57,7 @@ def _events(table: Tensor, old: encode.Vocabulary, new: encode.Vocabulary) -> Te
 def _contexts(table: Tensor, old: encode.Vocabulary, new: encode.Vocabulary) -> Tensor:
     """[sum of new.context_sizes(), width]."""
     parts, start = [], 0
-    for at, (name, size) in enumerate(zip(encode.CONTEXT, old.context_sizes(), strict=True)):
+    for at, (name, size) in enumerate(zip(old.columns, old.context_sizes(), strict=True)):
         own = table[start : start + size]
         batch = _rows(new.contexts[name])
         stood = encode.contexts(batch, old)[:, at].astype(np.int64) if len(batch) else np.zeros(0, np.int64)

@@ -91,6 +91,7 @@ def test_features_are_the_windows_own_and_the_newest_event_is_the_newest(shop: P
         newest = encode.tokens(batch, vocabulary)[-1]
         assert found.newest[row].tolist() == [newest[encode.FIELDS.index(name)] for name in ("page", "category")]
         assert found.contexts[row].tolist() == encode.contexts(batch, vocabulary)[0].tolist()
+        assert found.table()[row, len(NAMES) :].tolist() == [*found.contexts[row, : len(CONTEXT)], *found.newest[row]]
     assert found.table().shape == (3, len(NAMES) + len(CONTEXT) + 2)
     assert len(events.visitor) == len(kept)
 

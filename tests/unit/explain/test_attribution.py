@@ -82,7 +82,7 @@ def test_occlusion_is_the_difference_of_two_scores(bundle: Bundle) -> None:
         assert found.aggregates == pytest.approx(
             [whole - logit(encoded, columns=columns) for columns in GROUPS.values()], abs=1e-4
         )
-        fields = range(len(encode.CONTEXT))
+        fields = range(len(encode.COLUMNS))
         assert found.context == pytest.approx([whole - logit(encoded, field=field) for field in fields], abs=1e-4)
 
 

@@ -13,6 +13,9 @@ from worker.cli import app
 from worker.errors import IntentError
 from worker.events import Context, Event, Item
 from worker.explain import story
+from worker.facts import hash32
+from worker.scoring import encode
+from worker.scoring.batch import Batch
 
 EVIL = "<script>alert('x')</script>"
 
@@ -48,6 +51,16 @@ def test_a_story_is_the_fold_of_its_events() -> None:
     assert told.dropped == 1
     assert told.context["country"] == "France"
     assert told.context["browser"] == ""
+    assert (told.context["newest_page"], told.context["newest_category"]) == ("/view_cart", "")
+
+
+def test_the_newest_events_words_are_those_that_its_facts_hash() -> None:
+    """A page falls back to what was searched for, a category is the first item's."""
+    found = making.event(2, page=None, search_term="socks", items=(Item(item_id="i", item_category="Apparel"),))
+    told = story.tell([making.event(1, page="/before"), found])
+    assert (told.context["newest_page"], told.context["newest_category"]) == ("socks", "Apparel")
+    held = Batch.of([told.window])
+    assert encode.context_hashes(held)[0, -2:].tolist() == [hash32("socks"), hash32("Apparel")]
 
 
 def test_who_was_erased_starts_anew() -> None:

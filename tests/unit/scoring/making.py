@@ -1,5 +1,7 @@
 """Windows and bundles to test with: made by the worker's own fold, from events drawn at random."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from worker import facts, window
@@ -70,12 +72,21 @@ def vocabulary(*, seed: int = 5) -> encode.Vocabulary:
     return encode.learn([Batch.of(random_windows(60, seed=seed))], least=2, item_buckets=8, page_buckets=4)
 
 
-def bundle(*, name: str = "test", seed: int = 3, members: int = 1, aside: int = 0, apart: bool = False) -> Bundle:
-    """Random weights, larger than a fresh model's, so that scores differ visibly."""
+def bundle(
+    *,
+    name: str = "test",
+    seed: int = 3,
+    members: int = 1,
+    aside: int = 0,
+    apart: bool = False,
+    columns: tuple[str, ...] = encode.COLUMNS,
+) -> Bundle:
+    """Random weights, larger than a fresh model's, so that scores differ. `columns` are those of its context."""
     import torch
 
     torch.manual_seed(seed)
     known = vocabulary()
+    known = replace(known, contexts={name: known.contexts[name] for name in columns})
     shape = model.Shape(layers=2, hidden=32, heads=2, head_width=16, members=members, aside=aside, apart=apart)
     made = model.build(shape, known).eval()
     with torch.no_grad():

@@ -198,6 +198,15 @@ def poison(name: str) -> Callable[[Path], object]:
         pytest.param(
             edit("config.json", lambda value: value.update(fields=["kind"])), "`fields`", id="another encoder"
         ),
+        pytest.param(
+            edit("config.json", lambda value: value["context"].reverse()), "a context of channel", id="another context"
+        ),
+        pytest.param(
+            edit("config.json", lambda value: value["context"].pop()), "a context of channel", id="part of a context"
+        ),
+        pytest.param(
+            edit("vocabulary.json", lambda value: value["contexts"].pop("newest_page")), "newest_page", id="no words"
+        ),
         pytest.param(edit("config.json", lambda value: value.pop("shape")), "config.json", id="no shape"),
         pytest.param(
             edit("config.json", lambda value: value["shape"].update(members=10**9)), "members is", id="too many members"
@@ -241,6 +250,12 @@ def test_a_wrong_file_is_refused_even_with_right_checksums(
         bundles.load(copy)
     assert names in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_an_older_worker_refuses_a_newer_format_in_one_sentence(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundles, "FORMAT", 3)
+    with pytest.raises(SettingError, match=r"config\.json has format 4; this version reads 1 to 3$"):
+        bundles.load(copy)
 
 
 def test_a_file_past_its_bound_is_not_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from tests.unit.scoring import making
 from worker import window
 from worker.errors import Fatal
 from worker.events import Item
+from worker.facts import hash32
 from worker.scoring import aggregates, encode, risk
 from worker.scoring.batch import Batch
 from worker.scoring.encode import FIELDS, NOTHING, Vocabulary
@@ -164,12 +165,45 @@ def test_a_forgotten_row_looks_like_one_never_seen() -> None:
 
 def test_contexts_are_nothing_other_or_their_own() -> None:
     vocabulary = making.vocabulary()
-    batch = Batch.of(making.random_windows(60, seed=15))
+    windows = making.random_windows(60, seed=15)
+    batch = Batch.of(windows)
     rows = encode.contexts(batch, vocabulary)
-    for at, name in enumerate(encode.CONTEXT):
+    assert vocabulary.columns == encode.COLUMNS
+    seen = [window.view(encoded) for encoded in windows]
+    for at, name in enumerate(encode.COLUMNS):
         known = vocabulary.contexts[name].tolist()
-        for value, row in zip(batch.heads.context[:, at].tolist(), rows[:, at].tolist(), strict=True):
+        values = {
+            "newest_page": [view.rows[-1].page for view in seen],
+            "newest_category": [view.rows[-1].category for view in seen],
+        }.get(name) or batch.heads.context[:, at].tolist()
+        assert len({*values}) > 1 or name not in encode.NEWEST
+        for value, row in zip(values, rows[:, at].tolist(), strict=True):
             assert row == (0 if value == 0 else known.index(value) + 2 if value in known else 1)
+
+
+def test_a_vocabulary_of_the_session_alone_encodes_what_it_knows() -> None:
+    """As bundles of the first formats have it: the first columns, and the same rows in them."""
+    whole = making.vocabulary()
+    alone = replace(whole, contexts={name: whole.contexts[name] for name in encode.CONTEXT})
+    batch = Batch.of(making.random_windows(60, seed=15))
+    assert alone.columns == encode.CONTEXT
+    assert alone.context_sizes() == whole.context_sizes()[: len(encode.CONTEXT)]
+    assert np.array_equal(encode.contexts(batch, alone), encode.contexts(batch, whole)[:, : len(encode.CONTEXT)])
+
+
+def test_pages_and_categories_of_the_newest_events_are_learnt_by_how_often_they_are_newest() -> None:
+    shown = ["/seldom"] + ["/often"] * 2
+    windows = [
+        making.window_of(
+            [making.event(1, page="/before"), making.event(2, page=page, items=(Item(item_id="i", item_category="c"),))]
+        )
+        for page in shown
+    ]
+    vocabulary = encode.learn([Batch.of(windows)], least=2)
+    assert vocabulary.contexts["newest_page"].tolist() == [hash32("/often")]
+    assert vocabulary.contexts["newest_category"].tolist() == [hash32("c")]
+    found = encode.contexts(Batch.of(windows), vocabulary)[:, -2:].tolist()
+    assert found == [[1, 2], [2, 2], [2, 2]]
 
 
 @pytest.mark.parametrize(

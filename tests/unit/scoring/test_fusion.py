@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.unit.scoring import making
 from worker.scoring import bundle as bundles
-from worker.scoring import forward
+from worker.scoring import encode, forward
 from worker.scoring.batch import Batch
 from worker.scoring.fusion import Ensemble, Linears
 from worker.scoring.model import HORIZONS, Head
@@ -53,7 +53,8 @@ def test_a_loss_of_one_member_leaves_the_others_alone() -> None:
 
 
 def inputs(head: Head) -> tuple[torch.Tensor, ...]:
-    return torch.randn(50, 32), torch.zeros(50, 7, dtype=torch.int64), torch.rand(50, len(head.means))
+    contexts = torch.zeros(50, len(head.context_base), dtype=torch.int64)
+    return torch.randn(50, 32), contexts, torch.rand(50, len(head.means))
 
 
 def test_members_that_are_apart_share_nothing() -> None:
@@ -139,7 +140,7 @@ def test_a_bundle_of_members_comes_back_as_it_went(tmp_path: Path, apart: bool) 
 
 def test_members_of_the_second_format_share_one_table(tmp_path: Path) -> None:
     """Its config does not say whether they do."""
-    made = making.bundle(members=2, aside=1)
+    made = making.bundle(members=2, aside=1, columns=encode.CONTEXT)
     bundles.save(tmp_path, made)
     config = json.loads((tmp_path / "config.json").read_text()) | {"format": 2}
     del config["shape"]["apart"]
@@ -151,9 +152,28 @@ def test_members_of_the_second_format_share_one_table(tmp_path: Path) -> None:
         assert torch.equal(loaded.fuse(*given), made.model.head.fuse(*given))
 
 
+def test_a_bundle_of_the_third_format_sees_the_session_alone_as_it_did(tmp_path: Path) -> None:
+    """Also once it is written anew. Its vocabulary has no words for more, and whatever is newest changes no score."""
+    made = making.bundle(members=2, aside=1, apart=True, columns=encode.CONTEXT)
+    bundles.save(tmp_path, made)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["context"] == ["channel", "source", "medium", "browser", "os", "device", "country"]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"format": 3}))
+    bundles.seal(tmp_path)
+    loaded = bundles.load(tmp_path)
+    bundles.save(tmp_path / "anew", loaded)
+    batch = Batch.of(making.random_windows(20, seed=32))
+    for one in (loaded, bundles.load(tmp_path / "anew")):
+        assert one.vocabulary.columns == encode.CONTEXT
+        assert np.array_equal(
+            forward.logits(one.model, one.vocabulary, batch, device=torch.device("cpu")),
+            forward.logits(made.model, made.vocabulary, batch, device=torch.device("cpu")),
+        )
+
+
 def test_a_head_of_the_first_format_is_the_layers_that_it_was(tmp_path: Path) -> None:
     """Its file is written from torch's own layers, under the names that they had."""
-    made = making.bundle()
+    made = making.bundle(columns=encode.CONTEXT)
     bundles.save(tmp_path, made)
     head = made.model.head
     width, side = made.shape.head_width, len(head.means) + 7 * made.shape.context_width

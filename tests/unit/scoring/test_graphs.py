@@ -37,7 +37,7 @@ def test_keys_go_down_by_halves_with_room_for_the_usual_mix_and_for_the_shortest
 def test_a_batch_is_written_with_its_tail_covered(made: Bundle) -> None:
     network = networks.network(made)
     packed = pack(networks.batch(LENGTHS), made.vocabulary, network, longest_first=False)
-    inputs = Inputs.empty(Key(512, 20))
+    inputs = Inputs.empty(Key(512, 20), columns=network.columns)
     inputs.fill(packed, longest=network.positions)
     ends = inputs.ends.tolist()
     assert ends[:9] == [0, *np.cumsum(np.array(LENGTHS) + 1)]
@@ -69,7 +69,7 @@ def test_what_is_captured_gives_eagers_scores_and_mixing_would_be_seen(made: Bun
     """With a stand-in for the one kernel that needs a device."""
     given = networks.batch(LENGTHS)
     network = networks.network(made)
-    inputs = Inputs.empty(Key(256, 24))
+    inputs = Inputs.empty(Key(256, 24), columns=network.columns)
     inputs.fill(pack(given, made.vocabulary, network, longest_first=False), longest=network.positions)
     with torch.inference_mode():
         found = graphs.compute(network, inputs, fixed=False)[: len(given)].numpy()

@@ -285,11 +285,11 @@ def test_two_bundles_are_compared_on_any_slice(shop: Path, fresh: Bundle, tmp_pa
 
 
 def day_auc(bundle: Bundle, shop: Path, scratch: Path) -> float:
-    """By scikit-learn, from the predictions of the code that serves."""
+    """By scikit-learn, from the probabilities that are served: a longer horizon's are never below a shorter one's."""
     events, kept = windows.build(Sample(shop), scratch / "cache")
     places = np.flatnonzero(continual.known(events, from_ms=SINCE, until_ms=TEST)[:, 1])
-    scores = finetune.predict(bundle.model, bundle.vocabulary, kept, places)[:, 1]
-    return float(roc_auc_score(labels(events)[places, 1], scores))
+    scores = bundle.calibration.probabilities(finetune.predict(bundle.model, bundle.vocabulary, kept, places))
+    return float(roc_auc_score(labels(events)[places, 1], scores[:, 1]))
 
 
 def test_a_bundle_of_ones_own_shop_is_trained_further_on_its_own_table() -> None:

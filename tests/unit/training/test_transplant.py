@@ -42,7 +42,7 @@ def test_what_the_new_vocabulary_lacks_shares_the_tail() -> None:
         items=np.zeros(0, np.uint32),
         categories=np.zeros(0, np.uint32),
         pages=np.zeros(0, np.uint32),
-        contexts={name: np.zeros(0, np.uint32) for name in encode.CONTEXT},
+        contexts={name: np.zeros(0, np.uint32) for name in encode.COLUMNS},
         item_buckets=8,
         page_buckets=4,
     )
@@ -57,3 +57,8 @@ def test_tails_of_another_size_are_refused() -> None:
     other = encode.learn([Batch.of(making.random_windows(5, seed=93))], least=1, item_buckets=16, page_buckets=4)
     with pytest.raises(ValueError, match="different sizes"):
         transplant(making.bundle(), other)
+
+
+def test_a_context_of_other_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="different columns"):
+        transplant(making.bundle(columns=encode.CONTEXT), making.vocabulary())
