@@ -40,7 +40,7 @@ class Watermark(NamedTuple):
         if layout is None or layout.size != len(stored):
             raise Fatal("the stored watermark is unreadable; its state folder or changelog is damaged")
         _, offset, newest_ms, *topic_id = layout.unpack(stored)
-        return cls(offset, newest_ms, *(part.rstrip(b"\0").decode() for part in topic_id))
+        return cls(offset, newest_ms, *(part.rstrip(b"\0").decode("ascii", "replace") for part in topic_id))
 
     def of(self, topic: str, topic_id: str) -> Self:
         """The same, of the topic of that name and id. Raises `Fatal` where it is another's: its offsets say nothing.
@@ -51,6 +51,7 @@ class Watermark(NamedTuple):
             raise Fatal(
                 f"{topic} has the id {topic_id}, and what is done, up to offset {self.offset}, are events of a topic "
                 f"with the id {self.topic_id}: it was created anew, or is another; give it an application "
-                "(`worker.application_id`) of its own, or name the topic that was read before"
+                "and a folder (`worker.application_id`, `worker.data_dir`) of its own, or name the topic that was read "
+                "before"
             )
         return self._replace(topic_id=topic_id or self.topic_id)

@@ -50,12 +50,14 @@ def test_a_topic_made_anew_has_another_id(settings: MakeSettings) -> None:
         assert time.monotonic() < deadline
 
 
-def test_the_id_of_a_topic_that_does_not_come_is_an_error(
-    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_id_of_a_topic_that_does_not_come_is_an_error(settings: MakeSettings) -> None:
     made = settings()
-    missing = made.model_copy(update={"topics": made.topics.model_copy(update={"events": "nowhere"})})
-    monkeypatch.setattr(topics, "_TIMEOUT_S", 1.0)
+    missing = made.model_copy(
+        update={
+            "topics": made.topics.model_copy(update={"events": "nowhere"}),
+            "worker": made.worker.model_copy(update={"request_timeout_s": 1.0}),
+        }
+    )
     with pytest.raises(IntentError, match="the topic nowhere is not there; `intent topics create` makes it"):
         topics.events_id(missing)
 

@@ -58,6 +58,6 @@ def test_another_topic_is_refused_by_both_ids() -> None:
         Watermark(41, 7, ID).of("events", OTHER)
     assert str(refused.value) == (
         f"events has the id {OTHER}, and what is done, up to offset 41, are events of a topic with the id {ID}: it was "
-        "created anew, or is another; give it an application (`worker.application_id`) of its own, or name the topic "
-        "that was read before"
+        "created anew, or is another; give it an application and a folder (`worker.application_id`, `worker.data_dir`) "
+        "of its own, or name the topic that was read before"
     )

@@ -89,7 +89,7 @@ def tell(events: Iterable[Event]) -> Story:
         folded = window.fold(encoded, fact, rules=rules)
         encoded = folded.window
         dropped += folded.outcome is not window.Outcome.FOLDED
-        known[fact.id] = event
+        known.setdefault(fact.id, event)  # a duplicate changes nothing, whatever it says
     if encoded is None:
         raise IntentError("no event is left to explain: the user was erased")
     rows = window.view(encoded).rows

@@ -19,6 +19,7 @@ from worker.settings import Settings
 
 _TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.05
+_ASK_AGAIN_S: Final = 2.0
 KAFKAS_ALPHABET: Final = str.maketrans("+/", "-_")
 """Of ids, for which librdkafka has another."""
 _NO_ID: Final = "A" * 22  # from brokers before 2.8, which have none
@@ -162,27 +163,29 @@ def events_id(settings: Settings) -> str:
     """The id of the events topic that stands there now (KIP-516); one created anew under its name has another. Empty
     where the brokers give none.
 
-    Blocks while the topic is not there, at most `_TIMEOUT_S`: a broker that has just come up lists no topics for a
-    moment. Raises `IntentError` when it does not come, or the brokers do not answer.
+    Blocks for most of `worker.request_timeout_s` at most, while the topic is not there or nobody answers: a broker that
+    has just come up lists no topics for a moment, and who is asked is a controller that may have just gone. Raises
+    `IntentError` when that does not end.
     """
-    name, deadline = settings.topics.events, time.monotonic() + _TIMEOUT_S
+    name, deadline = settings.topics.events, time.monotonic() + 0.9 * settings.worker.request_timeout_s
     with _brokers(settings) as admin:
         while True:
             try:
-                topic_id = _id(admin, name)
+                topic_id = _id(admin, name, timeout_s=_ASK_AGAIN_S)
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise _unless_refused(name, error) from None
-                if time.monotonic() > deadline:
+                code = error.args[0].code()
+                if code != KafkaError.TOPIC_AUTHORIZATION_FAILED and time.monotonic() < deadline:
+                    time.sleep(_POLL_S)
+                    continue
+                if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise IntentError(f"the topic {name} is not there; `intent topics create` makes it") from None
-                time.sleep(_POLL_S)
-            else:
-                return "" if topic_id == _NO_ID else topic_id
+                raise _unless_refused(name, error) from None
+            return "" if topic_id == _NO_ID else topic_id
 
 
-def _id(admin: AdminClient, topic: str) -> str:
+def _id(admin: AdminClient, topic: str, *, timeout_s: float = _TIMEOUT_S) -> str:
     """As Kafka's own tools write it."""
-    described = admin.describe_topics(TopicCollection([topic]), request_timeout=_TIMEOUT_S)[topic].result(_TIMEOUT_S)
+    described = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)[topic].result(_TIMEOUT_S)
     return str(described.topic_id).translate(KAFKAS_ALPHABET)
 
 

@@ -30,7 +30,7 @@ A session's first events say little but where they are, and the BERT alone is sl
 """
 
 COLUMNS: Final = (*CONTEXT, *NEWEST)
-"""Of `contexts`, in order. A bundle has those that its vocabulary knows: all, or the session's alone."""
+"""Of `contexts`, in order. A bundle has those that its vocabulary knows: all, or the session's alone, the first."""
 
 NOTHING: Final = 0
 """The table's row for an absent item, category, page or price: all zeros, never trained."""
@@ -131,9 +131,9 @@ class Vocabulary:
         return tuple(name for name in COLUMNS if name in self.contexts)
 
     @cached_property
-    def context_tables(self) -> dict[str, Index]:
-        """By column."""
-        return {name: Index.of(self.contexts[name]) for name in self.columns}
+    def context_tables(self) -> tuple[Index, ...]:
+        """In the order of `columns`."""
+        return tuple(Index.of(self.contexts[name]) for name in self.columns)
 
     @property
     def rows(self) -> int:
@@ -179,8 +179,8 @@ def contexts(batch: Batch, vocabulary: Vocabulary) -> NDArray[np.int32]:
     """[B, vocabulary.columns] rows of each column's own table."""
     named = context_hashes(batch)
     columns = np.empty((len(batch), len(vocabulary.columns)), np.int32)
-    for at, (name, index) in enumerate(vocabulary.context_tables.items()):
-        _contexts(named, COLUMNS.index(name), index, columns[:, at])
+    for at, index in enumerate(vocabulary.context_tables):
+        _contexts(named, at, index, columns)
     return columns
 
 
@@ -272,10 +272,10 @@ def _event(rows: Rows, n: int, table: Table, forget: bool, out: NDArray[np.int32
 
 @compiled
 def _contexts(hashes: Hashes, at: int, index: Index, out: NDArray[np.int32]) -> None:
-    """One column of `contexts`, [B], from that of the hashes at `at`."""
+    """One column of `contexts`, from that of the hashes."""
     for i in range(len(hashes)):
         value = np.int64(hashes[i, at])
-        out[i] = 2 + _find(index, value) if value != 0 else 0  # 1: not known
+        out[i, at] = 2 + _find(index, value) if value != 0 else 0  # 1: not known
 
 
 @compiled

@@ -42,6 +42,8 @@ from worker.stream.watchdog import Watchdog, end_process
 _FETCH_BYTES: Final = 4 << 20
 _LOOP_STALL_S: Final = 60.0
 _BEAT_S: Final = 1.0
+_HEARTBEAT_S: Final = 3.0
+"""A member hears of a rebalance by its heartbeat, and the others stand still until the last one has."""
 _GC_THRESHOLDS: Final = (100_000, 50, 100)
 """A batch's objects outlive the usual 700: the collector walked them, and all that is loaded, again and again. Half of
 the CPU time of a full stream went there; of the rest, 10,000 still took a twentieth.
@@ -71,7 +73,7 @@ class IntentApp(faust.App):
             broker=[f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
             broker_credentials=_credentials(settings),
             broker_session_timeout=worker.session_timeout_s,
-            broker_heartbeat_interval=worker.session_timeout_s / 4,
+            broker_heartbeat_interval=min(worker.session_timeout_s / 4, _HEARTBEAT_S),
             broker_request_timeout=worker.request_timeout_s,
             broker_max_poll_interval=worker.recovery_timeout_s,
             broker_commit_interval=1.0,

@@ -94,6 +94,8 @@ class Partitions:
         self.taken_back.clear()
         within_s = self._shared.settings.worker.request_timeout_s
         wanted = sorted(tps)
+        if not wanted:
+            return
         async with asyncio.timeout(within_s):
             topic_id, *producers = await asyncio.gather(
                 asyncio.to_thread(self._shared.events_id), *(self._initialised(tp.partition) for tp in wanted)

@@ -146,7 +146,8 @@ class Partition:
                 raise Fatal(
                     f"{self.tp.topic} ends at offset {self.end_offset} in partition {self.tp.partition}, of which "
                     f"{due} are done: the topic has lost records, or was created anew, or is another; give it an "
-                    "application (`worker.application_id`) of its own, or name the topic that was read before"
+                    "application and a folder (`worker.application_id`, `worker.data_dir`) of its own, or name the "
+                    "topic that was read before"
                 )
             self._sought = due
             return due
