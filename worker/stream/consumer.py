@@ -8,7 +8,7 @@ Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which 
 - faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
 - aiokafka: `AIOKafkaConsumer._isolation_level`, `_fetch_max_wait_ms`, `_subscription`, `_client._conns`,
   `_coordinator.check_errors`, `_fetcher._prefetch_backoff`; `PartitionRecords._consumer_record`;
-  `sender.BACKOFF_OVERRIDE`; `AIOKafkaConnection._writer`
+  `sender.BACKOFF_OVERRIDE`
 """
 
 import asyncio
@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
-from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.errors import KafkaError
 from aiokafka.producer import sender as aiokafka_sender
@@ -54,23 +53,6 @@ aiokafka_fetcher.PartitionRecords._consumer_record = lambda self, tp, record: re
 
 # While the broker still writes the markers of the transaction before, aiokafka sleeps 20 ms; a commit takes 1.3 ms.
 aiokafka_sender.BACKOFF_OVERRIDE = 0.002
-
-
-_close_politely: Final = AIOKafkaConnection.close
-
-
-def _close(connection: AIOKafkaConnection, reason: Any = None, exc: Any = None) -> Any:
-    """Over TLS without waiting for the broker's farewell: it reads nothing while a request of the connection waits in
-    it, uvloop is patient for 30 s, and a clean stop is to take less. What matters has been answered before.
-    """
-    writer = connection._writer  # noqa: SLF001
-    closed = _close_politely(connection, reason, exc)
-    if writer is not None and writer.get_extra_info("sslcontext") is not None:
-        writer.transport.abort()
-    return closed
-
-
-AIOKafkaConnection.close = _close
 
 
 class ReadCommittedThread(AIOKafkaConsumerThread):
