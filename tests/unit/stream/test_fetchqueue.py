@@ -2,27 +2,11 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
+from tests.unit.stream.fetched import recs, sized
 from worker.stream.fetchqueue import FetchQueue, Share
-
-
-@dataclass(frozen=True)
-class Rec:
-    offset: int
-    key: bytes | None = b"u"
-    value: bytes | None = b""
-
-
-def recs(*offsets: int) -> list[Any]:
-    return [Rec(offset) for offset in offsets]
-
-
-def sized(first: int, *sizes: int) -> list[Any]:
-    return [Rec(offset, b"" if size else None, bytes(size)) for offset, size in enumerate(sizes, first)]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
+from tests.unit.stream.fetched import recs, sized
 from worker import config, watermark
 from worker.errors import Fatal
 from worker.ops.metrics import Metrics
@@ -19,21 +19,6 @@ from worker.watermark import Watermark
 
 SOURCE = TP("events", 3)
 TOPIC_ID = "JnVd-cvLTUKTZbmkqcHb_A"
-
-
-@dataclass(frozen=True)
-class Rec:
-    offset: int
-    key: bytes | None = b"u"
-    value: bytes | None = b""
-
-
-def recs(*offsets: int) -> list[Any]:
-    return [Rec(offset) for offset in offsets]
-
-
-def sized(first: int, *sizes: int) -> list[Any]:
-    return [Rec(offset, b"" if size else None, bytes(size)) for offset, size in enumerate(sizes, first)]
 
 
 class Store:
