@@ -3,7 +3,6 @@
 Whatever is wrong with a setting, a topic or the bundle is said here, in one sentence, before anything is started.
 """
 
-import atexit
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
@@ -63,7 +62,6 @@ def _follow(source: "Source", settings: Settings, *, engine: "Engine", metrics: 
     if model.shadow_share:
         shadow = Shadow(settings, engine=engine, metrics=metrics, now=lambda: rfc3339(now_ms()))
         shadow.start()
-        atexit.register(shadow.close)
     Reloader(
         source,
         engine,

@@ -1,11 +1,11 @@
 """The Faust app: topic, table, agent, web pages and lifecycle, put together from the settings.
 
 An engineer who knows Faust finds the usual parts here; how records move is in `consumer` and `partition`.
-Private parts of Faust in use: `App._new_transport`, `Worker._schedule_shutdown`, `Recovery._wait`.
+Private parts of Faust in use: `App._new_transport`, `Worker._schedule_shutdown`, `Worker._shutdown_loop`,
+`Recovery._wait`.
 """
 
 import asyncio
-import atexit
 import gc
 import logging
 import signal
@@ -37,7 +37,7 @@ from worker.stream.partition import Shared
 from worker.stream.shadow import Shadow
 from worker.stream.table import Table
 from worker.stream.transaction import producer
-from worker.stream.watchdog import Watchdog, end_process
+from worker.stream.watchdog import EXIT_FATAL, Watchdog, end_process, exit_now
 
 _FETCH_BYTES: Final = 4 << 20
 _LOOP_STALL_S: Final = 60.0
@@ -262,6 +262,11 @@ class Runner(faust.Worker):
         self.app.watchdog.arm("a clean stop", self.app.settings.worker.shutdown_timeout_s)
         super()._schedule_shutdown(signal)
 
+    def _shutdown_loop(self) -> None:
+        """All services have ended. Mode would wait up to two seconds here for tasks that nobody waits for."""
+        if self.crash_reason:
+            end_process("faust crashed", self.crash_reason)
+
 
 def serve(settings: Settings, *, engine: Any, metrics: Metrics, shadow: Shadow | None = None) -> NoReturn:
     """Run one worker until a signal. Blocks; exits the process."""
@@ -278,7 +283,11 @@ def serve(settings: Settings, *, engine: Any, metrics: Metrics, shadow: Shadow |
     )
     gc.collect()
     gc.freeze()
-    atexit.register(gc.unfreeze)  # else extensions take what is frozen for leaked, and say so
     gc.set_threshold(*_GC_THRESHOLDS)
     runner.spinner = None  # it writes to stdout, terminal or not
-    runner.execute_from_commandline()
+    try:
+        runner.execute_from_commandline()
+    except SystemExit as ended:
+        if shadow is not None:
+            shadow.close()
+        exit_now(EXIT_FATAL if ended.code else 0)

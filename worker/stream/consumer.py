@@ -8,7 +8,7 @@ Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which 
 - faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
 - aiokafka: `AIOKafkaConsumer._isolation_level`, `_fetch_max_wait_ms`, `_subscription`, `_client._conns`,
   `_coordinator.check_errors`, `_fetcher._prefetch_backoff`; `PartitionRecords._consumer_record`;
-  `sender.BACKOFF_OVERRIDE`
+  `sender.BACKOFF_OVERRIDE`; `AIOKafkaConnection._writer`
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.errors import KafkaError
 from aiokafka.producer import sender as aiokafka_sender
@@ -46,6 +47,9 @@ _TAKEN_S: Final = 0.005
 those whose records were about to be taken, and they wait for it.
 """
 
+_FAREWELL_S: Final = 1.0
+"""A broker does not read the end of a TLS connection while a request of it waits there; uvloop is patient for 30 s."""
+
 log = structlog.get_logger(__name__)
 
 # The record as the C parser made it has all that is read here; the 11-field ConsumerRecord costs 1 µs more.
@@ -53,6 +57,20 @@ aiokafka_fetcher.PartitionRecords._consumer_record = lambda self, tp, record: re
 
 # While the broker still writes the markers of the transaction before, aiokafka sleeps 20 ms; a commit takes 1.3 ms.
 aiokafka_sender.BACKOFF_OVERRIDE = 0.002
+
+_close_when_answered: Final = AIOKafkaConnection.close
+
+
+def _close(connection: AIOKafkaConnection, reason: Any = None, exc: Any = None) -> Any:
+    """Closes as ever, and what is not closed by then after `_FAREWELL_S`: all that mattered has been answered."""
+    writer = connection._writer  # noqa: SLF001
+    closed = _close_when_answered(connection, reason, exc)
+    if writer is not None:
+        asyncio.get_running_loop().call_later(_FAREWELL_S, writer.transport.abort)
+    return closed
+
+
+AIOKafkaConnection.close = _close
 
 
 class ReadCommittedThread(AIOKafkaConsumerThread):

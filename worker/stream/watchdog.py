@@ -21,8 +21,16 @@ log = structlog.get_logger(__name__)
 def end_process(why: str, error: BaseException | None = None) -> NoReturn:
     """Log and exit non-zero at once, without a commit and without clean-up. Callable from any thread."""
     log.critical("fatal", why=why, error=repr(error) if error else None, exc_info=error)
+    exit_now(EXIT_FATAL)
+
+
+def exit_now(code: int) -> NoReturn:
+    """Exit at once, without the interpreter's own end: it waits for the threads of librdkafka, torch and RocksDB, and
+    what watches it is among the first that end.
+    """
+    sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(EXIT_FATAL)
+    os._exit(code)
 
 
 class Watchdog:
