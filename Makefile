@@ -28,7 +28,7 @@ model: setup ## train a bundle from the real sample in DATA, into models/shop-ti
 	@.venv/bin/intent train --data $(DATA) --out models/shop-tiny --notes worker/training/ablation.md $(ARGS)
 
 test: setup ## every test, on a real Kafka, two files at a time
-	@.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
 lint: setup ## ruff, formatting and mypy --strict
 	.venv/bin/ruff check .

@@ -40,7 +40,7 @@ def train(
     name: Annotated[str, typer.Option(help="The model's name in scores and metrics.")] = "shop-tiny",
     windows: Annotated[
         int, typer.Option(min=1_000, help="Windows to draw, repeats included; early stopping may use fewer.")
-    ] = 40_000,
+    ] = 240_000,
     size: Annotated[
         Literal["tiny", "mini", "small", "base"],
         typer.Option(help="Of the BERT: 2 x 128, 4 x 256, 4 x 512 or 12 x 768 layers x width."),
@@ -96,10 +96,15 @@ def train(
     notes: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Markdown that the card ends with.")
     ] = None,
-    learning_rate: Annotated[float, typer.Option(min=1e-6, max=1e-1, help="The head's, at its highest.")] = 1e-3,
-    bert_rate: Annotated[
-        float, typer.Option(min=0, max=10, help="The BERT's learning rate, as a multiple of the head's.")
-    ] = 0.2,
+    learning_rate: Annotated[float, typer.Option(min=1e-6, max=1e-1, help="At its highest.")] = 1e-3,
+    settled_rate: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=10,
+            help="Multiple of the learning rate for the members while the BERT learns, after --head-windows.",
+        ),
+    ] = 0.1,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     precision: Annotated[
         Literal["auto", "bf16", "float32"], typer.Option(help="Of training; auto: bf16 where the processor has it.")
@@ -212,7 +217,7 @@ def train(
         positive=positive,
         adversary=adversary,
         average=average,
-        bert_rate=bert_rate,
+        settled_rate=settled_rate,
         refit=refit,
         learning_rate=learning_rate,
         bf16=bf16,

@@ -51,8 +51,8 @@ class Plan:
     windows: int = 160_000
     batch_windows: int = 512
     learning_rate: float = 1e-3
-    bert_rate: float = 1.0
-    """The BERT's learning rate, as a multiple of the head's."""
+    settled_rate: float = 1.0
+    """The fusion's learning rate once it has had a stage of its own, as a multiple."""
     weight_decay: float = 0.05
     warm_up: float = 0.05
     forget: float = 0.2
@@ -213,8 +213,9 @@ def fit(
     the whole schedule. The network is on the plan's device.
     """
     steps = max(1, windows // plan.batch_windows)
+    settled = plan.settled_rate if plan.head_windows else 1.0
     optimiser = Optimiser(
-        [(network.head, 1.0)] if head_alone else [(network.head, 1.0), (network.bert, plan.bert_rate)],
+        [(network.head, 1.0)] if head_alone else [(network.head.fusion, settled), (network, 1.0)],
         steps=steps,
         learning_rate=plan.learning_rate,
         weight_decay=plan.weight_decay,

@@ -13,8 +13,8 @@ from worker.scoring.fusion import Linears
 class Optimiser:
     """AdamW over so many steps: warm-up, decay, clipped gradients.
 
-    `trained` are modules and what each one's learning rate is multiplied by: a BERT that is given to a trained head
-    learns slower than it. Parameters that need no gradient are left as they are.
+    `trained` are modules and what each one's learning rate is multiplied by; a part of a module that is named before it
+    has its own. Parameters that need no gradient are left as they are.
     """
 
     def __init__(
@@ -26,13 +26,14 @@ class Optimiser:
         weight_decay: float,
         warm_up: float,
     ) -> None:
-        groups = [
-            {"params": parameters, "weight_decay": decay, "lr": learning_rate * share}
-            for module, share in trained
-            for parameters, decay in zip(_decayed(module), (weight_decay, 0.0), strict=True)
-            if parameters
-        ]
-        self.parameters = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]  # a list each
+        groups: list[dict[str, Any]] = []
+        self.parameters: list[nn.Parameter] = []
+        for module, share in trained:
+            for parameters, decay in zip(_decayed(module), (weight_decay, 0.0), strict=True):
+                named = {id(parameter) for parameter in self.parameters}
+                if rest := [parameter for parameter in parameters if id(parameter) not in named]:
+                    groups.append({"params": rest, "weight_decay": decay, "lr": learning_rate * share})
+                    self.parameters += rest
         self.adamw = torch.optim.AdamW(groups)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, lambda step: _rate(step, steps, warm_up))
 

@@ -7,10 +7,11 @@ Owns the cache's files. The windows are those the stream worker would hold after
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ LAYOUT: Final = 1
 """Of the cache; grows when what is kept changes."""
 
 _COLUMNS: Final = ("visitor", "session", "time_ms", "kind", "instant", "purchase")
+_FLAGS: Final = ("instant", "purchase")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +82,22 @@ def _make(source: Source, folder: Path) -> None:
     visitors: dict[str, int] = {}
     sessions: dict[tuple[str, str | None], int] = {}
     kinds = {name: number for number, name in enumerate(KINDS)}
-    rows: list[Sequence[Any]] = []
+    columns = {name: array("b" if name in _FLAGS else "q") for name in _COLUMNS}
+    add_visitor, add_session, add_time, add_kind, add_instant, add_purchase = (
+        column.append for column in columns.values()
+    )
     pieces: list[bytes] = []
     for event, encoded in fold_all(source.events()):
-        rows.append(
-            (
-                visitors.setdefault(event.user_id, len(visitors)),
-                sessions.setdefault((event.user_id, event.session_id), len(sessions)),
-                event.time_ms,
-                kinds.get(event.type, 0),
-                source.scored(event),
-                event.type == "purchase",
-            )
-        )
+        user = event.user_id
+        add_visitor(visitors.setdefault(user, len(visitors)))
+        add_session(sessions.setdefault((user, event.session_id), len(sessions)))
+        add_time(event.time_ms)
+        add_kind(kinds.get(event.type, 0))
+        add_instant(source.scored(event))
+        add_purchase(event.type == "purchase")
         pieces.append(encoded[: window.ROWS_AT + encoded[2] * window.ROW.size])
-    for at, name in enumerate(_COLUMNS):
-        kind = np.bool_ if name in {"instant", "purchase"} else np.int64
-        np.save(folder / f"{name}.npy", np.fromiter((row[at] for row in rows), kind, len(rows)))
+    for name, column in columns.items():
+        np.save(folder / f"{name}.npy", np.frombuffer(column, np.bool_ if name in _FLAGS else np.int64))
     ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
     np.save(folder / "ends.npy", ends)
     content = np.lib.format.open_memmap(folder / "content.npy", "w+", np.uint8, (int(ends[-1]),))

@@ -115,6 +115,8 @@ def test_what_is_overridden_is_called_as_before(ours: type, theirs: type) -> Non
         (TableManager.on_rebalance, "await T(self.recovery.on_rebalance)"),
         (ModeWorker._on_sigterm, "self._schedule_shutdown(signal.SIGTERM)"),
         (ModeWorker._on_sigint, "self._schedule_shutdown(signal.SIGINT)"),
+        (ModeWorker.execute_from_commandline, "self.stop_and_shutdown()"),
+        (ModeWorker.stop_and_shutdown, "self._shutdown_loop()"),
         (faust.Table._new_store, "return self._new_store_by_url(self._store or self.app.conf.store)"),
         (RocksDBStore._db_for_partition, "self._dbs[partition] = self._open_for_partition(partition)"),
     ],
@@ -377,6 +379,14 @@ async def test_only_the_first_signal_is_remembered(app: faust.App) -> None:
     worker._schedule_shutdown(signal.SIGTERM)
     await asyncio.sleep(0)
     stop.assert_awaited_once_with(signal.SIGTERM)
+
+
+def test_what_is_left_out_after_a_stop_waits_and_closes_the_loop() -> None:
+    """And raises what crashed a service, which is why `Runner` ends the process for it."""
+    left_out = source(ModeWorker._shutdown_loop)
+    assert "raise self.crash_reason from self.crash_reason" in left_out
+    assert "self.loop.close()" in left_out
+    assert "await asyncio.sleep(1.0)" in source(ModeWorker._sentinel_task)
 
 
 def test_an_app_makes_its_transport_once_by_the_hook(app: faust.App, monkeypatch: pytest.MonkeyPatch) -> None:

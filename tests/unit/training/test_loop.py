@@ -175,3 +175,15 @@ def test_rates_differ_by_module_and_what_needs_no_gradient_stays() -> None:
     moved = [abs(module.weight.item() - old) for (module, _), old in zip(trained, before, strict=True)]
     assert moved[0] == pytest.approx(0.1 * moved[1], rel=1e-3)
     assert moved[2] == 0.0
+
+
+def test_a_part_named_before_its_whole_keeps_its_rate() -> None:
+    part, rest = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    before = [part.weight.item(), rest.weight.item()]
+    whole = nn.Sequential(part, rest)
+    optimiser = Optimiser([(part, 0.1), (whole, 1.0)], steps=10, learning_rate=0.01, weight_decay=0.0, warm_up=0.1)
+    assert len(optimiser.parameters) == 2
+    part.weight.grad, rest.weight.grad = torch.ones(1, 1), torch.ones(1, 1)
+    optimiser.step()
+    moved = [abs(now.weight.item() - old) for now, old in zip((part, rest), before, strict=True)]
+    assert moved[0] == pytest.approx(0.1 * moved[1], rel=1e-3)
