@@ -63,8 +63,9 @@ def engine(
 
     The same encoded windows go through the engine's forward, through transformers eager and compiled, ONNX Runtime and
     OpenVINO: a process each, in turn on one device, padding and packing done beforehand. *score-now* is the whole
-    engine, from a window's bytes to its score. Every scorer's scores are compared with transformers eager's in float32.
-    Each size of batch is told and written as soon as it is measured; all of it takes most of an hour on two cores.
+    engine, from a window's bytes to its score; *fixed*: with `model.deterministic`. Every scorer's scores are compared
+    with transformers eager's in float32, and with its own in batches of other sizes. Each size of batch is told and
+    written as soon as it is measured; all of it takes most of an hour on two cores.
     """
     from loadtest import scorings, workload
     from loadtest.scorers import contest, work

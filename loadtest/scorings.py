@@ -9,7 +9,6 @@ from rich.table import Table
 
 from loadtest.scorers.contest import OURS, REFERENCE, Cell, Found, Standings
 
-_WHOLE: Final = "score-now"
 _MIXES: Final = {"fixed": "64 positions each", "real": "the sample's lengths"}
 
 
@@ -48,10 +47,8 @@ def precision(name: str) -> str:
 
 def whole_share(standings: Standings, cell: Cell, dtype: str) -> float | None:
     """What the whole engine keeps of its own forward's rate; None where one of the two was not measured."""
-    mine = [name for name in standings.places if name.startswith(OURS) and precision(name) == dtype]
-    whole = next((name for name in mine if name.startswith(_WHOLE)), None)
-    alone = next((name for name in mine if not name.startswith(_WHOLE)), None)
-    return None if whole is None or alone is None else ratio(standings, whole, cell, to=alone)
+    whole, alone = f"score-now-{dtype}", f"packed-{dtype}"
+    return ratio(standings, whole, cell, to=alone) if {whole, alone} <= standings.places.keys() else None
 
 
 def table(size: str, standings: Standings, cell: Cell) -> Table:
@@ -105,7 +102,8 @@ def cost_table(size: str, standings: Standings) -> Table:
         f"{name.removeprefix('peak-')} {median(found) / 1e12:.3f} TFLOP/s" for name, found in standings.peaks.items()
     )
     shown.caption = f"memory: of the device, or the process's growth on a CPU; the device's peak: {peaks}"
-    for number, column in enumerate(("", "load s", "first score s", "memory MB", "most that a score differs")):
+    columns = ("", "load s", "first score s", "memory MB", "most that a score differs", "by its batch")
+    for number, column in enumerate(columns):
         shown.add_column(column, justify="right" if number else "left", no_wrap=True)
     for name, place in standings.places.items():
         shown.add_row(
@@ -114,6 +112,7 @@ def cost_table(size: str, standings: Standings) -> Table:
             f"{place.ready.first_score_s:.1f}",
             f"{memory_mb(standings, name):,.0f}",
             f"{standings.difference(name):.1e}",
+            f"{standings.dependence(name):.1e}",
             style="bold" if name.startswith(OURS) else "",
         )
     return shown
@@ -153,6 +152,7 @@ def document(standings: Standings) -> dict[str, Any]:
                 "first_score_s": round(place.ready.first_score_s, 2),
                 "memory_mb": round(memory_mb(standings, name), 1),
                 "most_score_difference": standings.difference(name),
+                "most_difference_by_batch": standings.dependence(name),
                 "cells": {
                     f"{cell.mix}/{cell.batch}": {
                         "windows_per_s": _spread(rates(found)),

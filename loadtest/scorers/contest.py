@@ -66,8 +66,15 @@ class Standings:
 
     def difference(self, name: str) -> float:
         """The most that a probability of the check windows differs from the reference's."""
-        pairs = zip(self.places[name].ready.scores, self.places[REFERENCE].ready.scores, strict=True)
-        return max(abs(mine - theirs) for rows in pairs for mine, theirs in zip(*rows, strict=True))
+        return _most(self.places[name].ready.scores, self.places[REFERENCE].ready.scores)
+
+    def dependence(self, name: str) -> float:
+        """The most that a probability of the check windows differs from itself in a batch of another size."""
+        return _most(self.places[name].ready.scores, self.places[name].ready.parted)
+
+
+def _most(some: list[list[float]], others: list[list[float]]) -> float:
+    return max(abs(a - b) for rows in zip(some, others, strict=True) for a, b in zip(*rows, strict=True))
 
 
 def hold(

@@ -47,10 +47,13 @@ class Forward:
 
 
 class Whole:
-    """`Engine.score_now`: decoding, encoding, the forward, risk and reasons, handed over between threads."""
+    """`Engine.score_now`: decoding, encoding, the forward, risk and reasons, handed over between threads.
 
-    def __init__(self, bundle: Bundle, task: Task, *, dtype: torch.dtype) -> None:
-        device = Device.named(task.device, str(dtype).removeprefix("torch."))
+    `fixed`: deterministic, `model.deterministic` of a worker.
+    """
+
+    def __init__(self, bundle: Bundle, task: Task, *, dtype: torch.dtype, fixed: bool = False) -> None:
+        device = Device.named(task.device, str(dtype).removeprefix("torch."), deterministic=fixed)
         self._engine = Engine(lambda: bundle, device=device, max_batch_tokens=_MOST_TOKENS, threads=task.threads)
 
     def arrange(self, windows: Sequence[bytes]) -> Sequence[bytes]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -27,6 +28,9 @@ from worker.scoring.bundle import Bundle
 
 CHECKED: Final = 256
 """The first windows of *real* whose scores are compared; a random model is spread over the same."""
+
+_PARTS: Final = (0, 1, 3, 7, 15, 31, CHECKED)
+"""Where they are cut to be scored once more: what a score owes to its batch."""
 
 _MOST_BATCHES: Final = 8
 _WARM_BATCHES: Final = 2
@@ -66,6 +70,7 @@ def _padded(attention: str, dtype: str, *, compiled: bool = False) -> Callable[[
 SCORERS: Final[Mapping[str, Callable[[Bundle, Task], Scorer]]] = {
     **{f"packed-{name}": partial(ours.Forward, dtype=dtype) for name, dtype in DTYPES.items()},
     **{f"score-now-{name}": partial(ours.Whole, dtype=dtype) for name, dtype in DTYPES.items()},
+    **{f"score-now-fixed-{name}": partial(ours.Whole, dtype=dtype, fixed=True) for name, dtype in DTYPES.items()},
     "eager-fp32": _padded("eager", "fp32"),
     "sdpa-bf16": _padded("sdpa", "bf16"),
     "compile-fp32": _padded("sdpa", "fp32", compiled=True),
@@ -118,7 +123,15 @@ def _serve(task: Task, *, began_s: float) -> None:
     first_score_s = time.time() - began_s
     scores = scorer.forward(scorer.arrange(checked))
     memory_mb = (_memory_bytes(task) - before) / 1e6
-    say(asdict(Ready(load_s=load_s, first_score_s=first_score_s, memory_mb=memory_mb, scores=scores.tolist())))
+    parted = np.concatenate([scorer.forward(scorer.arrange(checked[a:b])) for a, b in pairwise(_PARTS)])
+    ready = Ready(
+        load_s=load_s,
+        first_score_s=first_score_s,
+        memory_mb=memory_mb,
+        scores=scores.tolist(),
+        parted=parted.tolist(),
+    )
+    say(asdict(ready))
     batches: list[tuple[Any, list[int]]] = []
     for line in sys.stdin:
         told = json.loads(line)

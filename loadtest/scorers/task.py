@@ -35,7 +35,8 @@ class Ready:
     load_s: float  # weights in memory to a scorer that takes windows: compiling a graph, copying to the device
     first_score_s: float  # process begun to first score in hand, the interpreter's imports included
     memory_mb: float  # device memory, or what the process has grown by since before the load
-    scores: list[list[float]]  # probabilities of the check windows
+    scores: list[list[float]]  # probabilities of the check windows, in one batch
+    parted: list[list[float]]  # of the same in batches of other sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which 
 - faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
 - aiokafka: `AIOKafkaConsumer._isolation_level`, `_fetch_max_wait_ms`, `_subscription`, `_client._conns`,
   `_coordinator.check_errors`, `_fetcher._prefetch_backoff`; `PartitionRecords._consumer_record`;
-  `sender.BACKOFF_OVERRIDE`; `AIOKafkaConnection._writer`
+  `sender.BACKOFF_OVERRIDE`; `AIOKafkaConnection._writer`, `_loop`
 """
 
 import asyncio
@@ -66,7 +66,7 @@ def _close(connection: AIOKafkaConnection, reason: Any = None, exc: Any = None) 
     writer = connection._writer  # noqa: SLF001
     closed = _close_when_answered(connection, reason, exc)
     if writer is not None:
-        asyncio.get_running_loop().call_later(_FAREWELL_S, writer.transport.abort)
+        connection._loop.call_later(_FAREWELL_S, writer.transport.abort)  # noqa: SLF001 - there may be none running
     return closed
 
 

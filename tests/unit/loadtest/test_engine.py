@@ -90,6 +90,7 @@ def test_random_models_spread_their_scores(mini: Bundle) -> None:
         ("packed-fp32", 1e-5),
         ("packed-bf16", 0.05),
         ("score-now-fp32", 1e-5),
+        ("score-now-fixed-fp32", 1e-5),
         ("eager-fp32", 1e-5),
         ("sdpa-bf16", 0.05),
     ],
@@ -127,7 +128,9 @@ def test_a_scorers_process_scores_then_measures_what_it_is_told(
     finally:
         torch.set_num_threads(threads)
     ready, opened, turn = (orjson.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert np.array(Ready(**ready).scores).shape == (serve.CHECKED, 3)
+    started = Ready(**ready)
+    assert np.array(started.scores).shape == (serve.CHECKED, 3)
+    assert np.abs(np.subtract(started.scores, started.parted)).max() <= 1e-5
     assert opened["warm_up_s"] > 0
     took = Turn(**turn)
     assert took.windows == 10 * took.batches
@@ -148,7 +151,8 @@ def standings() -> Standings:
             Turn(windows=round(rate), positions=round(20 * rate), batches=1, flops=flops, seconds=1.0, cpu_s=1.5)
             for rate in rates
         )
-        ready = Ready(load_s=0.1, first_score_s=2.0, memory_mb=50, scores=scores)
+        parted = [[score + 0.001 * score for score in row] for row in scores]
+        ready = Ready(load_s=0.1, first_score_s=2.0, memory_mb=50, scores=scores, parted=parted)
         return Place(ready, {CELL: Found(0.2, 60, turns)})
 
     return Standings(
@@ -171,6 +175,7 @@ def test_what_is_concluded() -> None:
     assert scorings.whole_share(found, CELL, "fp32") == pytest.approx(0.9)
     assert scorings.whole_share(found, CELL, "bf16") is None
     assert found.difference("ort-int8") == pytest.approx(0.02)
+    assert found.dependence("ort-int8") == pytest.approx(0.0003)
     assert scorings.memory_mb(found, "ort-int8") == 60
     assert scorings.cpu_us(found.places["ort-int8"].cells[CELL]) == [3750.0] * 3
 
@@ -191,7 +196,7 @@ def test_the_tables_say_it_and_the_plot_is_a_picture(tmp_path: Path) -> None:
     console.print(scorings.table("tiny", standings(), CELL))
     console.print(scorings.cost_table("tiny", standings()))
     assert "keeps 90% of its forward's rate (fp32)" in written.getvalue()
-    assert "2.0e-02" in written.getvalue()
+    assert "2.0e-02 │      3.0e-04" in written.getvalue()
     scorings.plot({"tiny": standings()}, tmp_path / "plot.png", title="made up")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     listed = orjson.loads(orjson.dumps(scorings.document(standings())))
