@@ -28,7 +28,6 @@ def exit_now(code: int) -> NoReturn:
     """Exit at once, without the interpreter's own end: it waits for the threads of librdkafka, torch and RocksDB, and
     what watches it is among the first that end.
     """
-    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
