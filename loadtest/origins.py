@@ -17,7 +17,7 @@ from worker.errors import SettingError
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
 from worker.scoring.encode import Vocabulary
-from worker.scoring.model import Shape
+from worker.scoring.head import Shape
 from worker.shop.ga360 import Sample
 from worker.training import continual, finetune, finish, loop
 from worker.training import windows as offline

@@ -23,6 +23,7 @@ from worker.facts import hash32
 from worker.scoring import encode, model
 from worker.scoring.batch import Floats
 from worker.scoring.bundle import Bundle
+from worker.scoring.head import Shape
 from worker.shop.ga360 import Sample
 from worker.terminal import err
 from worker.training import finetune, finish, loop
@@ -48,7 +49,7 @@ CHANNELS: Final = ("Direct", "Paid Search", "Display", "Affiliates")
 
 SHARES: Final = (0.01, 0.1, 1.0)
 METRICS: Final = ("auc", "ap")
-SHAPE: Final = model.Shape(layers=2, hidden=64, heads=2)
+SHAPE: Final = Shape(layers=2, hidden=64, heads=2)
 BATCH: Final = 256
 CHECKS: Final = 5
 WATCHED: Final = 4096
@@ -127,11 +128,11 @@ def transfer(
         for name, network in begun.items():
             rate = 1e-3 if name == "scratch" else 3e-4
             _fit(network, vocabulary, some, rate=rate, windows=learnt)
-            scores[name] = predict(network, vocabulary, other.windows, measured)
+            scores[name] = predict(model.weights(network), vocabulary, other.windows, measured)
             err.print(f"{share:.0%} {name}: {time.monotonic() - began:.0f} s")
         people = len(np.unique(events.visitor[some.pool]))
         lines += _compared(events, y, measured, scores, draws=draws, learnt=(share, people, learnt))
-    untrained = predict(donor.model, donor.vocabulary, other.windows, measured)
+    untrained = predict(donor.weights, donor.vocabulary, other.windows, measured)
     same = {"scratch": untrained, "transfer": untrained}
     lines += _compared(events, y, measured, same, draws=draws, learnt=(0.0, 0, 0))
     title = f"foreign shop: {len(measured):,} validation instants, {time.monotonic() - began:.0f} s"
@@ -203,7 +204,7 @@ def _fit(
 
 def _loss(network: model.IntentModel, vocabulary: encode.Vocabulary, examples: Examples, places: Places) -> float:
     """Mean log loss over the labels that count."""
-    logits, y = predict(network, vocabulary, examples.windows, places), examples.y[places]
+    logits, y = predict(model.weights(network), vocabulary, examples.windows, places), examples.y[places]
     return float(np.logaddexp(0.0, np.where(y, -logits, logits))[examples.counted[places]].mean())
 
 

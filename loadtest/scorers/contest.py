@@ -10,7 +10,7 @@ from loadtest.scorers.child import Child
 from loadtest.scorers.task import Ready, Task, Turn
 from loadtest.scorers.work import Mix, Pool
 from worker.errors import IntentError
-from worker.scoring.model import SIZES
+from worker.scoring.head import SIZES
 
 REFERENCE: Final = "eager-fp32"
 """What ratios and score differences are against."""

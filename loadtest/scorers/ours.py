@@ -23,7 +23,7 @@ class Forward:
         calibration = bundle.calibration
         self._vocabulary = bundle.vocabulary
         self._network = Network.of(
-            bundle.model,
+            bundle.weights,
             slopes=calibration.slopes,
             intercepts=calibration.intercepts,
             dtype=dtype,

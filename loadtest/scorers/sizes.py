@@ -8,7 +8,8 @@ import torch
 from loadtest.scorers.work import Columns
 from worker.scoring import bundle, forward
 from worker.scoring.bundle import Bundle
-from worker.scoring.model import SIZES, IntentModel, build
+from worker.scoring.head import SIZES
+from worker.scoring.model import IntentModel, build, weights
 
 SHIPPED: Final = "tiny"
 _SEED: Final = 1
@@ -22,7 +23,7 @@ def load(size: str) -> Bundle:
     torch.manual_seed(_SEED)
     shape = replace(SIZES[size], members=shipped.shape.members, aside=shipped.shape.aside)
     model = build(shape, shipped.vocabulary).eval()
-    return replace(shipped, name=size, version="random", shape=shape, model=model)
+    return replace(shipped, name=size, version="random", shape=shape, weights=weights(model))
 
 
 @torch.no_grad()
@@ -33,8 +34,10 @@ def spread(random: Bundle, columns: Columns) -> None:
     are doubled, and the last layer is scaled to logits of mean 0 and deviation 1.
     """
     model: IntentModel = random.model
-    for weights in model.bert.parameters():
-        if weights.dim() == 2:
-            weights.mul_(2.0)
-    logits = torch.from_numpy(forward.logits(model, random.vocabulary, columns.batch, device=torch.device("cpu")))
+    for matrix in model.bert.parameters():
+        if matrix.dim() == 2:
+            matrix.mul_(2.0)
+    logits = torch.from_numpy(
+        forward.logits(random.weights, random.vocabulary, columns.batch, device=torch.device("cpu"))
+    )
     model.head.rescale(logits.mean(dim=0), logits.std(dim=0).clamp_min(1e-6))

@@ -81,6 +81,22 @@ def test_no_forbidden_module_is_loaded(name: str) -> None:
     assert not FORBIDDEN[name] & set(run.stdout.split())
 
 
+def test_a_worker_serves_without_transformers() -> None:
+    """Importing it takes longer than all else of a start; only who needs the BERT as a module pays for that."""
+    serving = """
+import sys, worker.run, worker.stream.app
+from worker.registry.source import configured
+from worker.scoring.engine import Engine
+from worker.settings import Settings
+model = Settings().model
+_, load = configured(model)
+assert Engine.configured(load, model).score_now([]) is not None
+print("transformers" in sys.modules, "torch" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", serving], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.split()[-2:] == ["False", "True"]
+
+
 def test_the_core_knows_nothing_of_its_edges() -> None:
     core = ("window", "events", "facts", "scores", "watermark", "pipeline", "scoring")
     edges = {"worker.stream", "worker.kafka", "worker.replay", "worker.cli", "worker.demo"}

@@ -52,7 +52,7 @@ def learn(
     for start in range(0, len(places), _PART):
         chosen = places[start : start + _PART]
         batch = Batch.of(windows.take(chosen))
-        logits = forward.logits(bundle.model, bundle.vocabulary, batch, device=torch.device(device))
+        logits = forward.logits(bundle.weights, bundle.vocabulary, batch, device=torch.device(device))
         parts.append(values.of(batch, bundle.calibration.probabilities(logits), bundle.vocabulary, wanted))
         opens.append(values.opening(batch))
     found = {name: np.concatenate([part[name] for part in parts]) for name in wanted}

@@ -72,7 +72,6 @@ def evaluate(
 
     loaded = load(bundle)
     place = Device.named(device).place
-    loaded.model.to(place)
     source = opened(data, mapping)
     with err.status(f"reading {data}") as status:
         found = run(

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertModel
 
-from worker.scoring import encode, forward
+from worker.scoring import encode, forward, model
 from worker.scoring.batch import Batch, Floats
-from worker.scoring.model import HORIZONS, Shape, positions
+from worker.scoring.head import HORIZONS, Shape, positions
 from worker.training import loop
 from worker.training.labels import Bools
 from worker.training.optimiser import Optimiser
@@ -55,7 +55,7 @@ class EventsOnly(nn.Module):
         super().__init__()
         self.events = nn.EmbeddingBag(rows, shape.hidden, mode="sum", padding_idx=encode.NOTHING)
         self.first = nn.Parameter(torch.empty(shape.hidden))
-        self.bert = BertModel(shape.bert())  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        self.bert = BertModel(model.config(shape))  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         self.out = nn.Sequential(nn.Dropout(shape.dropout), nn.Linear(shape.hidden, HORIZONS))
         for table in (self.events.weight, self.first):
             nn.init.normal_(table, std=0.05)

@@ -58,7 +58,7 @@ def evaluate(
 ) -> Evaluation:
     """Half a minute for the bundle alone; with rivals two the first time, four more for `all` of them.
 
-    `bundle.model` must be on `device`. `report` hears what is being done. Raises `IntentError` for data that
+    `report` hears what is being done. Raises `IntentError` for data that
     lacks the slice.
     """
     report("folding events into windows")
@@ -68,7 +68,7 @@ def evaluate(
     if not len(places):
         raise IntentError(f"{source.name} has no {which} instants; `intent evaluate` needs the whole sample or table")
     report(f"scoring {len(places):,} instants")
-    out = finetune.predict(bundle.model, bundle.vocabulary, kept, places, device=device)
+    out = finetune.predict(bundle.weights, bundle.vocabulary, kept, places, device=device)
     scorers = {BUNDLE: bundle.calibration.probabilities(out)}
     if against != "none":
         data = windows.key(source)
@@ -104,12 +104,12 @@ def attach(
 ) -> str:
     """Writes a bundle's numbers, and the percentiles of its scores on the validation slice, into its folder.
 
-    The version that it has from now on. `bundle.model` must be on `device`.
+    The version that it has from now on.
     """
     events, kept = windows.build(source, cache)
     inside = member(events, "validation")
     places = np.flatnonzero(inside.any(axis=1))
-    out = finetune.predict(bundle.model, bundle.vocabulary, kept, places, device=device)
+    out = finetune.predict(bundle.weights, bundle.vocabulary, kept, places, device=device)
     percentiles = Percentiles.fit(bundle.calibration.probabilities(out), inside[places])
     return save(folder, replace(bundle, percentiles=percentiles, metrics=metrics))
 

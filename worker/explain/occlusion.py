@@ -25,7 +25,7 @@ def occlusion(scorer: Scorer, windows: Sequence[bytes], *, horizon: int) -> list
     ends = np.cumsum([len(each) for each in lacking])
     batch = Batch.of(windows)
     sums, known = aggregates(batch), encode.contexts(batch, scorer.bundle.vocabulary)
-    means = scorer.bundle.model.head.means.cpu().numpy()
+    means = scorer.bundle.weights.head.means.cpu().numpy()
     grouped = []
     for columns in GROUPS.values():
         changed = sums.copy()

@@ -25,7 +25,7 @@ class Scorer:
     def __init__(self, bundle: Bundle, *, device: str = "cpu") -> None:
         self.bundle = bundle
         self._network = Network.of(
-            bundle.model,
+            bundle.weights,
             slopes=bundle.calibration.slopes,
             intercepts=bundle.calibration.intercepts,
             dtype=torch.float32,

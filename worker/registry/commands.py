@@ -317,7 +317,8 @@ def _now() -> str:
 
 
 def _size(bundle: "Bundle") -> int:
-    return sum(parameter.numel() for parameter in bundle.model.parameters())
+    kept = bundle.weights
+    return sum(tensor.numel() for tensor in (*kept.bert.values(), *kept.head.parameters()))
 
 
 def _document(alias: "Alias") -> dict[str, object]:

@@ -24,12 +24,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import safetensors
 import safetensors.numpy
 import safetensors.torch
-from transformers import BertConfig, BertModel
 
 from worker.drift import reference as drift
 from worker.drift.reference import Reference
@@ -40,9 +39,13 @@ from worker.scores import Model as ModelName
 from worker.scoring import aggregates, codecs, encode
 from worker.scoring.calibration import Calibration
 from worker.scoring.habits import Habits
-from worker.scoring.model import Head, IntentModel, Shape
+from worker.scoring.head import Head, Shape
 from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
+from worker.scoring.weights import Weights
+
+if TYPE_CHECKING:
+    from worker.scoring.model import IntentModel
 
 FORMAT: Final = 4
 """Of what `save` writes. 4: the context may name the newest event's page and category; 3: members may have a context
@@ -87,7 +90,7 @@ class Bundle:
     version: str
     shape: Shape
     vocabulary: encode.Vocabulary
-    model: IntentModel
+    weights: Weights
     calibration: Calibration
     surrogate: Surrogate
     card: str
@@ -101,11 +104,15 @@ class Bundle:
         """What the scores name."""
         return ModelName(self.name, self.version)
 
+    @property
+    def model(self) -> "IntentModel":
+        """As a module, made when it is first asked for: takes seconds, and nothing that serves needs it."""
+        return self.weights.model
+
 
 def save(folder: Path, bundle: Bundle) -> str:
     """Writes the bundle's folder, replacing the files of one that is there. Returns the version it now has."""
     folder.mkdir(parents=True, exist_ok=True)
-    bundle.model.bert.config.architectures = ["BertModel"]
     contents = {
         "config.json": _json(
             {
@@ -116,9 +123,9 @@ def save(folder: Path, bundle: Bundle) -> str:
                 "context": list(bundle.vocabulary.columns),
             }
         ),
-        "bert/config.json": bundle.model.bert.config.to_json_string().encode(),
-        "bert/model.safetensors": codecs.write_tensors(bundle.model.bert),
-        "head.safetensors": codecs.write_tensors(bundle.model.head),
+        "bert/config.json": _json(bundle.weights.config, indent=2),
+        "bert/model.safetensors": codecs.write_tensors(bundle.weights.bert),
+        "head.safetensors": codecs.write_tensors(bundle.weights.head.state_dict()),
         "vocabulary.json": _json(codecs.write_vocabulary(bundle.vocabulary)),
         "calibration.json": _json(codecs.write_calibration(bundle.calibration)),
         "reasons.json": _json(codecs.write_surrogate(bundle.surrogate)),
@@ -202,11 +209,10 @@ def load(folder: Path | None = None) -> Bundle:
         name = PERCENTILES
         percentiles = codecs.read_percentiles(_parse(folder, name, contents)) if name in contents else None
         name = "bert/config.json"
-        bert_config = BertConfig.from_dict(_parse(folder, name, contents))
-        codecs.check_sizes(bert_config, shape)
+        bert_config = _parse(folder, name, contents)
+        sizes = codecs.read_sizes(bert_config, shape)
         name = "bert/model.safetensors"
-        bert = BertModel(bert_config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-        bert.load_state_dict(codecs.read_tensors(contents[name]), strict=True)
+        bert = codecs.read_bert(contents[name], sizes)
         name = "head.safetensors"
         head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
         tensors = codecs.read_tensors(contents[name])
@@ -221,7 +227,7 @@ def load(folder: Path | None = None) -> Bundle:
         version=version,
         shape=shape,
         vocabulary=vocabulary,
-        model=IntentModel(bert, head).eval(),
+        weights=Weights(config=bert_config, bert=bert, head=head.eval()),
         calibration=calibration,
         surrogate=surrogate,
         card=contents[CARD].decode(errors="replace"),

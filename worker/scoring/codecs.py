@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
-from torch import Tensor, nn
-from transformers import BertConfig
+from torch import Tensor
 
 from worker.scores import HORIZONS, REASONS, RISK_REASONS
 from worker.scoring import encode
 from worker.scoring.batch import Hashes
 from worker.scoring.calibration import Calibration
 from worker.scoring.habits import LEVELS, SYMBOLS, Chain, Habits
-from worker.scoring.model import Shape
+from worker.scoring.head import Shape
 from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
+from worker.scoring.weights import Sizes
 
 
 def read_columns(names: object) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ def write_habits(habits: Habits) -> bytes:
 
 
 def read_shape(parsed: Mapping[str, Any]) -> Shape:
-    """The head's sizes are bounded here; the BERT's by `check_sizes`."""
+    """The head's sizes are bounded here; the BERT's by `Sizes.of`."""
     shape = Shape(**parsed)
     for name, least, most in (("members", 1, 64), ("aside", 0, 64), ("head_width", 1, 4096), ("context_width", 1, 256)):
         if not least <= getattr(shape, name) <= most:
@@ -135,20 +135,29 @@ def read_shape(parsed: Mapping[str, Any]) -> Shape:
     return shape
 
 
-def check_sizes(config: BertConfig, shape: Shape) -> None:
-    """Bounds, so that a damaged config cannot ask for all the memory; and one size throughout."""
-    if not (1 <= config.num_hidden_layers <= 48 and 1 <= config.hidden_size <= 4096 and config.vocab_size <= 1 << 20):
-        raise ValueError("at most 48 layers of 4096 are accepted")
-    if config.intermediate_size > 8 * config.hidden_size or config.hidden_size != shape.hidden:
-        raise ValueError(f"hidden size {config.hidden_size} and its layers do not fit config.json's {shape.hidden}")
-    if not encode.MAX_POSITIONS <= config.max_position_embeddings <= 1 << 16:
-        raise ValueError(f"{config.max_position_embeddings} positions; a full window needs {encode.MAX_POSITIONS}")
+def read_sizes(config: Mapping[str, Any], shape: Shape) -> Sizes:
+    """Of a plain BERT that fits a head of this shape."""
+    sizes = Sizes.of(config)
+    if sizes.hidden_size != shape.hidden:
+        raise ValueError(f"hidden_size is {sizes.hidden_size}; config.json says {shape.hidden}")
+    return sizes
 
 
-def write_tensors(module: nn.Module) -> bytes:
+def read_bert(content: bytes, sizes: Sizes) -> dict[str, Tensor]:
+    """The tensors of a plain BERT of these sizes, none missing and none beside them, in float32."""
+    tensors, wanted = read_tensors(content), sizes.tensors()
+    for name in sorted(wanted.keys() ^ tensors.keys()):
+        raise ValueError(f"tensor {name} is {'missing' if name in wanted else 'none of a BERT of these sizes'}")
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            raise ValueError(f"tensor {name} is {list(tensors[name].shape)}; {list(shape)} is wanted")
+    return {name: tensors[name].float() for name in wanted}
+
+
+def write_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """What `read_tensors` takes, in the format that transformers asks for."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    return safetensors.torch.save(tensors, metadata={"format": "pt"})
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(kept, metadata={"format": "pt"})
 
 
 def one_member(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

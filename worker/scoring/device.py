@@ -92,7 +92,7 @@ class Device:
         """
         began = time.perf_counter()
         network = Network.of(
-            bundle.model,
+            bundle.weights,
             slopes=bundle.calibration.slopes,
             intercepts=bundle.calibration.intercepts,
             dtype=self.dtype,

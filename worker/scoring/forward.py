@@ -11,8 +11,9 @@ import torch
 
 from worker.scoring import encode, tiles
 from worker.scoring.batch import Batch, Floats, Ints
-from worker.scoring.model import HORIZONS, IntentModel
+from worker.scoring.head import HORIZONS
 from worker.scoring.packed import Network, pack
+from worker.scoring.weights import Weights
 
 TOLERANCE: Final = 1e-5
 """Most that a probability differs between two batches which the same window is part of (float32, any batches)."""
@@ -21,10 +22,10 @@ PADDING: Final = 1024
 """Positions of padding that a group may hold: about what another forward pass costs to begin."""
 
 
-def logits(model: IntentModel, vocabulary: encode.Vocabulary, batch: Batch, *, device: torch.device) -> Floats:
+def logits(weights: Weights, vocabulary: encode.Vocabulary, batch: Batch, *, device: torch.device) -> Floats:
     """[B, HORIZONS] float32, in the batch's order, computed on `device` in float32. Blocks."""
     none = np.zeros(HORIZONS, np.float32)
-    network = Network.of(model, slopes=none, intercepts=none, dtype=torch.float32, device=device)
+    network = Network.of(weights, slopes=none, intercepts=none, dtype=torch.float32, device=device)
     packed = pack(batch, vocabulary, network, longest_first=True)
     out = np.empty((len(batch), HORIZONS), np.float32)
     out[packed.order] = tiles.logits(network, packed).cpu().numpy()

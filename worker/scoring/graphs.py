@@ -24,7 +24,7 @@ from torch import Tensor
 from worker.scoring import aggregates, encode, tiles
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
-from worker.scoring.model import HORIZONS
+from worker.scoring.head import HORIZONS
 from worker.scoring.packed import WIDTH, Network, Packed, pack
 
 LEAST_TOKENS: Final = 256

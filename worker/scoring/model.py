@@ -1,154 +1,33 @@
-"""The network: a BERT over the window's events, joined in the head by the window's aggregates and its context.
+"""The network as a module: a plain BERT over the window's events, joined in the head by its aggregates and context.
 
-One position per event: the sum of its fields' embeddings, given to an unmodified Hugging Face `BertModel` as
-`inputs_embeds`, behind a learnt vector in position 0 whose output stands for the window. Knows tensors; neither bytes,
-nor files, nor calibration.
+Training, evaluation and explanations compute with it, and a test holds the packed forward to it. Importing transformers
+takes seconds, and nothing that serves does. Knows neither bytes, nor files, nor calibration.
 """
 
-from dataclasses import dataclass
-from typing import Final
+import json
 
-import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from worker.scoring import aggregates, encode
-from worker.scoring.fusion import Ensemble
-
-HORIZONS: Final = 3
-"""Heads: a purchase within 30 minutes, 24 hours, 7 days."""
-
-_CLIP = 6.0  # standard deviations; an aggregate further out says no more
+from worker.scoring import encode
+from worker.scoring.head import Head, Shape
+from worker.scoring.weights import Weights
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """The sizes that are a choice; the rest follows from the vocabulary. A bundle that lacks one has its default."""
-
-    layers: int = 2
-    hidden: int = 128
-    heads: int = 4
-    context_width: int = 8
-    head_width: int = 128
-    dropout: float = 0.2
-    head_dropout: float = 0.4
-    positions: int = encode.MAX_POSITIONS
-    """Tokens of the longest window: a first one, and its events."""
-    members: int = 1
-    """Of the head that see the BERT's vector."""
-    aside: int = 0
-    """Of the head that see aggregates and context only."""
-    apart: bool = False
-    """Whether each member has embeddings of the context of its own; else all share one table."""
-
-    def bert(self) -> BertConfig:
-        """A plain BERT; its word embeddings are never used and have one row."""
-        return BertConfig(
-            vocab_size=1,
-            type_vocab_size=1,
-            hidden_size=self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            intermediate_size=4 * self.hidden,
-            max_position_embeddings=self.positions,
-            hidden_dropout_prob=self.dropout,
-            attention_probs_dropout_prob=self.dropout,
-        )
-
-
-SIZES: Final = {
-    "tiny": Shape(),
-    "mini": Shape(layers=4, hidden=256, heads=4),
-    "small": Shape(layers=4, hidden=512, heads=8),
-    "base": Shape(layers=12, hidden=768, heads=12),
-}
-"""Shapes by name; the larger three are those of the published BERTs of these names."""
-
-
-def positions(events: nn.EmbeddingBag, first: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """[b, L, FIELDS] -> BERT's [b, 1 + L, hidden] inputs, `first` before the events, and [b, 1 + L] mask."""
-    b, length, fields = tokens.shape
-    embedded = events(tokens.reshape(b * length, fields)).view(b, length, -1)
-    inputs = torch.cat([first.expand(b, 1, -1), embedded], dim=1)
-    mask = torch.cat([tokens.new_ones(b, 1), (tokens[:, :, 0] != encode.NOTHING).to(tokens.dtype)], dim=1)
-    return inputs, mask
-
-
-class Head(nn.Module):
-    """All but the BERT: the event embeddings before it, the fusion behind it."""
-
-    means: Tensor
-    deviations: Tensor
-    context_base: Tensor
-
-    def __init__(self, shape: Shape, *, event_rows: int, context_rows: list[int]) -> None:
-        super().__init__()
-        n_aggregates = len(aggregates.NAMES)
-        self.events = nn.EmbeddingBag(event_rows, shape.hidden, mode="sum", padding_idx=encode.NOTHING)
-        self.first = nn.Parameter(torch.empty(shape.hidden))
-        self.tables = shape.members + shape.aside if shape.apart else 1
-        self.contexts = nn.Embedding(sum(context_rows), self.tables * shape.context_width)  # side by side
-        starts = torch.tensor([0, *context_rows[:-1]], dtype=torch.int64).cumsum(0)
-        self.register_buffer("context_base", starts, persistent=False)
-        self.register_buffer("means", torch.zeros(n_aggregates))
-        self.register_buffer("deviations", torch.ones(n_aggregates))
-        side = n_aggregates + len(context_rows) * shape.context_width
-
-        def ensemble(hidden: int, members: int) -> Ensemble:
-            sizes = {"members": members, "width": shape.head_width, "outputs": HORIZONS}
-            return Ensemble(hidden, side, dropout=shape.head_dropout, **sizes)
-
-        self.fusion = ensemble(shape.hidden, shape.members)
-        self.aside = ensemble(0, shape.aside) if shape.aside else None
-        for table in (self.events.weight, self.first, self.contexts.weight):
-            nn.init.normal_(table, std=0.05)
-        with torch.no_grad():
-            self.events.weight[encode.NOTHING].zero_()
-
-    def positions(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """[b, L, FIELDS] -> BERT's [b, 1 + L, hidden] inputs and [b, 1 + L] mask."""
-        return positions(self.events, self.first, tokens)
-
-    def standard(self, sums: Tensor) -> Tensor:
-        """[b, aggregates] in standard deviations of the training's, clipped."""
-        return ((sums - self.means) / self.deviations).clamp(-_CLIP, _CLIP)
-
-    def fuse(self, window: Tensor, contexts: Tensor, sums: Tensor) -> Tensor:
-        """[b, hidden], [b, columns of the context], [b, aggregates] -> [b, HORIZONS] logits."""
-        return self.each(window, contexts, sums).mean(dim=1)
-
-    def each(self, window: Tensor, contexts: Tensor, sums: Tensor) -> Tensor:
-        """As `fuse`, of every member: [b, members, HORIZONS]."""
-        known = self.contexts(contexts + self.context_base)  # [b, columns, tables * context_width]
-        known = known.unflatten(2, (self.tables, -1)).permute(2, 0, 1, 3).flatten(2)
-        side = torch.cat([self.standard(sums).expand(self.tables, *sums.shape), known], dim=2)
-        members = [self.fusion.members, 0 if self.aside is None else self.aside.members]
-        seeing, others = torch.split(side.expand(sum(members), *side.shape[1:]), members)
-        out: Tensor = self.fusion(window, seeing)
-        return out if self.aside is None else torch.cat([out, self.aside(window[:, :0], others)], dim=1)
-
-    @torch.no_grad()
-    def mute(self) -> None:
-        """Makes the BERT's vector say nothing yet: a head that was trained without it is left as it is."""
-        self.fusion.join.weight[:, : len(self.first)].zero_()
-
-    @torch.no_grad()
-    def seat(self, place: int, alone: "Head") -> None:
-        """A copy of a head of one member, of the same sizes, as the member at `place` of all; members must be apart."""
-        width = self.contexts.embedding_dim // self.tables
-        self.contexts.weight[:, place * width : (place + 1) * width] = alone.contexts.weight
-        if place < self.fusion.members:
-            self.fusion.seat(place, alone.fusion)
-        elif self.aside is not None:
-            self.aside.seat(place - self.fusion.members, alone.fusion)
-
-    @torch.no_grad()
-    def rescale(self, means: Tensor, deviations: Tensor) -> None:
-        """Turns logits of these means and deviations, [HORIZONS] each, into ones of mean 0 and deviation 1."""
-        for ensemble in (self.fusion, self.aside):
-            if ensemble is not None:
-                ensemble.answer.weight.div_(deviations)
-                ensemble.answer.bias.sub_(means).div_(deviations)
+def config(shape: Shape) -> BertConfig:
+    """A plain BERT's; its word embeddings are never used and have one row."""
+    return BertConfig(
+        architectures=["BertModel"],
+        vocab_size=1,
+        type_vocab_size=1,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.hidden,
+        max_position_embeddings=shape.positions,
+        hidden_dropout_prob=shape.dropout,
+        attention_probs_dropout_prob=shape.dropout,
+    )
 
 
 class IntentModel(nn.Module):
@@ -172,6 +51,18 @@ class IntentModel(nn.Module):
 
 def build(shape: Shape, vocabulary: encode.Vocabulary) -> IntentModel:
     """A fresh model, randomly initialised from torch's seed."""
-    bert = BertModel(shape.bert())  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    bert = BertModel(config(shape))  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
     return IntentModel(bert, head)
+
+
+def weights(model: IntentModel) -> Weights:
+    """Its tensors, not copies of them."""
+    return Weights(config=json.loads(model.bert.config.to_json_string()), bert=model.bert.state_dict(), head=model.head)
+
+
+def of(made: Weights) -> IntentModel:
+    """The module of these very tensors, ready to score (dropout off)."""
+    bert = BertModel(BertConfig.from_dict(dict(made.config)))  # type: ignore[no-untyped-call]
+    bert.load_state_dict(dict(made.bert), assign=True)
+    return IntentModel(bert, made.head).eval()

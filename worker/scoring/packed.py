@@ -1,4 +1,4 @@
-"""The forward pass without padding, over the tensors of a plain `BertModel` and our head.
+"""The forward pass without padding, over the tensors of a plain BERT and our head.
 
 All windows of a batch are one row of tokens: for each window its first position, then its events. Linears, norms and
 embeddings do not care where a window ends; attention does, so it is passed in (`tiles` for any device, `graphs` for
@@ -12,7 +12,7 @@ Knows tensors and shapes; neither queues nor devices' memory. A parity test hold
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from torch.nn import functional
 from worker.errors import IntentError
 from worker.scoring import aggregates, encode
 from worker.scoring.batch import Batch, Floats, Ints
-from worker.scoring.model import Head, IntentModel
+from worker.scoring.head import Head
+from worker.scoring.weights import Weights
 
 Attend = Callable[[Tensor], Tensor]
 """[T, 3 * hidden] queries, keys, values -> [T, hidden]; each window by itself."""
@@ -98,43 +99,40 @@ class Network:
 
     @classmethod
     def of(
-        cls, model: IntentModel, *, slopes: Floats, intercepts: Floats, dtype: torch.dtype, device: torch.device
+        cls, weights: Weights, *, slopes: Floats, intercepts: Floats, dtype: torch.dtype, device: torch.device
     ) -> Self:
-        """Copies a model's tensors. The calibration is `Calibration`'s."""
-        bert: Any = model.bert  # transformers types its parts loosely
-        head, config = model.head, model.bert.config
-        embeddings = bert.embeddings
+        """Copies a model's tensors to the device. The calibration is `Calibration`'s."""
+        bert, head, sizes = weights.bert, weights.head, weights.sizes
 
         def tensor(*parts: Tensor, to: torch.dtype = dtype) -> Tensor:
-            return torch.cat([part.detach() for part in parts]).to(device, to, copy=True).contiguous()
+            return torch.cat([part.detach().to(device, to) for part in parts])  # new memory, even of one
 
-        def linear(*modules: torch.nn.Linear, to: torch.dtype = dtype) -> Linear:
-            weights, biases = [module.weight for module in modules], [module.bias for module in modules]
-            return Linear(tensor(*weights, to=to), tensor(*biases, to=to))
+        def linear(*names: str, to: torch.dtype = dtype) -> Linear:
+            return Linear(*(tensor(*(bert[f"{name}.{part}"] for name in names), to=to) for part in ("weight", "bias")))
 
-        def norm(module: torch.nn.LayerNorm, to: torch.dtype = dtype) -> Norm:
-            return Norm(tensor(module.weight, to=to), tensor(module.bias, to=to), module.eps)
+        def norm(name: str, to: torch.dtype = dtype) -> Norm:
+            return Norm(*linear(name, to=to), sizes.layer_norm_eps)
 
-        places = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
+        places = bert["embeddings.position_embeddings.weight"] + bert["embeddings.token_type_embeddings.weight"][0]
         rows = (head.events.weight, head.first[None], places)
         layers = [
             Layer(
-                qkv=linear(layer.attention.self.query, layer.attention.self.key, layer.attention.self.value),
-                out=linear(layer.attention.output.dense),
-                attended=norm(layer.attention.output.LayerNorm),
-                up=linear(layer.intermediate.dense),
-                down=linear(layer.output.dense),
-                fed=norm(layer.output.LayerNorm),
+                qkv=linear(*(f"{at}.attention.self.{part}" for part in ("query", "key", "value"))),
+                out=linear(f"{at}.attention.output.dense"),
+                attended=norm(f"{at}.attention.output.LayerNorm"),
+                up=linear(f"{at}.intermediate.dense"),
+                down=linear(f"{at}.output.dense"),
+                fed=norm(f"{at}.output.LayerNorm"),
             )
-            for layer in bert.encoder.layer
+            for at in (f"encoder.layer.{layer}" for layer in range(sizes.num_hidden_layers))
         ]
         return cls(
             table=tensor(*rows, to=torch.float32),
             first=len(head.events.weight),
-            embedded=norm(embeddings.LayerNorm, torch.float32),
+            embedded=norm("embeddings.LayerNorm", torch.float32),
             layers=tuple(layers),
-            heads=config.num_attention_heads,
-            pooler=linear(bert.pooler.dense, to=torch.float32),
+            heads=sizes.num_attention_heads,
+            pooler=linear("pooler.dense", to=torch.float32),
             head=copy.deepcopy(head).to(device, torch.float32).eval(),
             slopes=torch.from_numpy(slopes.astype(np.float64)).to(device),
             intercepts=torch.from_numpy(intercepts.astype(np.float64)).to(device),

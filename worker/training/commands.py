@@ -172,7 +172,7 @@ def train(
     """
     from dataclasses import replace
 
-    from worker.scoring.model import SIZES
+    from worker.scoring.head import SIZES
     from worker.shop.source import opened
     from worker.training import further
     from worker.training.finetune import Plan

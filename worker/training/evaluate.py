@@ -41,7 +41,7 @@ def evaluate(
     """Every line of a slice (`labels.SLICES`). Intervals: 95 %, from `draws` resamples of the visitors. Minutes."""
     inside, y = member(events, which), labels(events)
     places = np.flatnonzero(inside.any(axis=1))
-    logits = finetune.predict(bundle.model, bundle.vocabulary, windows, places, device=device)
+    logits = finetune.predict(bundle.weights, bundle.vocabulary, windows, places, device=device)
     p = bundle.calibration.probabilities(logits)
     lines = []
     for at, horizon in enumerate(NAMES):

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from worker.scoring import aggregates, encode, forward, model
 from worker.scoring.batch import Batch, Floats
+from worker.scoring.head import Shape
+from worker.scoring.weights import Weights
 from worker.training.labels import Events, labels, member
 from worker.training.windows import Windows
 
@@ -60,7 +62,7 @@ class Examples:
         return weights
 
 
-def fresh(examples: Examples, shape: model.Shape, *, seed: int) -> tuple[model.IntentModel, encode.Vocabulary]:
+def fresh(examples: Examples, shape: Shape, *, seed: int) -> tuple[model.IntentModel, encode.Vocabulary]:
     """A network that has learnt nothing, but for the vocabulary and the aggregates' scales, from the examples alone."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -85,12 +87,11 @@ def standardise(network: model.IntentModel, windows: Windows, places: Places) ->
 
 
 def predict(
-    network: model.IntentModel, vocabulary: encode.Vocabulary, windows: Windows, places: Places, *, device: str = "cpu"
+    weights: Weights, vocabulary: encode.Vocabulary, windows: Windows, places: Places, *, device: str = "cpu"
 ) -> Floats:
     """[len(places), HORIZONS] logits, by the code that serves."""
-    network.eval()
     logits = [
-        forward.logits(network, vocabulary, Batch.of(windows.take(part)), device=torch.device(device))
+        forward.logits(weights, vocabulary, Batch.of(windows.take(part)), device=torch.device(device))
         for part in parts(places, size=8192)
     ]
     return np.concatenate(logits)

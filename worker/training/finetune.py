@@ -20,6 +20,7 @@ import torch
 
 from worker.scoring import aggregates, encode, forward, model
 from worker.scoring.batch import Batch
+from worker.scoring.head import Head, Shape
 from worker.training import augment, loop, objective, pretrain, teacher
 from worker.training.checkpoints import Checkpoints
 from worker.training.examples import Bools, Examples, Places, fresh
@@ -74,7 +75,7 @@ class Plan:
     refit: bool = False
     bf16: bool = True
     device: str = "cpu"
-    shape: model.Shape = field(default_factory=model.Shape)
+    shape: Shape = field(default_factory=Shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +185,7 @@ def _heads(
     shape = replace(plan.shape, members=1, aside=0)
     for place in range(network.head.tables):
         torch.manual_seed(plan.seed + place)
-        head = model.Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
+        head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
         head.means.copy_(network.head.means)
         head.deviations.copy_(network.head.deviations)
         member = model.IntentModel(network.bert, head.to(torch.device(plan.device)))

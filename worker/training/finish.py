@@ -15,7 +15,8 @@ from worker.scores import REASONS
 from worker.scoring.bundle import Bundle
 from worker.scoring.calibration import Calibration
 from worker.scoring.encode import Vocabulary
-from worker.scoring.model import HORIZONS, IntentModel, Shape
+from worker.scoring.head import HORIZONS, Shape
+from worker.scoring.model import IntentModel, weights
 from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
 from worker.training import calibrate
@@ -36,7 +37,7 @@ def bare(name: str, shape: Shape, vocabulary: Vocabulary, model: IntentModel, *,
         version="",  # known once the files are written
         shape=shape,
         vocabulary=vocabulary,
-        model=model,
+        weights=weights(model),
         calibration=Calibration(slopes=np.ones(HORIZONS, np.float32), intercepts=np.zeros(HORIZONS, np.float32)),
         surrogate=Surrogate(weights=np.zeros(len(REASONS), np.float32), intercept=0.0, r2=0.0),
         card=card,
@@ -53,7 +54,7 @@ def calibrated(
     """
     places = np.flatnonzero(member.any(axis=1))
     inside, y = member[places], labels(events)[places]
-    logits = predict(made.model, made.vocabulary, kept, places, device=device)
+    logits = predict(made.weights, made.vocabulary, kept, places, device=device)
     calibration = calibrate.fit(logits, y, inside, former=made.calibration, least=least)
     percentiles = made.percentiles
     if inside.any(axis=0).all():

@@ -51,7 +51,7 @@ def compare(
     places = np.flatnonzero(member.any(axis=1))
     y, inside, visitor = labels(events)[places], member[places], events.visitor[places]
     old, new = (
-        each.calibration.probabilities(predict(each.model, each.vocabulary, kept, places, device=device))
+        each.calibration.probabilities(predict(each.weights, each.vocabulary, kept, places, device=device))
         for each in (before, after)
     )
     pairs = []

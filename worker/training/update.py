@@ -14,6 +14,7 @@ import numpy as np
 from worker.errors import IntentError
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
+from worker.scoring.model import weights
 from worker.shop.source import Source
 from worker.training import continual, finetune, finish, loop, succession, windows
 from worker.training.runs import Run
@@ -75,7 +76,7 @@ def update(
     span = _span(change)
     # All visitors that taught nothing have a say in these; drift is measured against the time that the labels are of.
     made = finish.calibrated(
-        replace(was, version="", model=found.model),
+        replace(was, version="", weights=weights(found.model)),
         events,
         kept,
         parts.watched_new | parts.judging,

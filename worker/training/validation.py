@@ -27,7 +27,7 @@ class Validation:
 
     def __call__(self, network: model.IntentModel) -> dict[str, float]:
         """What `measured` says of its logits."""
-        out = predict(network, self._vocabulary, self._windows, self.places, device=self._device)
+        out = predict(model.weights(network), self._vocabulary, self._windows, self.places, device=self._device)
         return measured(out, self.y, self.counted)
 
 

@@ -11,7 +11,7 @@ from worker.scoring import encode
 from worker.scoring.aggregates import NAMES
 from worker.scoring.batch import Batch
 from worker.scoring.encode import CONTEXT
-from worker.scoring.model import Shape
+from worker.scoring.head import Shape
 from worker.shop.ga360 import Sample
 from worker.training import trees, windows
 from worker.training.features import Features

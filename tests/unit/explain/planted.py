@@ -1,5 +1,7 @@
 """A model that one kind of event drives: trained for a moment on windows whose logit is the number of such events."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -8,6 +10,7 @@ from worker.events import KINDS
 from worker.scoring import aggregates, encode, model
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
+from worker.scoring.head import Shape
 
 DRIVER = "add_to_cart"
 
@@ -42,7 +45,7 @@ def bundle() -> Bundle:
     torch.manual_seed(0)
     made = making.bundle()
     known = made.vocabulary
-    shape = model.Shape(layers=1, hidden=32, heads=2, head_width=16, dropout=0.0, head_dropout=0.0)
+    shape = Shape(layers=1, hidden=32, heads=2, head_width=16, dropout=0.0, head_dropout=0.0)
     network = model.build(shape, known)
     given = windows(1024, seed=1)
     batch = Batch.of(given)
@@ -67,5 +70,4 @@ def bundle() -> Bundle:
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-    object.__setattr__(made, "model", network.eval())
-    return made
+    return replace(made, weights=model.weights(network))

@@ -53,7 +53,7 @@ def test_the_only_event_cannot_be_left_out(driven: Bundle) -> None:
 
 def test_logits_are_those_of_the_forward_and_its_calibration(bundle: Bundle) -> None:
     windows = making.random_windows(40, seed=5)
-    raw = forward.logits(bundle.model, bundle.vocabulary, Batch.of(windows), device=torch.device("cpu"))
+    raw = forward.logits(bundle.weights, bundle.vocabulary, Batch.of(windows), device=torch.device("cpu"))
     expected = raw * bundle.calibration.slopes + bundle.calibration.intercepts
     assert Scorer(bundle).logits(windows) == pytest.approx(expected, abs=1e-5)
 
@@ -67,7 +67,7 @@ def test_occlusion_is_the_difference_of_two_scores(bundle: Bundle) -> None:
         batch = Batch.of([encoded])
         sums, known = aggregates(batch), encode.contexts(batch, bundle.vocabulary)
         if columns is not None:
-            sums[:, columns] = bundle.model.head.means.numpy()[columns]
+            sums[:, columns] = bundle.weights.head.means.numpy()[columns]
         if field is not None:
             known[:, field] = parts.UNKNOWN
         grid = encode.padded(batch, encode.tokens(batch, bundle.vocabulary), np.arange(1))

@@ -79,7 +79,7 @@ def test_floating_point_work_is_the_formula() -> None:
 
 def test_random_models_spread_their_scores(mini: Bundle) -> None:
     batch = work.Columns.of(POOL.windows["real"], mini.vocabulary).batch
-    logits = forward.logits(mini.model, mini.vocabulary, batch, device=CPU)
+    logits = forward.logits(mini.weights, mini.vocabulary, batch, device=CPU)
     assert logits.std(axis=0) == pytest.approx(1.0, abs=0.05)
     assert logits.mean(axis=0) == pytest.approx(0.0, abs=0.05)
 
@@ -98,7 +98,7 @@ def test_random_models_spread_their_scores(mini: Bundle) -> None:
 def test_scorers_score_what_the_worker_scores(mini: Bundle, scorer: str, bound: float) -> None:
     windows = POOL.windows["real"][:40]
     batch = work.Columns.of(windows, mini.vocabulary).batch
-    expected = mini.calibration.probabilities(forward.logits(mini.model, mini.vocabulary, batch, device=CPU))
+    expected = mini.calibration.probabilities(forward.logits(mini.weights, mini.vocabulary, batch, device=CPU))
     made = serve.SCORERS[scorer](mini, Task(scorer=scorer, size="mini", device="cpu", threads=1, folder=""))
     found = made.forward(made.arrange(windows))
     assert found.std() > 0.01

@@ -12,6 +12,7 @@ from worker.scoring.aggregates import NAMES
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.scoring.calibration import Calibration
+from worker.scoring.head import Shape
 from worker.scoring.reasons import Surrogate
 
 START_MS = 1_475_305_200_000
@@ -87,7 +88,7 @@ def bundle(
     torch.manual_seed(seed)
     known = vocabulary()
     known = replace(known, contexts={name: known.contexts[name] for name in columns})
-    shape = model.Shape(layers=2, hidden=32, heads=2, head_width=16, members=members, aside=aside, apart=apart)
+    shape = Shape(layers=2, hidden=32, heads=2, head_width=16, members=members, aside=aside, apart=apart)
     made = model.build(shape, known).eval()
     with torch.no_grad():
         for parameter in made.parameters():
@@ -98,7 +99,7 @@ def bundle(
         version="",
         shape=shape,
         vocabulary=known,
-        model=made,
+        weights=model.weights(made),
         calibration=Calibration(
             slopes=np.array([0.9, 1.1, 1.0], np.float32), intercepts=np.array([-0.1, 0.2, 0.0], np.float32)
         ),

@@ -1,5 +1,7 @@
 """Networks and batches for the packed forward's tests: any sizes, any lengths, and what Hugging Face makes of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -7,14 +9,15 @@ from tests.unit.scoring import making
 from worker.scoring import aggregates, encode, model
 from worker.scoring.batch import Batch, Floats, Heads, Rows
 from worker.scoring.bundle import Bundle
+from worker.scoring.head import Shape
 from worker.scoring.packed import Network
 
-SMALL = model.Shape(layers=2, hidden=64, heads=4, head_width=16)
+SMALL = Shape(layers=2, hidden=64, heads=4, head_width=16)
 
 CPU = torch.device("cpu")
 
 
-def bundle(shape: model.Shape, *, seed: int = 3) -> Bundle:
+def bundle(shape: Shape, *, seed: int = 3) -> Bundle:
     """As `making.bundle`, of another shape: weights large enough for scores to differ."""
     made = making.bundle(seed=seed)
     torch.manual_seed(seed)
@@ -23,13 +26,12 @@ def bundle(shape: model.Shape, *, seed: int = 3) -> Bundle:
         for name, parameter in built.named_parameters():
             if "LayerNorm" not in name:
                 parameter.mul_(4.0 if "bert" in name else 2.5)
-    object.__setattr__(made, "model", built)
-    return made
+    return replace(made, weights=model.weights(built))
 
 
 def network(made: Bundle, *, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> Network:
     known = made.calibration
-    return Network.of(made.model, slopes=known.slopes, intercepts=known.intercepts, dtype=dtype, device=device)
+    return Network.of(made.weights, slopes=known.slopes, intercepts=known.intercepts, dtype=dtype, device=device)
 
 
 def batch(lengths: list[int], *, seed: int = 0) -> Batch:

@@ -24,6 +24,7 @@ from worker.scoring import encode, forward
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import FILES, METRICS, OPTIONAL, PERCENTILES, SHIPPED, Bundle
 from worker.scoring.calibration import Calibration
+from worker.scoring.model import weights
 from worker.scoring.percentile import Percentiles
 from worker.training import habits
 
@@ -36,7 +37,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 
 def logits(bundle: Bundle, windows: list[bytes]) -> np.ndarray:
-    return forward.logits(bundle.model, bundle.vocabulary, Batch.of(windows), device=CPU)
+    return forward.logits(bundle.weights, bundle.vocabulary, Batch.of(windows), device=CPU)
 
 
 def test_it_comes_back_as_it_went(bundle: Bundle) -> None:
@@ -235,6 +236,14 @@ def poison(name: str) -> Callable[[Path], object]:
             "bert/config.json",
             id="too few positions",
         ),
+        pytest.param(
+            edit("bert/config.json", lambda value: value.update(hidden_act="relu")), "hidden_act", id="another bert"
+        ),
+        pytest.param(
+            edit("bert/config.json", lambda value: value.update(num_hidden_layers=3)),
+            "bert/model.safetensors does not hold what it should: tensor encoder.layer.2.",
+            id="a layer too few",
+        ),
         pytest.param(poison("head.safetensors"), "head.safetensors", id="a pickle for the head"),
         pytest.param(poison("bert/model.safetensors"), "bert/model.safetensors", id="a pickle for the bert"),
         pytest.param(lambda folder: (folder / "reasons.json").write_text("[]"), "reasons.json", id="no object"),
@@ -285,3 +294,11 @@ def test_the_shipped_bundle_loads_is_small_and_carries_a_card() -> None:
         assert word in shipped.card
     out = logits(shipped, making.random_windows(10, seed=33))  # of items and pages it has never seen
     assert np.isfinite(out).all()
+
+
+def test_written_again_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    """Whether or not its BERT was made into a module in between."""
+    shipped = bundles.load()
+    assert bundles.save(tmp_path / "plain", shipped) == shipped.version
+    remade = replace(shipped, weights=weights(shipped.model))
+    assert bundles.save(tmp_path / "remade", remade) == shipped.version

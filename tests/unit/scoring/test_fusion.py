@@ -14,7 +14,7 @@ from worker.scoring import bundle as bundles
 from worker.scoring import encode, forward
 from worker.scoring.batch import Batch
 from worker.scoring.fusion import Ensemble, Linears
-from worker.scoring.model import HORIZONS, Head
+from worker.scoring.head import HORIZONS, Head
 
 WINDOW, SIDE = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.linspace(-2, 2, 90).view(3, 6, 5)
 
@@ -58,7 +58,7 @@ def inputs(head: Head) -> tuple[torch.Tensor, ...]:
 
 
 def test_members_that_are_apart_share_nothing() -> None:
-    head = making.bundle(members=2, aside=2, apart=True).model.head
+    head = making.bundle(members=2, aside=2, apart=True).weights.head
     head.each(*inputs(head))[:, 2].sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     grad = head.contexts.weight.grad
     assert grad is not None
@@ -68,8 +68,8 @@ def test_members_that_are_apart_share_nothing() -> None:
 
 
 def test_heads_that_were_trained_alone_answer_alike_once_seated() -> None:
-    whole = making.bundle(members=2, aside=2, apart=True).model.head
-    alone = [making.bundle(seed=seed).model.head for seed in range(4)]
+    whole = making.bundle(members=2, aside=2, apart=True).weights.head
+    alone = [making.bundle(seed=seed).weights.head for seed in range(4)]
     for place, head in enumerate(alone):
         whole.seat(place, head)
     given = inputs(whole)
@@ -88,7 +88,7 @@ def test_heads_that_were_trained_alone_answer_alike_once_seated() -> None:
 
 
 def test_the_members_are_served_as_their_mean() -> None:
-    head = making.bundle(members=3, aside=2).model.head
+    head = making.bundle(members=3, aside=2).weights.head
     given = inputs(head)
     with torch.inference_mode():
         each = head.each(*given)
@@ -100,7 +100,7 @@ def test_the_members_are_served_as_their_mean() -> None:
 
 
 def test_a_mute_head_does_not_hear_the_bert() -> None:
-    head = making.bundle(members=3).model.head
+    head = making.bundle(members=3).weights.head
     window, contexts, sums = inputs(head)
     with torch.inference_mode():
         heard = head.fuse(window, contexts, sums)
@@ -115,7 +115,7 @@ def test_a_mute_head_does_not_hear_the_bert() -> None:
 
 @pytest.mark.parametrize("aside", [0, 2])
 def test_rescaled_logits_have_no_mean_and_a_deviation_of_one(aside: int) -> None:
-    head = making.bundle(members=2, aside=aside).model.head
+    head = making.bundle(members=2, aside=aside).weights.head
     given = inputs(head)
     with torch.inference_mode():
         before = head.fuse(*given)
@@ -133,7 +133,7 @@ def test_a_bundle_of_members_comes_back_as_it_went(tmp_path: Path, apart: bool) 
     assert loaded.shape == made.shape
     batch = Batch.of(making.random_windows(20, seed=31))
     before, after = (
-        forward.logits(one.model, one.vocabulary, batch, device=torch.device("cpu")) for one in (made, loaded)
+        forward.logits(one.weights, one.vocabulary, batch, device=torch.device("cpu")) for one in (made, loaded)
     )
     assert np.array_equal(before, after)
 
@@ -146,10 +146,10 @@ def test_members_of_the_second_format_share_one_table(tmp_path: Path) -> None:
     del config["shape"]["apart"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     bundles.seal(tmp_path)
-    loaded = bundles.load(tmp_path).model.head
+    loaded = bundles.load(tmp_path).weights.head
     given = inputs(loaded)
     with torch.inference_mode():
-        assert torch.equal(loaded.fuse(*given), made.model.head.fuse(*given))
+        assert torch.equal(loaded.fuse(*given), made.weights.head.fuse(*given))
 
 
 def test_a_bundle_of_the_third_format_sees_the_session_alone_as_it_did(tmp_path: Path) -> None:
@@ -166,8 +166,8 @@ def test_a_bundle_of_the_third_format_sees_the_session_alone_as_it_did(tmp_path:
     for one in (loaded, bundles.load(tmp_path / "anew")):
         assert one.vocabulary.columns == encode.CONTEXT
         assert np.array_equal(
-            forward.logits(one.model, one.vocabulary, batch, device=torch.device("cpu")),
-            forward.logits(made.model, made.vocabulary, batch, device=torch.device("cpu")),
+            forward.logits(one.weights, one.vocabulary, batch, device=torch.device("cpu")),
+            forward.logits(made.weights, made.vocabulary, batch, device=torch.device("cpu")),
         )
 
 
@@ -175,7 +175,7 @@ def test_a_head_of_the_first_format_is_the_layers_that_it_was(tmp_path: Path) ->
     """Its file is written from torch's own layers, under the names that they had."""
     made = making.bundle(columns=encode.CONTEXT)
     bundles.save(tmp_path, made)
-    head = made.model.head
+    head = made.weights.head
     width, side = made.shape.head_width, len(head.means) + 7 * made.shape.context_width
     sides = nn.Sequential(nn.Linear(side, width), nn.GELU(), nn.Identity(), nn.Linear(width, width), nn.GELU())
     outs = nn.Sequential(
@@ -191,7 +191,7 @@ def test_a_head_of_the_first_format_is_the_layers_that_it_was(tmp_path: Path) ->
         del config["shape"][name]
     (tmp_path / "config.json").write_text(json.dumps(config))
     bundles.seal(tmp_path)
-    loaded = bundles.load(tmp_path).model.head
+    loaded = bundles.load(tmp_path).weights.head
     window, contexts, sums = inputs(head)
     with torch.inference_mode():
         known = head.contexts(contexts + head.context_base).flatten(1)

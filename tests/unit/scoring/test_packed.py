@@ -10,10 +10,10 @@ import torch
 from tests.unit.scoring import making, networks
 from worker.errors import IntentError
 from worker.scoring import bundle as bundles
-from worker.scoring import tiles
+from worker.scoring import model, tiles
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
-from worker.scoring.model import SIZES, Shape
+from worker.scoring.head import SIZES, Shape
 from worker.scoring.packed import Network, Packed, pack
 
 SHAPES = {
@@ -86,7 +86,7 @@ def test_windows_of_511_events_where_the_model_has_the_positions() -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_have_names(name: str) -> None:
     shape = SIZES[name]
-    config = shape.bert()
+    config = model.config(shape)
     assert config.hidden_size % config.num_attention_heads == 0
     assert (config.num_hidden_layers, config.hidden_size) == {
         "tiny": (2, 128),

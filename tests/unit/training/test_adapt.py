@@ -1,5 +1,6 @@
 """What is adapted and what is not; and that merging changes no score."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.unit.scoring import making
 from worker.scoring import aggregates, bundle, encode, forward
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
+from worker.scoring.model import weights
 from worker.training.adapt import METHODS, RANK, Adapted
 
 MERGING = [name for name, method in METHODS.items() if method.merges]
@@ -90,12 +92,12 @@ def test_merged_it_computes_the_same_and_is_a_plain_bundle(
         wanted = torch.sigmoid(adapted.network(*inputs))
         assert (torch.sigmoid(merged(*inputs)) - wanted).abs().max() <= 1e-5
     assert merged.state_dict().keys() == made.model.state_dict().keys()
-    saved = Bundle(**{field: getattr(made, field) for field in Bundle.__slots__} | {"model": merged})
+    saved = replace(made, weights=weights(merged))
     bundle.save(tmp_path, saved)
     loaded = bundle.load(tmp_path)
     assert type(loaded.model.bert) is BertModel
     batch = Batch.of(making.random_windows(12, seed=4))
-    served = forward.logits(loaded.model, loaded.vocabulary, batch, device=torch.device("cpu"))
+    served = forward.logits(loaded.weights, loaded.vocabulary, batch, device=torch.device("cpu"))
     assert np.abs(1 / (1 + np.exp(-served)) - wanted.numpy()).max() <= 1e-5
 
 

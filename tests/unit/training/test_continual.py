@@ -20,7 +20,8 @@ from worker.explain import codes
 from worker.registry.compare import compare, paired
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
-from worker.scoring.model import Shape, build
+from worker.scoring.head import Shape
+from worker.scoring.model import build, weights
 from worker.shop.ga360 import Sample, parse_time
 from worker.training import continual, examples, finetune, finish, further, succession, windows
 from worker.training.continual import JUDGING, WATCHED, Check, Split, Update
@@ -45,7 +46,7 @@ def fresh(data: tuple[Events, Windows]) -> Bundle:
     vocabulary = examples.learn_vocabulary(kept, np.arange(2000))
     network = build(SHAPE, vocabulary)
     examples.standardise(network, kept, np.arange(2000))
-    return replace(making.bundle(name="shop"), shape=SHAPE, vocabulary=vocabulary, model=network.eval())
+    return replace(making.bundle(name="shop"), shape=SHAPE, vocabulary=vocabulary, weights=weights(network))
 
 
 def test_an_instant_is_new_when_its_horizon_ends(data: tuple[Events, Windows]) -> None:
@@ -167,7 +168,7 @@ def test_an_update_learns_what_there_is_to_learn(
     assert (done.trained_parameters == total) is (method is None)
     if method != "bottleneck":
         places = np.flatnonzero(labels(events)[:, 1])[:50]
-        served = finetune.predict(done.model, fresh.vocabulary, kept, places)
+        served = finetune.predict(weights(done.model), fresh.vocabulary, kept, places)
         padded = continual.padded_logits(done.model, fresh.vocabulary, kept, places, device=torch.device("cpu"))
         assert np.abs(served - padded).max() < 1e-4
 
@@ -274,7 +275,9 @@ def test_two_bundles_are_compared_on_any_slice(shop: Path, fresh: Bundle, tmp_pa
     with torch.no_grad():
         for parameter in turned.head.fusion.answer.parameters():
             parameter.neg_()
-    better, worse = sorted([fresh, replace(fresh, model=turned)], key=lambda each: -day_auc(each, shop, tmp_path))
+    better, worse = sorted(
+        [fresh, replace(fresh, weights=weights(turned))], key=lambda each: -day_auc(each, shop, tmp_path)
+    )
     slice_: dict[str, Any] = {"since_ms": SINCE, "until_ms": TEST, "runs": tmp_path, "draws": 20}
     for before, after, judged in ((better, worse, True), (worse, better, False)):
         rows = paired(succession.compared(before, after, Sample(shop), **slice_))
@@ -288,7 +291,7 @@ def day_auc(bundle: Bundle, shop: Path, scratch: Path) -> float:
     """By scikit-learn, from the probabilities that are served: a longer horizon's are never below a shorter one's."""
     events, kept = windows.build(Sample(shop), scratch / "cache")
     places = np.flatnonzero(continual.known(events, from_ms=SINCE, until_ms=TEST)[:, 1])
-    scores = bundle.calibration.probabilities(finetune.predict(bundle.model, bundle.vocabulary, kept, places))
+    scores = bundle.calibration.probabilities(finetune.predict(bundle.weights, bundle.vocabulary, kept, places))
     return float(roc_auc_score(labels(events)[places, 1], scores[:, 1]))
 
 

@@ -11,11 +11,12 @@ from tests.unit.scoring import making
 from worker.events import KINDS
 from worker.scoring import encode, model
 from worker.scoring.batch import Batch
+from worker.scoring.head import Shape
 from worker.training import loop, pretrain
 from worker.training.examples import Examples
 from worker.training.windows import Windows
 
-SHAPE = model.Shape(layers=1, hidden=32, heads=2, head_width=16, dropout=0.0)
+SHAPE = Shape(layers=1, hidden=32, heads=2, head_width=16, dropout=0.0)
 KINDS_SEEN = ("view_item", "add_to_cart")
 
 

@@ -19,7 +19,8 @@ from worker.errors import IntentError
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
 from worker.scoring.engine import Engine
-from worker.scoring.model import Shape
+from worker.scoring.head import Shape
+from worker.scoring.model import weights
 from worker.shop.ga360 import ORDER_COMPLETED, Sample
 from worker.training import finetune, windows
 from worker.training.labels import START, labels
@@ -170,7 +171,7 @@ def test_the_same_plan_gives_the_same_model(shop: Path, tmp_path: Path) -> None:
     plan = finetune.Plan(windows=500, batch_windows=128, validation_windows=200, bf16=False, shape=PLAN.shape)
     places = np.arange(50)
     first, second = (
-        finetune.predict(done.model, done.vocabulary, kept, places)
+        finetune.predict(weights(done.model), done.vocabulary, kept, places)
         for done in (finetune.finetune(events, kept, plan, report=lambda _: None) for _ in range(2))
     )
     assert np.array_equal(first, second)

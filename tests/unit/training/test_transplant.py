@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.unit.scoring import making
-from worker.scoring import encode, forward
+from worker.scoring import encode, forward, model
 from worker.scoring.batch import Batch
 from worker.training.transplant import transplant
 
@@ -18,7 +18,7 @@ def test_it_computes_what_it_did_under_a_vocabulary_that_knows_more() -> None:
     known = making.bundle()
     contexts = {**known.vocabulary.contexts, "country": known.vocabulary.contexts["country"][:2]}
     vocabulary = replace(known.vocabulary, contexts=contexts, categories=known.vocabulary.categories[1:])
-    donor = replace(known, vocabulary=vocabulary, model=transplant(known, vocabulary).eval())
+    donor = replace(known, vocabulary=vocabulary, weights=model.weights(transplant(known, vocabulary)))
     windows = Batch.of(making.random_windows(60, seed=91))
     everything = encode.learn(
         [Batch.of(making.random_windows(300, seed=92)), windows], least=1, item_buckets=8, page_buckets=4
@@ -26,13 +26,13 @@ def test_it_computes_what_it_did_under_a_vocabulary_that_knows_more() -> None:
     assert len(everything.items) > len(donor.vocabulary.items)
     assert everything.context_sizes() != donor.vocabulary.context_sizes()
     network = transplant(donor, everything).eval()
-    before = forward.logits(donor.model, donor.vocabulary, windows, device=CPU)
-    after = forward.logits(network, everything, windows, device=CPU)
+    before = forward.logits(donor.weights, donor.vocabulary, windows, device=CPU)
+    after = forward.logits(model.weights(network), everything, windows, device=CPU)
     assert before == pytest.approx(after, abs=1e-5)
     with torch.no_grad():  # and it is another network
         network.head.events.weight.zero_()
-    assert np.abs(forward.logits(network, everything, windows, device=CPU) - before).max() > 1e-3
-    assert forward.logits(donor.model, donor.vocabulary, windows, device=CPU) == pytest.approx(before)
+    assert np.abs(forward.logits(model.weights(network), everything, windows, device=CPU) - before).max() > 1e-3
+    assert forward.logits(donor.weights, donor.vocabulary, windows, device=CPU) == pytest.approx(before)
 
 
 def test_what_the_new_vocabulary_lacks_shares_the_tail() -> None:
