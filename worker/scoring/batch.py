@@ -169,11 +169,10 @@ def _decode(content: Column, sizes: Column, layout: _Layout) -> tuple[bool, Head
     )
     at = np.int64(0)
     for i in range(b):
-        head = content[at : at + layout.rows_at]
-        heads.newest_ms[i] = _u32(head, _NEWEST_AT) | _u32(head, _NEWEST_AT + 4) << 32
+        heads.newest_ms[i] = _u32(content, at + _NEWEST_AT) | _u32(content, at + _NEWEST_AT + 4) << 32
         for k in range(_CONTEXTS):
-            heads.context[i, k] = _u32(head, _CONTEXT_AT + 4 * k)
-        heads.visit_number[i] = _u16(head, _VISIT_AT)
+            heads.context[i, k] = _u32(content, at + _CONTEXT_AT + 4 * k)
+        heads.visit_number[i] = _u16(content, at + _VISIT_AT)
         heads.sessions[i] = _decode_rows(content, at + layout.rows_at, layout.row_bytes, heads, i, columns)
         at += sizes[i]
     return b > 0, heads, columns
@@ -187,16 +186,15 @@ def _decode_rows(content: Column, at: np.int64, row_bytes: int, heads: Heads, i:
     newest = oldest + heads.lengths[i] - 1
     age_before = session_before = np.int64(0)
     for n in range(oldest, newest + 1):
-        row = content[at : at + row_bytes]
-        at += row_bytes
-        age = (newest_low - _u32(row, 0)) & 0xFFFFFFFF
-        kind_price, session = _u32(row, 16), _u16(row, 20)
+        age = (newest_low - _u32(content, at)) & 0xFFFFFFFF
+        kind_price, session = _u32(content, at + 16), _u16(content, at + 20)
         gap = age_before - age if n > oldest else -1
-        rows.item[n], rows.category[n], rows.page[n] = _u32(row, 4), _u32(row, 8), _u32(row, 12)
+        rows.item[n], rows.category[n], rows.page[n] = _u32(content, at + 4), _u32(content, at + 8), _u32(content, at + 12)
         rows.kind[n], rows.price_cents[n] = kind_price & 0xFF, kind_price >> 8
         rows.age_ms[n], rows.gap_ms[n] = age, gap
         rows.opens[n] = n == oldest or session != session_before or (session == 0 and gap > SESSION_PAUSE_MS)
         age_before, session_before = age, session
+        at += row_bytes
     sessions = 0
     for n in range(newest, oldest - 1, -1):
         rows.sessions_back[n] = sessions
@@ -205,13 +203,14 @@ def _decode_rows(content: Column, at: np.int64, row_bytes: int, heads: Heads, i:
 
 
 @compiled
-def _u32(part: Column, at: int) -> np.int64:
-    """Little endian, from any place. The compiler makes one load of it where `at` is a constant."""
-    return (
-        np.int64(part[at]) | np.int64(part[at + 1]) << 8 | np.int64(part[at + 2]) << 16 | np.int64(part[at + 3]) << 24
-    )
+def _u32(content: Column, at: np.int64) -> np.int64:
+    """Little endian, from any place. Unsigned places cannot count from the end, so that the compiler makes one load."""
+    place = np.uint64(at)
+    low = np.int64(content[place]) | np.int64(content[place + np.uint64(1)]) << 8
+    return low | np.int64(content[place + np.uint64(2)]) << 16 | np.int64(content[place + np.uint64(3)]) << 24
 
 
 @compiled
-def _u16(part: Column, at: int) -> np.int64:
-    return np.int64(part[at]) | np.int64(part[at + 1]) << 8
+def _u16(content: Column, at: np.int64) -> np.int64:
+    place = np.uint64(at)
+    return np.int64(content[place]) | np.int64(content[place + np.uint64(1)]) << 8
