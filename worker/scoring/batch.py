@@ -189,7 +189,8 @@ def _decode_rows(content: Column, at: np.int64, row_bytes: int, heads: Heads, i:
         age = (newest_low - _u32(content, at)) & 0xFFFFFFFF
         kind_price, session = _u32(content, at + 16), _u16(content, at + 20)
         gap = age_before - age if n > oldest else -1
-        rows.item[n], rows.category[n], rows.page[n] = _u32(content, at + 4), _u32(content, at + 8), _u32(content, at + 12)
+        rows.item[n], rows.category[n] = _u32(content, at + 4), _u32(content, at + 8)
+        rows.page[n] = _u32(content, at + 12)
         rows.kind[n], rows.price_cents[n] = kind_price & 0xFF, kind_price >> 8
         rows.age_ms[n], rows.gap_ms[n] = age, gap
         rows.opens[n] = n == oldest or session != session_before or (session == 0 and gap > SESSION_PAUSE_MS)
