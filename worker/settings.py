@@ -125,7 +125,9 @@ class Model(_Part):
 
     bundle: Path | None = Field(None, description="bundle folder; default: the one shipped with the package")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, else float32")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on CUDA from Ampere on, else float32"
+    )
     deterministic: bool = Field(False, description="scores equal to the bit whatever the batch, at some cost")
     threads: int | None = Field(
         None, ge=1, le=1024, description="torch's on the CPU; default: one core is left to the rest of the worker"

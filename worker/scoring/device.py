@@ -4,7 +4,7 @@ Knows neither queues nor callers. Every method but `named` is called on the one 
 """
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -18,12 +18,22 @@ from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
 from worker.scoring.packed import Network, pack
 
-Finish = Callable[[], Floats]
-"""Waits for the device; [B, HORIZONS] probabilities."""
-
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+HALF_FROM: Final = (8, 0)
+"""Compute capability of the first devices (Ampere) that bfloat16 and torch's attention over packed windows need."""
+
 log = structlog.get_logger(__name__)
+
+
+class Pending(Protocol):
+    """A batch that was begun."""
+
+    def done(self) -> bool:
+        """Whether the device has ended it. Does not wait."""
+
+    def wait(self) -> Floats:
+        """[B, HORIZONS] probabilities, once the device has ended it. Called once."""
 
 
 class Runner(Protocol):
@@ -37,8 +47,8 @@ class Runner(Protocol):
     def bytes(self) -> int:
         """Its memory on the device."""
 
-    def begin(self, batch: Batch) -> Finish:
-        """Starts a batch's forward pass; what to call for its scores. May finish it before it returns."""
+    def begin(self, batch: Batch) -> Pending:
+        """Starts a batch's forward pass. May finish it before it returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,9 @@ class Device:
 
     @classmethod
     def named(cls, name: str, dtype: str = "auto", *, deterministic: bool = False) -> "Device":
-        """`auto` (CUDA where there is one), `cpu` or `cuda`; `auto` (bfloat16 on CUDA), `float32` or `bfloat16`.
+        """`auto` (CUDA where there is one), `cpu` or `cuda`; `auto`, `float32` or `bfloat16`.
+
+        `auto` is bfloat16 on CUDA from Ampere on, else float32.
 
         float32 is the CPU's default although bfloat16 is faster where the CPU has it: a score is then the same to five
         digits whatever the batch and the machine. Raises `SettingError` for what is not there.
@@ -72,7 +84,13 @@ class Device:
         if dtype != "auto" and dtype not in DTYPES:
             raise SettingError(f"the setting `model.dtype` is {dtype!r}; accepted are 'auto' and {sorted(DTYPES)}")
         cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
-        chosen = DTYPES.get(dtype, torch.bfloat16 if cuda else torch.float32)
+        half = cuda and torch.cuda.get_device_capability() >= HALF_FROM
+        if cuda and not half and dtype == "bfloat16":
+            raise SettingError(
+                "the setting `model.dtype` is 'bfloat16', but this CUDA device is older than compute capability "
+                f"{HALF_FROM[0]}.{HALF_FROM[1]}; use 'auto' or 'float32'"
+            )
+        chosen = DTYPES.get(dtype, torch.bfloat16 if half else torch.float32)
         return cls(torch.device("cuda" if cuda else "cpu"), chosen, deterministic, in_flight=2 if cuda else 1)
 
     def exhausted(self, error: BaseException) -> bool:
@@ -106,7 +124,7 @@ class Device:
             runner = Tiled(bundle, network, self.deterministic)
         for count in _warm_up_counts(self, network):
             batch = Batch.of([*warm_up, *[warm_up[0]] * count])
-            if not np.isfinite(runner.begin(batch)()).all():
+            if not np.isfinite(runner.begin(batch).wait()).all():
                 raise IntentError(f"model {bundle.name} {bundle.version} gives scores that are not numbers")
             yield
         log.debug("model is ready", name=bundle.name, seconds=round(time.perf_counter() - began, 3))
@@ -126,11 +144,23 @@ class Tiled:
         """Of the tensors."""
         return self.network.bytes
 
-    def begin(self, batch: Batch) -> Finish:
+    def begin(self, batch: Batch) -> Pending:
         """All of it, at once."""
         packed = pack(batch, self.bundle.vocabulary, self.network, longest_first=True)
-        found = tiles.probabilities(self.network, packed, fixed=self.fixed)
-        return lambda: found
+        return _Found(tiles.probabilities(self.network, packed, fixed=self.fixed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A batch that nobody need wait for."""
+
+    probabilities: Floats
+
+    def done(self) -> bool:
+        return True
+
+    def wait(self) -> Floats:
+        return self.probabilities
 
 
 def _warm_up_counts(device: Device, network: Network) -> range:

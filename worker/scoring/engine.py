@@ -28,7 +28,7 @@ from worker.scoring.answer import Scores
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
 from worker.scoring.changes import Change, Changes
-from worker.scoring.device import Device, Finish, Runner
+from worker.scoring.device import Device, Pending, Runner
 from worker.scoring.lanes import Job, Lane, Part, halves, settle
 from worker.scoring.pace import Pace
 from worker.settings import Model as ModelSettings
@@ -43,6 +43,9 @@ SHADOW_TOKENS: Final = 1024
 
 SHADOW_QUEUE_TOKENS: Final = 16 * SHADOW_TOKENS
 """May wait for the challenger; what is offered beyond is dropped."""
+
+LOOK_S: Final = 1e-4
+"""How often the engine looks whether the device has ended sooner than was expected."""
 
 LEAST_TOKENS: Final = 1 + window.EVENTS
 """No shortage of memory makes batches smaller than one full window."""
@@ -60,16 +63,17 @@ class Report:
     device_bytes: int  # reserved on a CUDA device by this process
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Flight:
     """A batch under way."""
 
     parts: list[Part]
     runner: Runner
     batch: Batch
-    finish: Finish
+    pending: Pending
     began_s: float
     launched_s: float
+    ended_s: float | None = None  # where the engine saw the device end it
 
     @property
     def tokens(self) -> int:
@@ -84,7 +88,7 @@ class Engine:
     through. `device`, `dtype` and `deterministic` are those of `Device`. A batch holds up to `max_batch_tokens` (a
     token an event and one a window). At most `max_queued_tokens` wait (default: 16 batches): callers beyond wait for
     room. `threads` are torch's on the CPU; the default leaves one core to the rest of the process. Raises
-    `SettingError` for a device that is not there.
+    `SettingError` for a device that is not there, `IntentError` for one that cannot take the model.
     """
 
     def __init__(
@@ -126,9 +130,16 @@ class Engine:
         try:
             self.swap(bundle)
             self._ready_s = time.perf_counter() - began_s
-        except BaseException:
+        except BaseException as error:
             self.close()
-            raise
+            if isinstance(error, IntentError) or not isinstance(error, Exception):
+                raise
+            raise IntentError(
+                f"model {bundle.name} {bundle.version} cannot be made ready with the settings `model.device` "
+                f"{str(self.device)!r}, `model.dtype` {str(self._device.dtype).removeprefix('torch.')!r} and "
+                f"`model.max_batch_tokens` {max_batch_tokens}: {' '.join(str(error).split())[:300]}; "
+                "choose another device or fewer tokens"
+            ) from error
 
     @classmethod
     def configured(cls, load: Callable[[], Bundle], settings: ModelSettings) -> Self:
@@ -292,7 +303,7 @@ class Engine:
         torch.set_num_threads(self._threads)  # of this thread, which is the one that computes
         under_way: deque[_Flight] = deque()
         try:
-            while self._work() or under_way:
+            while under_way or self._work():
                 self._change()
                 while len(under_way) < self._device.in_flight and (parts := self._take(under_way)):
                     self._begin(parts, under_way)
@@ -319,14 +330,22 @@ class Engine:
     def _take(self, under_way: Sequence[_Flight]) -> list[Part]:
         """The next batch of the champion; behind one under way, as late as its preparation allows."""
         if under_way:
-            tokens = max(under_way[-1].tokens, self._champions.tokens)
-            time.sleep(self._pace.spare_s(min(tokens, self.max_batch_tokens)))
+            self._linger(under_way[-1])
         with self._lock:
             parts = self._champions.take(self.max_batch_tokens, only_begun=self._changes.ready is not None)
             room, self._room = self._room, []
         for waiter in room:
             settle(waiter, None)
         return parts
+
+    def _linger(self, flight: _Flight) -> None:
+        """Until the next batch has to be taken, or the device has ended the last one sooner than was expected."""
+        tokens = min(max(flight.tokens, self._champions.tokens), self.max_batch_tokens)
+        while (spare_s := self._pace.spare_s(tokens)) > 0:
+            if flight.pending.done():
+                flight.ended_s = time.perf_counter()
+                break
+            time.sleep(min(spare_s, LOOK_S))
 
     def _begin(self, parts: list[Part], under_way: deque[_Flight]) -> None:
         try:
@@ -343,24 +362,27 @@ class Engine:
             self._deliver(flight)
         except Exception as error:
             self._failed(flight.parts, flight.runner, error)
-        else:
-            self._pace.finished(since_s, flight.tokens)
-        self._free_s = time.perf_counter()
+        self._pace.ended(since_s, flight.ended_s)
+        now_s = time.perf_counter()
+        self._free_s = now_s if flight.ended_s is None else flight.ended_s
         if self._first_score_s is None:
-            self._first_score_s = self._free_s - flight.began_s
+            self._first_score_s = now_s - flight.began_s
 
     def _start(self, parts: list[Part], runner: Runner) -> _Flight:
         began_s = time.perf_counter()
         batch = Batch.of([one for part in parts for one in part.windows])
-        finish = runner.begin(batch)
-        return _Flight(parts, runner, batch, finish, began_s=began_s, launched_s=time.perf_counter())
+        pending = runner.begin(batch)
+        return _Flight(parts, runner, batch, pending, began_s=began_s, launched_s=time.perf_counter())
 
     def _deliver(self, flight: _Flight) -> None:
         """Computes on the host what the device does not, waits for the device, answers."""
         batch, bundle = flight.batch, flight.runner.bundle
         risk_score, risk_mask = risk.risk(batch, bundle.habits)
         codes, weights = reasons.top(batch, bundle.surrogate)
-        intent = flight.finish()
+        seen = flight.pending.done()
+        intent = flight.pending.wait()
+        if not seen:
+            flight.ended_s = time.perf_counter()
         if not np.isfinite(intent).all():
             raise IntentError(f"model {bundle.name} {bundle.version} gave scores that are not numbers")
         ranks = None if bundle.percentiles is None else bundle.percentiles.of(intent)

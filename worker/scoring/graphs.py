@@ -21,8 +21,9 @@ import structlog
 import torch
 from torch import Tensor
 
+from worker.errors import IntentError
 from worker.scoring import aggregates, encode, tiles
-from worker.scoring.batch import Batch, Floats
+from worker.scoring.batch import Batch, Floats, Ints
 from worker.scoring.bundle import Bundle
 from worker.scoring.head import HORIZONS
 from worker.scoring.packed import WIDTH, Network, Packed, pack
@@ -145,21 +146,48 @@ class Slot:
 
 
 class Ticket:
-    """A batch under way. `collect` waits for it, once; the slot is free again then."""
+    """A piece of a batch under way. `collect` waits for it; its slot is free again then."""
 
-    def __init__(self, slot: Slot, windows: int, give_back: Callable[[Slot], None]) -> None:
-        self._slot, self._windows, self._give_back = slot, windows, give_back
+    def __init__(self, slot: Slot, windows: int, give_back: Callable[["Ticket", Slot], None]) -> None:
+        self._windows, self._give_back = windows, give_back
+        self._slot: Slot | None = slot
         self._found: Floats | None = None
 
+    def done(self) -> bool:
+        """Whether the device has ended it."""
+        return self._slot is None or self._slot.done.query()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
     def collect(self) -> Floats:
-        """[windows, HORIZONS]."""
-        if self._found is None:
+        """[windows, HORIZONS]. Raises `IntentError` where a former call ended with the device's error."""
+        if self._slot is not None:
+            slot, self._slot = self._slot, None
             try:
-                self._slot.done.synchronize()
-                self._found = self._slot.answer[: self._windows].numpy().copy()
+                slot.done.synchronize()
+                self._found = slot.answer[: self._windows].numpy().copy()
             finally:
-                self._give_back(self._slot)
+                self._give_back(self, slot)
+        if self._found is None:
+            raise IntentError("the device failed while it computed this batch")
         return self._found
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A batch under way, in one piece or several."""
+
+    tickets: list[Ticket]
+    order: Ints  # [B] which of the batch's windows each of the pieces' is
+
+    def done(self) -> bool:
+        """Whether the device has ended all of it."""
+        return all(ticket.done() for ticket in self.tickets)
+
+    def wait(self) -> Floats:
+        """[B, HORIZONS] probabilities."""
+        found = np.concatenate([ticket.collect() for ticket in self.tickets])
+        out = np.empty_like(found)
+        out[self.order] = found
+        return out
 
 
 class Graphs:
@@ -203,18 +231,10 @@ class Graphs:
             self._pool_bytes = torch.cuda.memory_reserved() - before
             yield
 
-    def begin(self, batch: Batch) -> Callable[[], Floats]:
+    def begin(self, batch: Batch) -> Launched:
         """Packs, copies and launches; does not wait for the device. Of several pieces (`fixed`), all but the last."""
         packed = pack(batch, self.bundle.vocabulary, self.network, longest_first=self.fixed)
-        tickets = [self._launch(piece) for piece in self._pieces(packed)]
-
-        def finish() -> Floats:
-            found = np.concatenate([ticket.collect() for ticket in tickets])
-            out = np.empty_like(found)
-            out[packed.order] = found
-            return out
-
-        return finish
+        return Launched([self._launch(piece) for piece in self._pieces(packed)], packed.order)
 
     def _pieces(self, packed: Packed) -> list[Packed]:
         if not self.fixed:
@@ -241,7 +261,7 @@ class Graphs:
         ]
         key = min(fitting, default=None)
         while key is not None and not self._free:
-            self._under_way.popleft().collect()
+            self._under_way[0].collect()
         slot = self._free.popleft() if key is not None else self._slot(packed)
         key = key or Key(len(packed.bags), len(packed.lengths))
         host, staged = slot.host.head(key), slot.staged.head(key)
@@ -288,7 +308,8 @@ class Graphs:
         )
         return Slot(host, staged, answer)
 
-    def _give_back(self, slot: Slot) -> None:
+    def _give_back(self, ticket: Ticket, slot: Slot) -> None:
+        self._under_way.remove(ticket)  # nothing of a batch stays, or a model that was replaced would too
         if len(slot.host.bags) == self._largest.tokens and len(self._free) < SLOTS:
             self._free.append(slot)
 

@@ -17,7 +17,7 @@ from worker.scores import Model
 from worker.scoring.answer import Scores
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
-from worker.scoring.device import Device, Finish, Runner
+from worker.scoring.device import Device, Pending, Runner
 from worker.scoring.engine import SHADOW_QUEUE_TOKENS, SHADOW_TOKENS, Engine
 from worker.scoring.forward import TOLERANCE
 from worker.scoring.percentile import Percentiles
@@ -65,7 +65,7 @@ class Held:
     def bytes(self) -> int:
         return self.runner.bytes
 
-    def begin(self, batch: Batch) -> Finish:
+    def begin(self, batch: Batch) -> Pending:
         gate = self.gate
         gate.batches.append((self.bundle.name, batch.lengths.tolist()))
         gate.entered.release()

@@ -136,11 +136,12 @@ def test_a_graph_gives_what_the_same_code_gives_without_one(made: Bundle) -> Non
     assert captured._graphs.keys() == set(graphs.keys(1024))
     for count in (1, 5, 30):
         batch = Batch.of(WINDOWS[:count])
-        assert captured.begin(batch)() == pytest.approx(plain.begin(batch)(), abs=0.005)
+        assert captured.begin(batch).wait() == pytest.approx(plain.begin(batch).wait(), abs=0.005)
     batches = [Batch.of(WINDOWS[at : at + 10]) for at in range(0, 60, 10)]
     under_way = [captured.begin(batch) for batch in batches]  # more than there are slots
-    for batch, finish in zip(batches, under_way, strict=True):
-        assert finish() == pytest.approx(plain.begin(batch)(), abs=0.005)
+    for batch, launched in zip(batches, under_way, strict=True):
+        assert launched.wait() == pytest.approx(plain.begin(batch).wait(), abs=0.005)
+    assert not captured._under_way
 
 
 @gpu
