@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from worker.errors import IntentError
 from worker.events import MAX_TIME_MS
+from worker.shop import quoting
 from worker.shop.mapping import Time
 
 BAD: Final = -1
@@ -26,6 +27,7 @@ BAD: Final = -1
 
 _PER_MS: Final = {"s": 0.001, "ms": 1, "us": 1000, "ns": 1_000_000}
 _NULLS: Final = ["", "NULL", "null", "NaN", "nan", r"\N"]
+_BINARY: Final = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 
 
 class Rejects:
@@ -68,11 +70,13 @@ class Rejects:
 def read(path: Path, columns: Sequence[str], rejects: Rejects) -> tuple[pa.Table, NDArray[np.int64]]:
     """The named columns, and which of the file's rows each row is. A CSV's are text, so that an id keeps its zeros.
 
-    Raises `IntentError` for a file or a column that is not there. A CSV line of another width is rejected; an empty
-    field is nothing.
+    Raises `IntentError` for a file or a column that is not there or cannot be read as text, a number or a time, and for
+    a CSV whose quoted values do not end. A CSV line of another width is rejected; an empty field is nothing.
     """
     parquet = path.suffix == ".parquet"
     try:
+        if not parquet:
+            quoting.check(path)
         there = pq.read_schema(path).names if parquet else _header(path)
         missing = [name for name in columns if name not in there]
         if missing:
@@ -84,9 +88,31 @@ def read(path: Path, columns: Sequence[str], rejects: Rejects) -> tuple[pa.Table
         table = pq.read_table(path, columns=list(columns))
     except FileNotFoundError:
         raise IntentError(f"{path} does not exist; give a CSV or Parquet file") from None
+    except UnicodeDecodeError as error:
+        raise IntentError(f"{path} is not in UTF-8 ({error}); save it in UTF-8") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise IntentError(f"{path} cannot be read as {'Parquet' if parquet else 'CSV in UTF-8'}: {error}") from None
-    return table, np.arange(1, len(table) + 1)
+    plain = [_plain(table[name], f"{path}: the column {name!r}") for name in table.column_names]
+    return pa.table(plain, table.column_names), np.arange(1, len(table) + 1)
+
+
+def _plain(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
+    """A column that Python and Arrow can both tell as text: an extension's values and binary ones become text here."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if isinstance(kind, pa.BaseExtensionType):  # a UUID, which Arrow would take for 16 bytes of text
+        return pa.chunked_array([pa.array(map(text, column.to_pylist()), pa.string())])
+    try:
+        if any(binary(kind) for binary in _BINARY):
+            column = column.cast(pa.string())
+        column.slice(0, 0).cast(pa.string())  # no value: only whether it could be
+        column.validate(full=True)  # a writer may call anything text
+    except pa.ArrowNotImplementedError:
+        raise IntentError(
+            f"{what} holds {kind}; map a column of text, numbers, booleans, dates or times, or flatten this one"
+        ) from None
+    except pa.ArrowInvalid as error:
+        raise IntentError(f"{what} holds {kind} that is not UTF-8 ({error}); save it as text in UTF-8") from None
+    return column
 
 
 def _header(path: Path) -> list[str]:
@@ -155,7 +181,7 @@ def text(value: Any) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return str(value)
 
 
 def says(value: Any) -> bool:

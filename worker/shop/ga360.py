@@ -105,6 +105,11 @@ class Sample:
         return str(self.folder)
 
     @property
+    def files(self) -> list[Path]:
+        """The folder."""
+        return [self.folder]
+
+    @property
     def about(self) -> str:
         """What it is and how it is split."""
         return ABOUT

@@ -2,7 +2,8 @@
 
 ==================== ===============================================================================================
 ``[columns]``        event field = "column"; `user_id`, `event_time` and `type` are needed, `FIELDS` has the others.
-                     `event_id` may be a list of columns; rows with the same one are one event with several items
+                     `event_id` may be a list of columns; rows with the same one are one event with several items,
+                     so it is an event's own id: rows with another type or time than its first are rejected
 ``[time]``           `format`: "s", "ms", "us" or "ns" since 1970, "rfc3339", or as `strptime` has it; `zone`: an IANA
                      name, for times that say none, and for where the shop's day begins
 ``[types]``          "the table's name" = "one of ours"; "" leaves such rows out. Our own names need no line

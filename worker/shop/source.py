@@ -50,6 +50,10 @@ class Source(Protocol):
         """For messages: where it lies."""
 
     @property
+    def files(self) -> list[Path]:
+        """What it is read from: files, or a folder of them."""
+
+    @property
     def about(self) -> str:
         """For a model card: a paragraph on what the data is and how it is split."""
 

@@ -2,15 +2,16 @@
 
 Every row becomes part of an event, is left out because the mapping says so, or is rejected with a reason: the counts
 add up to the rows. The mapped columns are held in memory, as Arrow has them. A purchase reported twice under one
-transaction counts once, its repeats are page views; a URL is cut to its path.
+transaction counts once, its first valid report; the repeats are page views. A URL is cut to its path.
 """
 
 import datetime as dt
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -18,21 +19,29 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from worker.errors import IntentError, Invalid, SettingError
 from worker.events import KINDS, MAX_USER_BYTES, Context, Event, Item
 from worker.shop import mapping as mappings
 from worker.shop.columns import Rejects, read, says, text, times
+from worker.shop.grouping import Rows, grouped
 from worker.shop.mapping import Mapping
 from worker.shop.source import Splits
-
-Rows = NDArray[np.int64]
 
 _ROWS = 16_384  # in memory at a time as Python values
 _CONTEXT: Final = Context.__struct_fields__
 _ITEM: Final = Item.__struct_fields__
 _MAX_ITEMS = 50
+_NO_TRANSACTION: Final = frozenset({"(not set)", "(none)"})
+"""What Google Analytics writes where there is no transaction."""
+
+
+class _Batch(NamedTuple):
+    """Some events' rows as Python values."""
+
+    rows: list[range]  # of each event, in the columns
+    columns: dict[str, list[Any]]  # by field
+    ids: list[list[Any]]  # each column that an event's id is made of
 
 
 class Table:
@@ -43,6 +52,7 @@ class Table:
 
     def __init__(self, path: Path, mapping: Path) -> None:
         self.path = path
+        self.files = [path, mapping]
         self.mapping: Mapping = mappings.load(mapping)
         self.rejects = Rejects()
         columns = self.mapping.columns
@@ -54,13 +64,14 @@ class Table:
             why = f": {self.rejects}" if self.rejects.total else ""
             raise IntentError(f"{path} holds no usable row{why}")
         order = order[np.argsort(time_ms[order], kind="stable")]
-        order, starts = _grouped(order, content, columns.user_id, columns.ids)
+        order, starts = grouped(order, content, columns, time_ms, numbers, self.rejects)
         self._row = numbers[order]
         self._content = content.take(pa.array(order))
         self._starts = np.append(starts, len(order))  # of each event's rows
         self._times = time_ms[order[starts]]
         self._kinds = self._types()
-        self._repeats = self._repeated_purchases()
+        for repeat in self._repeated_purchases():
+            self._kinds[repeat] = "page_view"
         stat = path.stat()
         self.key = [stat.st_size, stat.st_mtime_ns, hashlib.sha256(mapping.read_bytes()).hexdigest()]
 
@@ -111,22 +122,18 @@ class Table:
         `rejects` tells afterwards what was not one.
         """
         first, end = self._bounds(from_ms, to_ms)
-        names = {"user_id": self.mapping.columns.user_id} | self.mapping.columns.named
         for low in range(first, end, _ROWS):
-            high = min(low + _ROWS, end)
-            rows = self._starts[low : high + 1]
-            part = self._content.slice(int(rows[0]), int(rows[-1] - rows[0]))
-            columns = {field: part[column].to_pylist() for field, column in names.items()}
-            ids = [part[column].to_pylist() for column in self.mapping.columns.ids]
-            for number, (start, stop) in enumerate(pairwise((rows - rows[0]).tolist()), start=low):
-                row = int(self._row[self._starts[number]])
+            numbers = np.arange(low, min(low + _ROWS, end))
+            batch = self._batch(numbers)
+            for place, number in enumerate(numbers.tolist()):
+                row, rows = int(self._row[self._starts[number]]), len(batch.rows[place])
                 if self._kinds[number] == "":
-                    self.rejects.leave_out(row, rows=stop - start)
+                    self.rejects.leave_out(row, rows=rows)
                     continue
                 try:
-                    event = self._event(number, range(start, stop), columns, ids)
+                    event = self._event(number, batch, place)
                 except Invalid as error:
-                    self.rejects.add(error.reason, row, str(error), rows=stop - start)
+                    self.rejects.add(error.reason, row, str(error), rows=rows)
                 else:
                     yield event
 
@@ -180,25 +187,64 @@ class Table:
         table = {name: known.get(name or "", self.mapping.defaults.type) for name in set(names)}
         return [table[name] for name in names]
 
-    def _repeated_purchases(self) -> frozenset[int]:
-        """Events that report a transaction which one before them has reported."""
+    def _repeated_purchases(self) -> list[int]:
+        """Events that report a transaction which a valid one before them has reported.
+
+        Of the whole table, so that an event is the same whichever range it is read in. Only transactions with several
+        reports are looked at closely.
+        """
         column = self.mapping.columns.transaction_id
         if column is None:
-            return frozenset()
+            return []
         places = [number for number, kind in enumerate(self._kinds) if kind == "purchase"]
         told = self._content[column].take(pa.array(self._starts[:-1][places], pa.int64())).to_pylist()
-        seen: set[object] = set()
+        transactions = [_transaction(value) for value in told]
+        reports = Counter(transactions)
+        several = {
+            number: transaction
+            for number, transaction in zip(places, transactions, strict=True)
+            if transaction is not None and reports[transaction] > 1
+        }
+        valid = self._valid(list(several))
+        seen: set[str] = set()
         repeats = []
-        for number, transaction in zip(places, told, strict=True):
-            if transaction is None:
-                continue
+        for number, transaction in several.items():
             if transaction in seen:
                 repeats.append(number)
-            seen.add(transaction)
-        return frozenset(repeats)
+            elif number in valid:
+                seen.add(transaction)
+        return repeats
 
-    def _event(self, number: int, rows: Sequence[int], columns: dict[str, list[Any]], ids: list[list[Any]]) -> Event:
-        """The event of these rows of a batch. Raises `Invalid`."""
+    def _valid(self, numbers: Sequence[int]) -> set[int]:
+        """Those of these events that will not be rejected."""
+        found = set()
+        for low in range(0, len(numbers), _ROWS):
+            part = numbers[low : low + _ROWS]
+            batch = self._batch(np.array(part))
+            for place, number in enumerate(part):
+                try:
+                    self._event(number, batch, place)
+                except Invalid:
+                    continue
+                found.add(number)
+        return found
+
+    def _batch(self, numbers: Rows) -> _Batch:
+        """These events, at least one."""
+        starts = self._starts[numbers]
+        ends = np.cumsum(self._starts[numbers + 1] - starts)  # in the batch
+        begins = np.append(0, ends[:-1])
+        part = self._content.take(pa.array(np.arange(ends[-1]) + np.repeat(starts - begins, ends - begins)))
+        names = {"user_id": self.mapping.columns.user_id} | self.mapping.columns.named
+        return _Batch(
+            rows=[range(start, stop) for start, stop in pairwise([0, *ends.tolist()])],
+            columns={field: part[column].to_pylist() for field, column in names.items()},
+            ids=[part[column].to_pylist() for column in self.mapping.columns.ids],
+        )
+
+    def _event(self, number: int, batch: _Batch, at: int) -> Event:
+        """The event at this place of a batch. Raises `Invalid`."""
+        rows, columns = batch.rows[at], batch.columns
         first, kind, place = rows[0], self._kinds[number], int(self._starts[number])
         if kind is None:
             name = self._content[self.mapping.columns.type][place].as_py()
@@ -208,17 +254,17 @@ class Table:
         if not 1 <= len(user.encode()) <= MAX_USER_BYTES:
             raise Invalid("user", f"a user's id has 1 to {MAX_USER_BYTES} bytes, not {len(user.encode())}")
         try:
-            parts = [text(column[first]) or "" for column in ids]
+            parts = [text(column[first]) or "" for column in batch.ids]
             event_id = "-".join(parts)
-            items = [self._item(columns, at) for at in rows]
+            items = [self._item(columns, row) for row in rows]
             fields = {
                 "event_id": event_id if any(parts) else f"{self.path.stem}-{self._row[place]}",
                 "user_id": user,
                 "event_time": int(self._times[number]),
-                "type": "page_view" if number in self._repeats else kind,
+                "type": kind,
                 "session_id": text(told.get("session_id")),
                 "items": list({item["item_id"]: item for item in items if item}.values())[:_MAX_ITEMS],
-                "value": self._amount(told.get("value")),
+                "value": self._amount(text(told.get("value"))),
                 "currency": text(told.get("currency")) or (self.mapping.money.currency if "value" in told else None),
                 "search_term": text(told.get("search_term")),
                 "page": _path(told.get("page")),
@@ -238,29 +284,16 @@ class Table:
         if "price" in item:
             item["price"] = self._amount(item["price"])
         if "quantity" in item:
-            item["quantity"] = int(float(item["quantity"]))
+            item["quantity"] = _whole("quantity", item["quantity"])
         return item
 
-    def _amount(self, value: Any) -> float | None:
+    def _amount(self, value: str | None) -> float | None:
         return None if value is None else float(value) * self.mapping.money.scale
 
 
-def _grouped(order: Rows, content: pa.Table, user: str, ids: list[str]) -> tuple[Rows, Rows]:
-    """(rows in stream order, those of one user and id together; where each event's begin in that order).
-
-    A row that names no id is an event by itself.
-    """
-    if not ids:
-        return order, np.arange(len(order))
-    texts = [content[column].take(pa.array(order)).cast(pa.string()).fill_null("") for column in (user, *ids)]
-    codes = pc.binary_join_element_wise(*texts, "\0").combine_chunks().dictionary_encode().indices.to_numpy()
-    without = pc.equal(pc.binary_join_element_wise(*texts[1:], "", ""), "").to_numpy()
-    codes = np.where(without, len(order) + np.arange(len(order)), codes)
-    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
-    leader = first[which]
-    together = np.lexsort((np.arange(len(order)), leader))
-    starts = np.flatnonzero(np.append(True, np.diff(leader[together]) != 0))
-    return order[together], starts
+def _transaction(value: Any) -> str | None:
+    told = text(value)
+    return None if told in _NO_TRANSACTION else told
 
 
 def _path(value: Any) -> str | None:
@@ -270,7 +303,16 @@ def _path(value: Any) -> str | None:
 
 
 def _context(name: str, value: Any) -> str | int | None:
-    return int(float(value)) if name == "visit_number" else text(value)
+    told = text(value)
+    return _whole(name, told) if name == "visit_number" and told is not None else told
+
+
+def _whole(field: str, told: str) -> int:
+    """A fraction is cut off. Raises `ValueError` for what is no number, and for infinity."""
+    try:
+        return int(float(told))
+    except (ValueError, OverflowError):
+        raise ValueError(f"{field} is {told!r}, which is no whole number; give one in digits") from None
 
 
 def _day(time_ms: int) -> str:

@@ -1,7 +1,9 @@
 """Any shop's table as events: what a mapping can say, and that no row is lost in silence."""
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -126,7 +128,7 @@ def test_an_event_is_one_users(tmp_path: Path) -> None:
     rows = [
         {"u": "a", "t": 1, "n": "purchase", "i": "1", "k": "x"},
         {"u": "b", "t": 2, "n": "view_item", "i": "1", "k": "y"},
-        {"u": "a", "t": 3, "n": "purchase", "i": "1", "k": "z"},
+        {"u": "a", "t": 1, "n": "purchase", "i": "1", "k": "z"},
         {"u": "a", "t": 4, "n": "view_item", "k": "v"},
         {"u": "a", "t": 5, "n": "view_item", "k": "w"},
     ]
@@ -136,6 +138,32 @@ def test_an_event_is_one_users(tmp_path: Path) -> None:
         *[("a", "1", ["x", "z"]), ("b", "1", ["y"])],
         *[("a", "t-4", ["v"]), ("a", "t-5", ["w"])],
     ]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_id_that_is_an_orders_hides_no_event(tmp_path: Path, place: int) -> None:
+    """Rows under an id that another event has are told, wherever the id's first row is in the file."""
+    rows = [
+        {"u": "a", "t": 2, "n": "begin_checkout", "i": "o-7", "k": "y"},
+        {"u": "a", "t": 3, "n": "purchase", "i": "o-7", "k": "x"},
+    ]
+    rows.insert(place, {"u": "a", "t": 1, "n": "begin_checkout", "i": "o-7", "k": "x"})
+    rows += [
+        {"u": "a", "t": 1, "n": "purchase", "i": "o-7", "k": "x"},
+        {"u": "a", "t": 1, "n": "begin_checkout", "i": "o-7", "k": "z"},
+        {"u": "b", "t": 9, "n": "purchase", "i": "o-7", "k": "x"},
+    ]
+    text = LEAST + 'event_id = "i"\nitem_id = "k"\n[time]\nformat = "ms"'
+    table = Table(write(tmp_path / "t.csv", rows, "utnik"), mapped(tmp_path, text))
+    found = [(event.user_id, event.type, [item.item_id for item in event.items]) for event in table.events()]
+    assert found == [("a", "begin_checkout", ["x", "z"]), ("b", "purchase", ["x"])]
+    assert table.account() == {"rows": 6, "in_events": 3, "left_out": 0, "rejected": 3, "outside": 0}
+    assert table.rejects.counts == {"id": 3}
+    said = (
+        f"row 4: its event_id 'o-7' is that of row {place + 1}, which has another type or time; map event_id to an id"
+    )
+    assert str(table.rejects.document()["id"]["first"]).startswith(said)  # of those rejected the first by time
+    assert table.account(0, 5) == {"rows": 6, "in_events": 2, "left_out": 0, "rejected": 3, "outside": 1}
 
 
 def test_a_row_is_named_by_its_place_in_the_file(tmp_path: Path) -> None:
@@ -188,6 +216,72 @@ def test_money_and_confirmation_pages(tmp_path: Path) -> None:
     assert table.rejects.counts == {"bounds": 2}  # a price in words, and one below nothing
 
 
+BUYING = LEAST + 'transaction_id = "o"\nitem_id = "i"\nprice = "p"\n[time]\nformat = "ms"'
+
+
+def bought(folder: Path, transactions: Sequence[object], prices: Sequence[object] | None = None) -> Table:
+    """One purchase a second under these transactions, as Parquet."""
+    count = len(transactions)
+    columns = {
+        "u": ["1"] * count,
+        "t": [1000 * second for second in range(count)],
+        "n": ["purchase"] * count,
+        "o": transactions,
+        "i": ["a"] * count,
+        "p": prices or ["1"] * count,
+    }
+    pq.write_table(pa.table(columns), folder / "t.parquet")
+    return Table(folder / "t.parquet", mapped(folder, BUYING))
+
+
+@pytest.mark.parametrize("none", ["", "(not set)", "(none)", None])
+def test_what_stands_for_no_transaction_is_none(tmp_path: Path, none: str | None) -> None:
+    table = bought(tmp_path, [none, none, "T", none, "T"])
+    assert [event.type for event in table.events()] == [*["purchase"] * 4, "page_view"]
+
+
+def test_a_transaction_is_its_first_valid_report(tmp_path: Path) -> None:
+    """A report that is rejected leaves the purchase to the next, whichever range is read."""
+    table = bought(tmp_path, ["T", "S", "T", "S", "T", "R", "R"], ["-1", "2", "3", "cheap", "5", "-6", "-7"])
+    found = list(table.events())
+    assert [(event.time_ms, event.type) for event in found] == [
+        *[(1000, "purchase"), (2000, "purchase"), (4000, "page_view")],
+    ]
+    assert table.rejects.counts == {"bounds": 4}
+    assert [list(table.events(at, at + 1)) for at in (1000, 2000, 4000)] == [[event] for event in found]
+    assert table.account() == {"rows": 7, "in_events": 3, "left_out": 0, "rejected": 4, "outside": 0}
+
+
+def test_many_reports_are_looked_at_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.shop.table._ROWS", 2)
+    table = bought(tmp_path, ["A", "B", "C", "A", "B", "C", "A"], ["-1", *["1"] * 6])
+    assert [event.type for event in table.events()] == [*["purchase"] * 3, *["page_view"] * 3]
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "1e999"])
+@pytest.mark.parametrize("field", ["quantity", "visit_number"])
+def test_a_number_without_end_is_out_of_bounds(tmp_path: Path, field: str, number: str) -> None:
+    text = f'{LEAST}item_id = "u"\n{field} = "q"\n[time]\nformat = "ms"'
+    rows = [{"u": 1, "t": 1, "n": "view_item", "q": number}, {"u": 1, "t": 2, "n": "view_item", "q": "2.0"}]
+    table = Table(write(tmp_path / "t.csv", rows, "utnq"), mapped(tmp_path, text))
+    assert [event.time_ms for event in table.events()] == [2]
+    assert table.rejects.document() == {
+        "bounds": {"rows": 1, "first": f"row 1: {field} is {number!r}, which is no whole number; give one in digits"}
+    }
+
+
+def test_typed_numbers_are_bounded_too(tmp_path: Path) -> None:
+    """What is no number at all, and what has no end, as Parquet has them."""
+    columns = {"u": ["1"] * 2, "t": [1, 2], "n": ["view_item"] * 2, "v": [float("inf"), 2.0]}
+    columns["d"] = pa.array([1, 2], pa.timestamp("ms"))
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    for field, column in (("visit_number", "v"), ("value", "v"), ("visit_number", "d"), ("value", "d")):
+        text = f'{LEAST}{field} = "{column}"\n[time]\nformat = "ms"'
+        table = Table(tmp_path / "t.parquet", mapped(tmp_path, text))
+        assert [event.time_ms for event in table.events()] == ([2] if column == "v" else [])
+        assert set(table.rejects.counts) == {"bounds"}
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -222,6 +316,90 @@ def test_tables_that_are_none_are_told(tmp_path: Path) -> None:
         opened(tmp_path / "t.csv", None)
     with pytest.raises(SettingError, match=r"mapping\.toml.*cannot be read"):
         opened(tmp_path / "t.csv", tmp_path / "absent" / "mapping.toml")
+
+
+QUOTED = LEAST + 'item_id = "i"\nitem_name = "k"\n[time]\nformat = "ms"'
+HEADER = "u,t,n,i,k\n"
+
+
+def quoted(folder: Path, content: str) -> Table:
+    """A compressed CSV with this content; `k` is an item's name."""
+    path = folder / "t.csv.gz"
+    path.write_bytes(gzip.compress(content.encode()))
+    return Table(path, mapped(folder, QUOTED))
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "why"),
+    [
+        pytest.param('1,5,view_item,i,"24 inch\n' + "1,6,view_item,i,mug\n" * 3, 5, "unexpected end", id="never ends"),
+        pytest.param('1,5,view_item,i,"24 inch\n1,6,view_item,i,"a mug"\n', 5, "expected after", id="ends in another"),
+        pytest.param('1,5,view_item,i,mug\n1,6,view_item,i,"24" inch"\n', 6, "expected after", id="goes on"),
+        pytest.param('1,5,view_item,i,"24 inch\n' + "1,6,view_item,i,mug\n" * 9000, 5, "field limit", id="too long"),
+    ],
+)
+def test_a_quote_that_is_never_closed_swallows_nothing(tmp_path: Path, lines: str, line: int, why: str) -> None:
+    good = '1,1,view_item,i,"a mug,\nor ""two"""\n1,3,view_item,i,mug\n'
+    with pytest.raises(
+        IntentError, match=rf"t\.csv\.gz: the row that begins in line {line} has .*{why}.*write a quote"
+    ):
+        quoted(tmp_path, HEADER + good + lines)
+
+
+def test_what_is_quoted_well_is_read(tmp_path: Path) -> None:
+    """Line breaks, commas and doubled quotes inside; quotes within a value that is not quoted; a byte order mark."""
+    names = ['a "blue" mug,\r\n\nfor two', "x" * 500, 'mug 24"', ""]
+    lines = [f'"1",{at},view_item,i,"{name.replace(chr(34), chr(34) * 2)}"\r\n' for at, name in enumerate(names)]
+    table = quoted(tmp_path, f'\ufeff"u",t,"n",i,k\r\n{"".join(lines)}1,9,view_item,i,mug 7"')
+    assert [item.item_name for event in table.events() for item in event.items] == [*names[:3], None, 'mug 7"']
+    assert table.account()["in_events"] == table.rows == 5
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+@pytest.mark.parametrize("rows", [1, 100_000])
+def test_a_csv_that_is_not_utf_8_is_told(tmp_path: Path, encoding: str, rows: int) -> None:
+    (tmp_path / "t.csv").write_text("u,t,n\n" + '"ä",1,page_view\n' * rows, encoding=encoding)
+    with pytest.raises(IntentError, match=r"t\.csv .*UTF-8"):
+        Table(tmp_path / "t.csv", mapped(tmp_path, LEAST))
+
+
+NO_TEXT = pa.array([b"a", b"\xff"])
+
+
+@pytest.mark.parametrize("field", ["u", "t", "n", "e", "i"])
+@pytest.mark.parametrize(
+    ("column", "sentence"),
+    [
+        pytest.param(pa.array([["a"], ["b"]]), "holds list<.*>; map a column of text, numbers", id="list"),
+        pytest.param(pa.array([{"a": 1}, None]), "holds struct<.*>; map a column of text, numbers", id="struct"),
+        pytest.param(NO_TEXT, "holds binary that is not UTF-8 .*; save it as text", id="binary"),
+        pytest.param(NO_TEXT.view(pa.string()), "holds string that is not UTF-8 .*; save it as text", id="text"),
+        pytest.param(
+            NO_TEXT.dictionary_encode(), "holds binary that is not UTF-8 .*; save it as text", id="dictionary"
+        ),
+    ],
+)
+def test_a_column_that_is_no_text_is_told(tmp_path: Path, field: str, column: pa.Array, sentence: str) -> None:
+    columns = {"u": ["1", "2"], "t": ["1", "2"], "n": ["view_item"] * 2, "e": ["a", "b"], "i": ["a", "b"]}
+    pq.write_table(pa.table(columns | {field: column}), tmp_path / "t.parquet")
+    mapping = mapped(tmp_path, f'{LEAST}event_id = "e"\nitem_id = "i"\n[time]\nformat = "ms"')
+    with pytest.raises(IntentError, match=rf"t\.parquet: the column '{field}' {sentence}"):
+        Table(tmp_path / "t.parquet", mapping)
+
+
+@pytest.mark.parametrize(
+    ("user", "told"),
+    [
+        pytest.param(pa.array([b"\xc3\xa4"]), "ä", id="binary"),
+        pytest.param(pa.array([b"abcd"], pa.binary(4)), "abcd", id="binary of a width"),
+        pytest.param(pa.array(["a"]).dictionary_encode(), "a", id="dictionary"),
+        pytest.param(pa.array([UUID(int=7).bytes], pa.binary(16)).cast(pa.uuid()), str(UUID(int=7)), id="UUID"),
+    ],
+)
+def test_what_can_be_told_as_text_is_a_user(tmp_path: Path, user: pa.Array, told: str) -> None:
+    pq.write_table(pa.table({"u": user, "t": [1], "n": ["view_item"]}), tmp_path / "t.parquet")
+    mapping = mapped(tmp_path, LEAST + 'event_id = "u"\n[time]\nformat = "ms"')
+    assert [(e.user_id, e.event_id) for e in Table(tmp_path / "t.parquet", mapping).events()] == [(told, told)]
 
 
 def test_slices_by_dates_or_shares(tmp_path: Path) -> None:
