@@ -1,6 +1,10 @@
 """A replay without a broker: tape, port, sink and report over records made here."""
 
 import json
+import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +20,9 @@ from worker.errors import CheckFailed, IntentError, SettingError
 from worker.events import Event
 from worker.replay.plan import Plan, Stretch
 from worker.replay.report import Distribution, Report, Tally
-from worker.replay.run import State, play
+from worker.replay.run import play
 from worker.replay.sink import ParquetSink
+from worker.replay.windows import State, throwaway
 from worker.window import Rules
 
 START_MS = 1_470_000_000_000
@@ -187,6 +192,79 @@ async def test_nothing_is_left_of_a_replay_that_fails(tmp_path: Path) -> None:
     with pytest.raises(IntentError, match="partition 0 of t cannot be read on"):
         await played(tmp_path, [FETCH[:2], [refused]], WHOLE)
     assert files(tmp_path) == []
+
+
+FULL = """
+import asyncio, pathlib, resource, sys
+from tests.unit import test_replay as replay
+from worker.errors import IntentError
+from worker.replay import sink
+from worker.replay.windows import throwaway
+
+def full(limit):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+folder = pathlib.Path(sys.argv[1])
+try:
+    {doing}
+except IntentError as error:
+    print(type(error).__name__, error)
+"""
+"""A program on whose disk files end, as on a full one, where `doing` says so."""
+
+ROWS = "full(100); asyncio.run(replay.played(folder, [replay.FETCH], replay.WHOLE, state={state!r}))"
+FILLING = """
+    with throwaway("disk") as windows:
+        windows[b"a"] = b"1"
+        full(100_000)
+        for n in range(1000):
+            windows[b"%d" % n] = bytes(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("doing", "says"),
+    [
+        pytest.param(ROWS.format(state="memory"), "IntentError --out is '.*scores.parquet'", id="at the end"),
+        pytest.param(
+            "sink.ROW_GROUP_ROWS = 1; " + ROWS.format(state="memory"), "IntentError --out is", id="on the way"
+        ),
+        pytest.param(ROWS.format(state="disk"), "IntentError --state disk .*intent-replay-.* TMPDIR", id="no windows"),
+        pytest.param(FILLING, "IntentError --state disk .*intent-replay-.* TMPDIR", id="no more windows"),
+    ],
+)
+def test_a_disk_that_is_full_is_a_sentence_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doing: str, says: str
+) -> None:
+    out, temporary = tmp_path / "out", tmp_path / "temporary"
+    out.mkdir()
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    command = [sys.executable, "-c", FULL.format(doing=doing), str(out)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert re.fullmatch(f"{says}.*\n", run.stdout), run.stdout
+    assert "File too large" in run.stdout
+    assert run.stderr == ""
+    assert files(out) == files(temporary) == []
+
+
+def test_a_file_that_cannot_take_its_place_is_a_sentence(tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    with (
+        pytest.raises(IntentError, match=r"--out is .*scores\.parquet.* which cannot be written"),
+        ParquetSink(out, topic="t", origin={}),
+    ):
+        out.mkdir()
+    assert files(tmp_path) == [out]
+
+
+def test_windows_on_disk_without_a_place_for_them_are_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(IntentError, match=r"--state disk .* TMPDIR") as failed, throwaway("disk"):
+        pass
+    assert "absent" in str(failed.value)
 
 
 async def test_a_silent_broker_is_told(tmp_path: Path) -> None:

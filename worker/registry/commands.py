@@ -13,11 +13,12 @@ from worker import options
 from worker.clock import now_ms
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.registry import meant
-from worker.terminal import out
+from worker.terminal import err, out
 
 if TYPE_CHECKING:
     from worker.registry.alias import Alias
     from worker.registry.compare import Row
+    from worker.registry.source import Source
     from worker.registry.store import Store
     from worker.scoring.bundle import Bundle
     from worker.shop.source import Source as Recorded
@@ -136,9 +137,12 @@ def show_model(which: _Which = None, *, store: _Store = None, as_json: options.J
 
 @model_app.command("verify")
 def verify_model(which: _Which = None, *, store: _Store = None, as_json: options.Json = False) -> None:
-    """Check every file against its checksum, and that the model loads. Exit code 3 when it does not hold."""
+    """Check every file against its checksum, and that the model loads. Exit code 3 when it does not hold.
+
+    In a store these are the store's files as they are now, whatever this machine has kept of them.
+    """
     try:
-        loaded, where, _ = meant.loaded(which, store)
+        loaded, where, _ = meant.loaded(which, store, fresh=True)
     except SettingError as error:
         if as_json:
             _say_json({"ok": False, "error": str(error)})
@@ -159,8 +163,9 @@ def push_model(
 ) -> None:
     """Put a bundle into the store, as a version of the model that it says it is. It scores nothing yet.
 
-    One that a worker would refuse is refused here. A version that is there is left as it is; an interrupted push is
-    completed by the next. With --challenger, workers with `model.shadow_share` score it in the shadow from now on.
+    One that a worker would refuse is refused here. A version that is there is left as it is, but files of it that are
+    gone or damaged are written again; an interrupted push is completed by the next. With --challenger, workers with
+    `model.shadow_share` score it in the shadow from now on.
 
     Example: `intent model push my-bundle --challenger`
     """
@@ -186,7 +191,9 @@ def promote_model(
     version: Annotated[str | None, typer.Argument(help="The version; default: the challenger's.")] = None,
     *,
     alias: _Alias = None,
-    force: Annotated[bool, typer.Option("--force", help="Even if the numbers say that it is worse.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if the numbers say that it is worse, or cannot be compared.")
+    ] = False,
     data: Annotated[
         Path | None,
         typer.Option(help="Recorded events to compare the two on now, as `intent train` takes them."),
@@ -205,16 +212,15 @@ def promote_model(
 ) -> None:
     """Let a version be the champion: workers that follow the alias load it, verify it, and score with it.
 
-    It is verified here first. Where both bundles carry their numbers, they are compared, or else on the --data given,
-    instant by instant; one that is worse beyond the interval is not promoted (exit code 3) without --force.
-    `intent model rollback` takes it back.
+    It is verified here first, from the store's own files. Where both bundles carry their numbers, they are compared, or
+    else on the --data given, instant by instant; one that is worse beyond the interval is not promoted (exit code 3)
+    without --force, nor (exit code 2) one whose predecessor is gone or damaged. `intent model rollback` takes it back.
 
     Examples: `intent model promote shop`; `intent model promote shop 68c373a72826 --alias challenger`;
     `intent model promote shop --data ../shared/data/ga360 --since 2016-09-24 --until 2016-10-01`
     """
     from worker.registry.alias import CHALLENGER
-    from worker.registry.compare import compare, comparison
-    from worker.scoring import bundle as bundles
+    from worker.registry.compare import comparison
     from worker.shop.source import opened
 
     settings = meant.model_settings()
@@ -225,14 +231,23 @@ def promote_model(
         version = source.version(CHALLENGER)
         if version is None or moved == CHALLENGER:
             raise SettingError(f"which version of {source.name}? Name it, or push one with --challenger first")
-    loaded = source.load(version)
-    rows = []
-    if before is not None and before != version and moved != CHALLENGER:
-        if data is None:
-            rows = compare(*(bundles.verify(source.folder(each)) for each in (before, version)))
-        else:
-            recorded = opened(data, mapping)
-            rows = _measured(source.load(before), loaded, recorded, since=since, until=until, runs=runs)
+    rows: list[Row] = []
+    with source.fresh() as there:
+        loaded = there.load(version)
+        if before is not None and before != version and moved != CHALLENGER:
+            recorded = None if data is None else opened(data, mapping)
+            try:
+                if recorded is None:
+                    rows = _carried(there, before, version)
+                else:
+                    rows = _measured(there.load(before), loaded, recorded, since=since, until=until, runs=runs)
+            except SettingError as error:
+                if not force:
+                    raise SettingError(
+                        f"{version} cannot be compared with {before}, which {moved} names: {error}; "
+                        "--force promotes it all the same"
+                    ) from None
+                _tell(f"{version} was not compared with {before}: {error}")
     worse = [row for row in rows if row.worse]
     if not worse or force:
         _promote(source.store, source.name, version, moved)
@@ -256,7 +271,10 @@ def promote_model(
 def rollback_model(
     name: _Name = None, *, alias: _Alias = None, store: _Store = None, as_json: options.Json = False
 ) -> None:
-    """Let the alias name again what it named before its last promotion. Several in a row go back further."""
+    """Let the alias name again what it named before its last promotion. Several in a row go back further.
+
+    That version is verified here first, from the store's own files.
+    """
     from worker.registry.alias import rolled_back
 
     settings = meant.model_settings()
@@ -266,7 +284,8 @@ def rollback_model(
     if now is None:
         raise SettingError(f"the model {source.name} in {source.store.url} has no alias {moved}")
     back = rolled_back(now, at=_now())
-    source.load(back.version)
+    with source.fresh() as there:
+        there.load(back.version)
     source.store.move(source.name, moved, back)
     if as_json:
         _say_json({"name": source.name, "alias": moved, "before": now.version, "version": back.version})
@@ -276,15 +295,28 @@ def rollback_model(
 
 @model_app.command("retire")
 def retire_model(name: _Name = None, *, store: _Store = None, as_json: options.Json = False) -> None:
-    """Let there be no challenger: nothing is scored in the shadow any more. Its version stays in the store."""
+    """Let there be no challenger: nothing is scored in the shadow any more. Its version stays in the store.
+
+    Exit code 2 where there is none.
+    """
     from worker.registry.alias import CHALLENGER
 
     opened, model = meant.opened(store), meant.model_name(name)
-    opened.forget(model, CHALLENGER)
+    if not opened.forget(model, CHALLENGER):
+        raise SettingError(f"the model {model} in {opened.url} has no {CHALLENGER}; nothing was changed")
     if as_json:
         _say_json({"name": model, "alias": CHALLENGER, "version": None})
         return
     out.print(f"{model} has no {CHALLENGER} any more", highlight=False)
+
+
+def _carried(source: "Source", before: str, after: str) -> "list[Row]":
+    """Both by the numbers in their bundles. The former need not load: its numbers outlive its format."""
+    from worker.registry.compare import compare
+    from worker.scoring.bundle import verify
+
+    former, newer = (verify(source.folder(version)) for version in (before, after))
+    return compare(former, newer)
 
 
 def _measured(
@@ -324,6 +356,11 @@ def _size(bundle: "Bundle") -> int:
 def _document(alias: "Alias") -> dict[str, object]:
     moves = [{"at": move.at, "how": move.how, "version": move.version} for move in alias.moves]
     return {"version": alias.version, "before": alias.before, "moves": moves}
+
+
+def _tell(sentence: str) -> None:
+    """Beside the results."""
+    err.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say_json(document: object) -> None:

@@ -3,6 +3,7 @@
 Raises `SettingError` where none of them says it. Imports what it needs when asked: `--help` needs none of it.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from worker.settings import Model as ModelSettings
 
 
-def loaded(which: str | None, store: str | None) -> "tuple[Bundle, str, Source | None]":
-    """A bundle, where it lies, and the store's model it is of, if any."""
+def loaded(which: str | None, store: str | None, *, fresh: bool = False) -> "tuple[Bundle, str, Source | None]":
+    """A bundle, where it lies, and the store's model it is of, if any. `fresh`: past this machine's cache."""
     from worker.scoring.bundle import SHIPPED, load
 
     settings = model_settings()
@@ -31,7 +32,8 @@ def loaded(which: str | None, store: str | None) -> "tuple[Bundle, str, Source |
     version = source.version(wanted or settings.alias) if _is_alias(wanted) else wanted
     if version is None:
         raise SettingError(f"the model {source.name} in {source.store.url} has no alias {wanted or settings.alias}")
-    return source.load(version), source.store.url, source
+    with source.fresh() if fresh else nullcontext(source) as there:
+        return there.load(version), source.store.url, source
 
 
 def _is_alias(wanted: str) -> bool:

@@ -1,17 +1,20 @@
 """One model of a store, for whoever loads it: an alias to its version, a version to a verified bundle.
 
-Owns the cache: versions of a store elsewhere are copied to a folder here, once, and loaded from there. Whatever is not
-exactly what its version says, is too large or of another format is refused. Knows neither the engine nor the worker.
+Owns the cache: versions of a store elsewhere are copied to a folder here, once, and loaded from there; a cache of their
+own is for those who ask what the store holds now. Whatever is not exactly what its version says, is too large or of
+another format is refused. Knows neither the engine nor the worker.
 """
 
+import os
 import secrets
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from worker.clock import now_ms
 from worker.errors import IntentError, SettingError
 from worker.registry.store import Store
 from worker.scoring import bundle as bundles
@@ -20,6 +23,9 @@ from worker.settings import Model as ModelSettings
 
 KEPT: Final = 4
 """So many versions of a model stay in the cache, those used last: the champion, the challenger, and a way back."""
+
+ABANDONED_S: Final = 3600.0
+"""A folder that is being fetched into and is older than this is nobody's: its process was killed."""
 
 _CHECKSUMS_BYTES: Final = 64 << 10
 
@@ -36,6 +42,18 @@ class Source:
         """What the alias names; `None` where there is no such alias. Blocks; raises `IntentError`."""
         found = self.store.alias(self.name, alias)
         return None if found is None else found.version
+
+    @contextmanager
+    def fresh(self) -> Iterator["Source"]:
+        """The same model with an empty cache, which goes when this is left: it gives what the store holds now.
+
+        The other one, which workers share, stays as it is: a damaged store takes no sound copy from them.
+        """
+        cache = self._cache / f".fresh.{secrets.token_hex(4)}"
+        try:
+            yield Source(self.store, self.name, cache=cache)
+        finally:
+            shutil.rmtree(cache, ignore_errors=True)
 
     def load(self, version: str) -> Bundle:
         """The bundle, verified, on the CPU. Blocks for as long as the store takes.
@@ -63,9 +81,10 @@ class Source:
             return local
         cached = self._cache / version
         try:
-            if not cached.is_dir():
+            try:
+                os.utime(cached)  # in one step with asking whether it is there: others forget what was not used
+            except FileNotFoundError:
                 self._fetch(version, cached)
-            cached.touch()
             self._forget(besides=cached)
         except OSError as error:
             raise IntentError(
@@ -91,11 +110,18 @@ class Source:
             for file, limit in (bundles.FILES | bundles.OPTIONAL).items():
                 if file in listed:
                     self._copy(version, file, beside, limit=limit)
-            bundles.verify(beside)
+            self._verify(version, beside)
             with suppress(OSError):  # another process was quicker
                 beside.rename(cached)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+
+    def _verify(self, version: str, copy: Path) -> None:
+        """Names the place in the store: the copy is no more when this is read."""
+        try:
+            bundles.verify(copy)
+        except SettingError as error:
+            raise SettingError(str(error).replace(str(copy), f"{self.store.url}/{self.name}/{version}")) from None
 
     def _copy(self, version: str, file: str, folder: Path, *, limit: int) -> None:
         path = folder / file
@@ -104,14 +130,25 @@ class Source:
             self.store.read(self.name, version, file, into, limit=limit)
 
     def _forget(self, *, besides: Path) -> None:
-        """All but the versions used last. One that another process is about to load is fetched again there."""
-        used = sorted(
-            (path for path in self._cache.iterdir() if path != besides and not path.name.startswith(".")),
-            key=lambda path: path.stat().st_mtime,
-            reverse=True,
-        )
-        for path in used[KEPT - 1 :]:
+        """All but the versions used last, and what killed processes left behind.
+
+        One that another process is about to load is fetched again there.
+        """
+        others = {path: _changed_s(path) for path in self._cache.iterdir() if path != besides}
+        used = [path for path in others if not path.name.startswith(".")]
+        used.sort(key=others.__getitem__, reverse=True)
+        old_s = now_ms() / 1000 - ABANDONED_S
+        abandoned = [path for path, changed_s in others.items() if path.name.startswith(".") and changed_s < old_s]
+        for path in used[KEPT - 1 :] + abandoned:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _changed_s(path: Path) -> float:
+    """When the folder changed last, seconds since 1970; long ago for one that another process has just removed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def configured(model: ModelSettings) -> tuple[Source | None, Callable[[], Bundle]]:
@@ -132,9 +169,10 @@ def configured(model: ModelSettings) -> tuple[Source | None, Callable[[], Bundle
 
 
 def push(store: Store, folder: Path) -> tuple[Bundle, bool]:
-    """Puts a local bundle into the store; the bundle, and whether its version is new there. Idempotent; blocks.
+    """Puts a local bundle into the store; the bundle, and whether anything had to be written. Idempotent; blocks.
 
-    Raises `SettingError` for a bundle that a worker would refuse, so that none gets in.
+    A version that is there and does not hold what it should is put right. Raises `SettingError` for a bundle that a
+    worker would refuse, so that none gets in.
     """
     loaded = bundles.load(folder)
     version, contents = bundles.verify(folder)

@@ -5,10 +5,11 @@
 ``<store>/<name>/aliases/<alias>.json`` which version `champion` or `challenger` is, and was
 ===================================== ==========================================================================
 
-Every file is put whole or not at all: in a folder by a rename, elsewhere as one object. A version's checksums come
-last: without them it is not there yet, and pushing it again completes it. Nothing of a version that is there ever
-changes. An alias is one file, so that a move is one step; of two moves at the same moment the later stands, without a
-trace of the other.
+Every file is put whole or not at all: in a folder and over SFTP by a rename, elsewhere as one object (FTP, SMB and HDFS
+have neither: there a file is written in place). A version's checksums come last: without them it is not there yet, and
+pushing it again completes it. Nothing of a version that is there ever changes, but for files that were damaged, which
+the next push puts right. An alias is one file, so that a move is one step; of two moves at the same moment the later
+stands, without a trace of the other.
 
 Knows bytes and names; what a bundle means is `scoring.bundle`'s.
 """
@@ -23,6 +24,7 @@ from typing import BinaryIO, Final
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import get_protocol
 
 from worker.errors import IntentError, SettingError
 from worker.registry import alias as aliases
@@ -35,6 +37,8 @@ _ALIAS: Final = re.compile(MODEL_ALIAS)
 _ALIASES: Final = "aliases"
 _SUFFIX: Final = ".json"
 _CHUNK_BYTES: Final = 1 << 20
+_RENAMING: Final = ("sftp", "ssh")
+"""Protocols that write a file in place, so that a reader may see half of it, and whose renames replace in one step."""
 
 LAST: Final = "checksums.sha256"
 """The file of a version that is written last: `scoring.bundle.CHECKSUMS`, which cannot be had without torch."""
@@ -52,13 +56,20 @@ class Store:
         if "::" in url:
             raise SettingError(f"the setting `model.store` is {url!r}: a chained URL may cache an alias that has moved")
         try:
-            # each store its own: a listing that another one has cached would hide an alias that moved
-            self._fs, self._root = url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+            # each store its own, without a cache of listings: a stale one would hide an alias that moved. Not by an
+            # option of `url_to_fs`, which some protocols hand on to connections that know no such thing.
+            self._fs, self._root = url_to_fs(url, skip_instance_cache=True)
+            self._fs.dircache.use_listings_cache = False
         except ImportError as error:
-            raise SettingError(f"the setting `model.store` is {url!r}, which needs a package: {error}") from None
+            raise SettingError(
+                f"the setting `model.store` is {url!r}, which needs a package: {_reason(error)}"
+            ) from None
         except Exception as error:  # of whichever library serves the protocol
-            raise SettingError(f"the setting `model.store` is {url!r}, which is no folder or URL: {error}") from None
+            raise SettingError(
+                f"the setting `model.store` is {url!r}, which is no folder or URL that can be opened: {_reason(error)}"
+            ) from None
         self._local = isinstance(self._fs, LocalFileSystem)
+        self._renaming = get_protocol(url) in _RENAMING
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
@@ -115,21 +126,29 @@ class Store:
         """The alias is `value` from now on, in one step."""
         self._put(self._path(named(name), _ALIASES, aliased(alias) + _SUFFIX), aliases.encode(value))
 
-    def forget(self, name: str, alias: str) -> None:
-        """There is no such alias any more, nor what it named before."""
-        path = self._path(named(name), _ALIASES, aliased(alias) + _SUFFIX)
+    def forget(self, name: str, alias: str) -> bool:
+        """There is no such alias any more, nor what it named before. Whether there was one, readable or not."""
+        file = aliased(alias) + _SUFFIX
+        if file not in self._list(named(name), _ALIASES):  # some file systems remove what is not there without a word
+            return False
+        path = self._path(name, _ALIASES, file)
         with self._reaching(missing=path):
             self._fs.rm_file(path)
+        return True
 
     # -- versions ------------------------------------------------------------------------------------------------------
 
     def write(self, name: str, version: str, files: Mapping[str, bytes]) -> bool:
-        """A version's files, `LAST` last. Whether anything had to be written: one that is there is left alone."""
-        if self.has(name, version):
-            return False
-        for file in sorted(files, key=lambda file: (file == LAST, file)):
-            self._put(self._path(name, version, file), files[file])
-        return True
+        """A version's files, `LAST` last; of one that is there, those that are gone or not what they should be.
+
+        Whether anything had to be written.
+        """
+        there = self.has(name, version)
+        paths = {file: self._path(name, version, file) for file in files}
+        wanted = [file for file in files if not (there and self._holds(paths[file], files[file]))]
+        for file in sorted(wanted, key=lambda file: (file == LAST, file)):
+            self._put(paths[file], files[file])
+        return bool(wanted)
 
     # -- the file system -----------------------------------------------------------------------------------------------
 
@@ -155,17 +174,40 @@ class Store:
                     raise SettingError(f"{path} is larger than the {limit} bytes that are accepted")
                 yield chunk
 
+    def _holds(self, path: str, content: bytes) -> bool:
+        try:
+            return b"".join(self._chunks(path, limit=len(content))) == content
+        except SettingError:  # not there, or longer
+            return False
+
     def _put(self, path: str, content: bytes) -> None:
         """One file, whole or not at all."""
         with self._reaching():
             if self._local:
                 _replace(Path(path), content)
-                return
-            try:
-                self._fs.pipe_file(path, content)
-            except FileNotFoundError:  # where folders are more than a part of a name
-                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-                self._fs.pipe_file(path, content)
+            elif self._renaming:
+                self._pipe_beside(path, content)
+            else:
+                self._pipe(path, content)
+
+    def _pipe(self, path: str, content: bytes) -> None:
+        try:
+            self._fs.pipe_file(path, content)
+        except FileNotFoundError:  # where folders are more than a part of a name
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.pipe_file(path, content)
+
+    def _pipe_beside(self, path: str, content: bytes) -> None:
+        """`_replace`, elsewhere."""
+        folder, _, name = path.rpartition("/")
+        beside = f"{folder}/{_beside(name)}"
+        try:
+            self._pipe(beside, content)
+            self._fs.mv(beside, path)
+        except Exception:
+            with suppress(Exception):  # the first error is the one to tell
+                self._fs.rm_file(beside)
+            raise
 
     @contextmanager
     def _reaching(self, *, missing: str | None = None) -> Iterator[None]:
@@ -177,8 +219,7 @@ class Store:
         except FileNotFoundError as error:
             raise _Missing(f"{missing or error} is not there") from None
         except Exception as error:  # each protocol's library has errors of its own
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise IntentError(f"the model store {self.url} does not do what it should: {reason}") from None
+            raise IntentError(f"the model store {self.url} does not do what it should: {_reason(error)}") from None
 
 
 class _Missing(SettingError):
@@ -206,10 +247,20 @@ def _accepted(value: str, pattern: re.Pattern[str], what: str, accepted: str) ->
     return value
 
 
+def _reason(error: Exception) -> str:
+    """In one line of bounded length, whatever a library says."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _beside(name: str) -> str:
+    """A name for what is not whole yet: no version, no alias, no file of a bundle."""
+    return f".{name}.{secrets.token_hex(4)}"
+
+
 def _replace(path: Path, content: bytes) -> None:
     """Beside it first, then in its place: a reader sees the old content or the new, a power cut leaves one of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    beside = path.with_name(_beside(path.name))
     try:
         with beside.open("xb") as file:
             file.write(content)

@@ -1,20 +1,15 @@
 """Runs a plan: each partition's stretch through `worker.pipeline`, into one sink.
 
-Owns the replay's edges (a `Port` without Kafka behind it, throwaway windows, the order of partitions). The engine, the
-consumers and the sink are handed in. No clock decides anything here: the same range gives the same scores.
+Owns the replay's edges (a `Port` without Kafka behind it, the order of partitions). The engine, the consumers and the
+sink are handed in. No clock decides anything here: the same range gives the same scores.
 """
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Final, Literal, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol
 
 from confluent_kafka import Consumer
 from prometheus_client import CollectorRegistry
-from rocksdict import Options, Rdict
 
 from worker import pipeline
 from worker.cache import Changes
@@ -24,25 +19,13 @@ from worker.pipeline import Engine
 from worker.replay.plan import Plan, Stretch
 from worker.replay.report import Tally
 from worker.replay.tape import Tape
+from worker.replay.windows import State, Windows, throwaway
 from worker.scores import Rating
 from worker.watermark import Watermark
 from worker.window import Rules
 
-State = Literal["memory", "disk"]
-
 PARTITIONS_AT_ONCE: Final = 4
 """So that one partition folds while another waits for its scores; each holds its windows in memory."""
-
-
-class Windows(Protocol):
-    """Users' windows for the length of a replay."""
-
-    def get(self, key: bytes) -> bytes | None:
-        """The window, `None` for an unknown user."""
-
-    def __setitem__(self, key: bytes, window: bytes) -> None: ...
-    def __delitem__(self, key: bytes) -> None: ...
-    def __contains__(self, key: bytes) -> bool: ...
 
 
 class Sink(Protocol):
@@ -171,18 +154,3 @@ async def play(
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-@contextmanager
-def throwaway(state: State) -> Iterator[Windows]:
-    """Empty windows, gone afterwards: a dictionary, or a RocksDB for more users than memory holds."""
-    if state == "memory":
-        yield {}
-        return
-    folder = tempfile.mkdtemp(prefix="intent-replay-")
-    database = Rdict(str(Path(folder) / "windows"), Options(raw_mode=True))
-    try:
-        yield database
-    finally:
-        database.close()
-        shutil.rmtree(folder, ignore_errors=True)

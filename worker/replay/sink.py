@@ -1,7 +1,8 @@
 """Where a replay's scores go: one Parquet file, whole or absent. Knows scores, not where they came from."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worker import scores, window
-from worker.errors import SettingError
+from worker.errors import IntentError, SettingError
 from worker.fold import Batch, Updated
 from worker.scores import HORIZONS, Rating
 
@@ -50,6 +51,8 @@ class ParquetSink:
 
     A context manager: leaving it well renames the file to `path`, replacing one that was there; leaving it by an error
     deletes it. `origin` is kept as JSON in the file's metadata under `intent.replay`.
+
+    Where the file cannot be written, making it raises `SettingError`; a disk that fails later is `IntentError`.
     """
 
     def __init__(self, path: Path, *, topic: str, origin: Mapping[str, object]) -> None:
@@ -59,10 +62,8 @@ class ParquetSink:
         self._topic = topic
         self._waiting: list[tuple[object, ...]] = []
         schema = SCHEMA.with_metadata({"intent.replay": json.dumps(origin)})
-        try:
+        with _writing(path, SettingError):
             self._writer = pq.ParquetWriter(self._partial, schema, compression="zstd")
-        except OSError as error:
-            raise SettingError(f"--out is {str(path)!r}, which cannot be written: {error}") from None
 
     def write(self, partition: int, batch: Batch, ratings: Sequence[Rating]) -> None:
         """Add a batch's scores; `ratings` run in parallel to `batch.updated`."""
@@ -110,7 +111,8 @@ class ParquetSink:
     def _flush(self) -> None:
         columns = zip(*self._waiting, strict=True) if self._waiting else [()] * len(SCHEMA)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+        with _writing(self._path, IntentError):
+            self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
         self.rows += len(self._waiting)
         self._waiting.clear()
 
@@ -123,8 +125,23 @@ class ParquetSink:
         try:
             if error is None:
                 self._flush()
-            self._writer.close()
-            if error is None:
-                self._partial.replace(self._path)
+                with _writing(self._path, IntentError):
+                    self._writer.close()
+                    self._partial.replace(self._path)
         finally:
+            with suppress(OSError, pa.ArrowException):  # what ended the replay is the error to tell
+                self._writer.close()
             self._partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path, kind: type[IntentError]) -> Iterator[None]:
+    """What the file system refuses, as one sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise kind(
+            f"--out is {str(path)!r}, which cannot be written: {reason}; "
+            "name a file on a disk with room, in a folder that this user may write to"
+        ) from None

@@ -1,4 +1,4 @@
-"""Two versions of one model, and a place to keep them: a folder, or one that is none."""
+"""Two versions of one model, and a place to keep them: a folder, or one of two that are none."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry as protocols
 
 from tests.unit.registry.models import Versions
+from tests.unit.registry.sftp import Sftp
 from tests.unit.scoring import making
 from worker.registry.source import push
 from worker.registry.store import Store
@@ -23,9 +25,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Versions:
     return Versions(folder, first, second)
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture
+def sftp(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty folder there."""
+    monkeypatch.setitem(protocols, "sftp", Sftp)
+    Sftp.empty()
+    yield "sftp://somebody@host/models"
+    Sftp.empty()
+
+
+@pytest.fixture(params=["folder", "memory", "sftp"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store."""
+    if request.param == "sftp":
+        yield Store(request.getfixturevalue("sftp"))
+        return
     if request.param == "folder":
         yield Store(str(tmp_path / "store"))
         return

@@ -12,7 +12,9 @@ from typer.testing import CliRunner, Result
 
 from tests.unit.registry.models import NAME, Versions
 from worker.errors import CheckFailed, SettingError
+from worker.registry.alias import promoted
 from worker.registry.commands import model_app
+from worker.registry.source import Source
 from worker.registry.store import Store
 from worker.scoring import bundle as bundles
 
@@ -24,6 +26,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """With a store of its own."""
     monkeypatch.setenv("INTENT_MODEL__STORE", str(tmp_path / "store"))
     monkeypatch.setenv("INTENT_MODEL__NAME", NAME)
+    monkeypatch.setenv("INTENT_MODEL__CACHE_DIR", str(tmp_path / "cache"))
     return lambda *arguments: CliRunner().invoke(model_app, [str(argument) for argument in arguments])
 
 
@@ -64,11 +67,77 @@ def test_from_push_to_rollback(run: Run, made: Versions, tmp_path: Path) -> None
     assert aliases(tmp_path)["champion"] == made.first
     assert said(run("retire", "--json"))["version"] is None
     assert aliases(tmp_path).keys() == {"champion"}
-    assert "is not there" in str(run("retire").exception)
     for command in ("list", "show"):
         text = run(command).stdout
         assert made.first in text
         assert "champion" in text
+
+
+def test_there_is_a_challenger_to_retire_or_a_sentence_on_every_store(run: Run, store: Store) -> None:
+    result = run("retire", "--store", store.url)
+    assert isinstance(result.exception, SettingError)
+    assert str(result.exception) == f"the model {NAME} in {store.url} has no challenger; nothing was changed"
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        pytest.param(["verify", f"{NAME}:champion"], CheckFailed, id="verify"),
+        pytest.param(["promote", NAME], SettingError, id="promote"),
+        pytest.param(["rollback", NAME], SettingError, id="rollback"),
+    ],
+)
+def test_the_store_is_looked_at_and_not_what_this_machine_has_kept(
+    run: Run, filled: Store, made: Versions, tmp_path: Path, command: list[str], error: type[Exception]
+) -> None:
+    """Each would come upon the first version: as the champion, the challenger, or what was promoted before."""
+    at = {
+        "verify": {"champion": [made.first]},
+        "promote": {"champion": [made.second], "challenger": [made.first]},
+        "rollback": {"champion": [made.first, made.second]},
+    }[command[0]]
+    for alias, versions in at.items():
+        value = None
+        for version in versions:
+            value = promoted(value, version, at="")
+        assert value is not None
+        filled.move(NAME, alias, value)
+    for version in (made.first, made.second):
+        Source(filled, NAME, cache=tmp_path / "cache").load(version)
+    filled._put(filled._path(NAME, made.first, "card.md"), b"scribbled")
+    result = run(*command, "--store", filled.url)
+    assert isinstance(result.exception, error)
+    assert "card.md does not match" in str(result.exception)
+    assert {alias: value.version for alias, value in filled.aliases(NAME).items()} == {
+        alias: versions[-1] for alias, versions in at.items()
+    }
+    assert run("push", made.folder / "first", "--store", filled.url).exit_code == 0
+    assert run(*command, "--store", filled.url).exit_code == 0
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "damaged"])
+def test_a_champion_that_cannot_be_read_holds_its_successor_up_without_force(
+    run: Run, made: Versions, tmp_path: Path, gone: bool
+) -> None:
+    run("push", made.folder / "first")
+    run("push", made.folder / "second")
+    run("promote", NAME, made.first)
+    former = tmp_path / "store" / NAME / made.first
+    if gone:
+        shutil.rmtree(former)
+    else:
+        (former / "card.md").write_text("scribbled")
+    result = run("promote", NAME, made.second)
+    assert isinstance(result.exception, SettingError)
+    assert str(result.exception).startswith(
+        f"{made.second} cannot be compared with {made.first}, which champion names: "
+    )
+    assert str(result.exception).endswith("; --force promotes it all the same")
+    assert aliases(tmp_path) == {"champion": made.first}
+    result = run("promote", NAME, made.second, "--force", "--json")
+    assert said(result)["moved"] is True
+    assert f"{made.second} was not compared with {made.first}: " in result.stderr
+    assert aliases(tmp_path) == {"champion": made.second}
 
 
 @pytest.mark.parametrize("command", ["show", "verify"])

@@ -1,7 +1,9 @@
 """What is loaded from a store is exactly what its version says, or nothing."""
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from tests.unit.registry.models import NAME, Versions
 from tests.unit.scoring import making
 from worker.errors import IntentError, SettingError
 from worker.registry.alias import promoted
-from worker.registry.source import KEPT, Source, configured, push
+from worker.registry.source import ABANDONED_S, KEPT, Source, configured, push
 from worker.registry.store import Store
 from worker.scoring import bundle as bundles
 from worker.scoring.batch import Batch
@@ -150,6 +152,22 @@ def test_a_cached_version_that_was_damaged_is_fetched_again(made: Versions, tmp_
     assert source.load(made.first).version == made.first
 
 
+def test_past_the_cache_a_source_gives_what_the_store_holds_now(
+    source: Source, made: Versions, copy: Path, tmp_path: Path
+) -> None:
+    source.load(made.first)
+    kept = cached(tmp_path)
+    other_file(source.store, made.first, copy)
+    with source.fresh() as there, pytest.raises(SettingError, match=r"head\.safetensors does not match") as refused:
+        there.load(made.first)
+    assert f"{source.store.url}/{NAME}/{made.first}:" in str(refused.value)  # no folder that is gone by now
+    with source.fresh() as there:
+        assert there.load(made.second).version == made.second
+    assert cached(tmp_path) == kept
+    if kept:  # workers go on with the copy that is sound
+        assert source.load(made.first).version == made.first
+
+
 def test_the_cache_keeps_what_was_used_last(made: Versions, copy: Path, tmp_path: Path) -> None:
     source = remote(made, tmp_path)
     versions = [made.first]
@@ -161,6 +179,53 @@ def test_the_cache_keeps_what_was_used_last(made: Versions, copy: Path, tmp_path
         source.folder(version)
     assert len(cached(tmp_path)) == KEPT
     assert versions[-1] in cached(tmp_path)
+
+
+def test_what_another_process_forgets_meanwhile_is_no_error(
+    made: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = remote(made, tmp_path)
+    other = tmp_path / "cache" / NAME / ("0" * 12)
+    other.mkdir(parents=True)
+    iterdir = Path.iterdir
+
+    def raced(folder: Path) -> list[Path]:
+        found = list(iterdir(folder))
+        shutil.rmtree(other, ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(Path, "iterdir", raced)
+    assert source.load(made.first).version == made.first
+
+
+def test_a_version_that_another_process_forgets_is_fetched_again(
+    made: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the last moment: between seeing it and saying that it was used."""
+    source = remote(made, tmp_path)
+    folder = source.folder(made.first)
+    is_dir = Path.is_dir
+
+    def raced(path: Path) -> bool:
+        there = is_dir(path)
+        if path == folder:
+            monkeypatch.undo()
+            shutil.rmtree(folder)
+        return there
+
+    monkeypatch.setattr(Path, "is_dir", raced)
+    source.folder(made.first)
+    assert not folder.is_file()
+
+
+def test_what_a_killed_process_left_behind_is_removed(made: Versions, tmp_path: Path) -> None:
+    source = remote(made, tmp_path)
+    folder = tmp_path / "cache" / NAME
+    for name, age_s in ((".old", ABANDONED_S + 60), (".new", ABANDONED_S - 60)):
+        (folder / name / "bert").mkdir(parents=True)
+        os.utime(folder / name, (time.time() - age_s,) * 2)
+    source.load(made.first)
+    assert cached(tmp_path) == sorted([".new", made.first])
 
 
 def test_a_cache_that_cannot_be_written_is_not_the_bundles_fault(made: Versions, tmp_path: Path) -> None:

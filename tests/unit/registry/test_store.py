@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from tests.unit.registry.models import AT, NAME, Versions
+from tests.unit.registry.sftp import Sftp
 from worker.errors import IntentError, SettingError
 from worker.registry.alias import promoted, rolled_back
 from worker.registry.source import Source, push
@@ -63,6 +65,38 @@ def test_a_push_that_is_cut_off_shows_nothing_and_the_next_completes_it(
     assert store.versions(NAME) == [made.first]
 
 
+@pytest.mark.parametrize("file", [bundles.CARD, bundles.CHECKSUMS])
+@pytest.mark.parametrize("content", [b"", b"scribbled", b"x" * 100_000, None], ids=["empty", "short", "long", "gone"])
+def test_pushing_a_damaged_version_again_puts_right_what_is_wrong_and_no_more(
+    filled: Store, made: Versions, monkeypatch: pytest.MonkeyPatch, file: str, content: bytes | None
+) -> None:
+    path = filled._path(NAME, made.first, file)
+    if content is None:
+        filled._fs.rm(path)
+    else:
+        filled._put(path, content)
+    written: list[str] = []
+    put = filled._put
+
+    def noted(path: str, content: bytes) -> None:
+        written.append(path)
+        put(path, content)
+
+    monkeypatch.setattr(filled, "_put", noted)
+    assert push(filled, made.folder / "first")[1] is True
+    if content is not None or file != LAST:  # without its checksums a version is not there, and is pushed as a whole
+        assert written == [path]
+    assert push(filled, made.folder / "first")[1] is False
+    assert filled._fs.cat_file(path) == (made.folder / "first" / file).read_bytes()
+
+
+def test_an_alias_goes_once_whatever_is_in_it(store: Store) -> None:
+    assert store.forget(NAME, "challenger") is False
+    store._put(store._path(NAME, "aliases", "challenger.json"), b"{")
+    assert store.forget(NAME, "challenger") is True
+    assert store.forget(NAME, "challenger") is False
+
+
 STEPS = ("mkdir", "open", "fsync", "replace", "fsync of the folder")
 
 
@@ -107,6 +141,31 @@ def test_an_alias_whose_move_is_cut_off_is_the_old_or_the_new_one(
     assert store.aliases(NAME).keys() == {"champion"}
     store.move(NAME, "champion", new)
     assert store.alias(NAME, "champion") == new
+
+
+@pytest.mark.parametrize(("where", "step"), [(MemoryFile, "write"), (Sftp, "mv")])
+def test_an_alias_whose_move_over_sftp_fails_is_the_old_one(
+    sftp: str, monkeypatch: pytest.MonkeyPatch, where: type, step: str
+) -> None:
+    """There a file is written in place: whoever reads meanwhile, or after a lost connection, would see half of it."""
+
+    def lost(*_: object) -> object:
+        raise ConnectionResetError("by peer")
+
+    store = Store(sftp)
+    old = promoted(None, "a" * 12, at=AT)
+    store.move(NAME, "champion", old)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, step, lost)
+        with pytest.raises(IntentError, match="by peer"):
+            store.move(NAME, "champion", promoted(old, "b" * 12, at=AT))
+    assert store.alias(NAME, "champion") == old
+    assert [path.rpartition("/")[2] for path in Sftp.store] == ["champion.json"]
+
+
+def test_a_listing_is_never_an_old_one(store: Store) -> None:
+    """Whichever way the protocol's library takes that."""
+    assert store._fs.dircache.use_listings_cache is False
 
 
 def test_an_alias_moves_and_comes_back(filled: Store, made: Versions) -> None:
@@ -176,6 +235,20 @@ def test_an_alias_that_was_tampered_with_is_refused(store: Store, content: bytes
 def test_a_store_that_cannot_be_used_is_named(url: str, says: str) -> None:
     with pytest.raises(SettingError, match=rf"`model\.store` is '{url}'{says}"):
         Store(url)
+
+
+@pytest.mark.parametrize("error", [ImportError, ValueError])
+def test_what_a_library_says_of_a_store_is_one_line_of_bounded_length(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def broken(*_: object, **__: object) -> object:
+        raise error("refused\n" + "by peer " * 1000)
+
+    monkeypatch.setattr(MemoryFileSystem, "__init__", broken)
+    with pytest.raises(SettingError, match=rf"{error.__name__}: refused by peer by") as failed:
+        Store("memory://models")
+    assert "\n" not in str(failed.value)
+    assert len(str(failed.value)) < 500
 
 
 def test_what_the_file_system_raises_is_one_sentence(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
