@@ -150,8 +150,8 @@ def reference(
 ) -> None:
     """Give a bundle a reference: the counts that drift is measured against. `intent train` makes one by itself.
 
-    The result is the same model as a version of its own. Default: the time between training and test, which the
-    model was not fitted to. For a shop that has changed for good, a later time.
+    The result is the same model as a version of its own. Default: the time between training and test, which
+    nothing but a refit has learnt from. For a shop that has changed for good, a later time.
 
     Example: `intent drift reference ../shared/data/ga360 --out my-bundle`
     """

@@ -1,7 +1,8 @@
 """A bundle's reference, from windows of the time it was chosen on: which aggregates matter, where the bins lie.
 
 Numbers are cut at deciles, "none" apart; of names the most frequent get a bin each. The model was not fitted to these
-windows, so that their scores are as spread as a live stream's.
+windows, so that their scores are as spread as a live stream's; a refit has seen their labels, and scores them a little
+more surely than a stream's.
 """
 
 from typing import Any, Final

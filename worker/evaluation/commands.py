@@ -54,7 +54,8 @@ def evaluate(
 
     ROC-AUC, average precision, log loss, Brier score, calibration error and lift at 1, 5 and 10 %: for each horizon,
     at every instant, at one decision point a session, by event number, channel, device, new or returning. The rivals
-    learn from the training slice and are tuned and calibrated on validation, as the bundle was. Intervals of 95 %
+    learn from what the bundle learnt from, and are tuned and calibrated where it was: of a refitted bundle, all that
+    ends before the test slice but for the visitors that calibrate it, who are its validation. Intervals of 95 %
     resample visitors; a difference to a rival is paired. A difference whose interval holds 0 may be chance.
 
     Choose on the validation slice; the test slice is for the model that is published, once.

@@ -56,6 +56,7 @@ def document(evaluation: Evaluation) -> Document:
             "name": evaluation.name,
             "version": evaluation.version,
             "slice": evaluation.which,
+            "refitted": evaluation.refitted,
             "draws": evaluation.draws,
             "every": EVERY,
             "lines": [asdict(line) for line in lines(evaluation.comparisons)],

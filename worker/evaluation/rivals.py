@@ -1,6 +1,7 @@
 """What one could have without the product: a rule, and gradient-boosted trees on the same information.
 
-Each is fitted on the bundle's own training slice, and tuned and calibrated on its validation slice, as the bundle is.
+Each learns from the instants that the bundle learnt from, and is calibrated on those that calibrated it: a later week
+alone is worth more than most models differ by. Trees are tuned where the bundle was, before any refit.
 Knows features and labels, not the network.
 """
 
@@ -59,14 +60,17 @@ def steps(features: Features) -> Ints:
     return found
 
 
-def trees(train: Known, validation: Known, features: Features, folder: Path) -> Floats:
-    """[n, horizons] calibrated probabilities of LightGBM.
+def trees(
+    train: Known, validation: Known, features: Features, folder: Path, *, tuning: tuple[Known, Known] | None = None
+) -> Floats:
+    """[n, horizons] calibrated probabilities of LightGBM, grown on `train`, calibrated on `validation`.
 
+    Their number is chosen there too, or, for a refit, on a `tuning` pair of instants to grow on and to judge by.
     Boosters that a former call left in `folder` are used again; else they are grown (about half a minute a horizon)
     and left there. The folder must be one of these data and these settings.
     """
     boosters = [
-        _kept(folder / f"trees-{at}.txt") or _grown(train, validation, at, folder / f"trees-{at}.txt")
+        _kept(folder / f"trees-{at}.txt") or _grown(train, validation, at, folder / f"trees-{at}.txt", tuning)
         for at in range(train.y.shape[1])
     ]
     calibration = calibrate.fit(_logits(boosters, validation.features), validation.y, validation.member)
@@ -77,20 +81,31 @@ def _kept(path: Path) -> Booster | None:
     return Booster(model_file=path) if path.exists() else None
 
 
-def _grown(train: Known, validation: Known, at: int, path: Path) -> Booster:
-    """One horizon's trees, as many as validation likes best; kept in `path`."""
-    rows, judged = train.member[:, at], validation.member[:, at]
-    table = train.features.table()[rows]
-    grown = grow(table, train.y[rows, at], train.session[rows], rounds=max(ROUNDS))
+def _grown(train: Known, validation: Known, at: int, path: Path, tuning: tuple[Known, Known] | None) -> Booster:
+    """One horizon's trees, as many as validation, or the second of `tuning`, likes best; kept in `path`."""
+    grown, rounds = _tuned(*(tuning or (train, validation)), at)
+    if tuning is not None:
+        grown = _grow(train, at, rounds)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grown.save_model(path, num_iteration=rounds)
+    return Booster(model_file=path)
+
+
+def _grow(train: Known, at: int, rounds: int) -> Booster:
+    rows = train.member[:, at]
+    return grow(train.features.table()[rows], train.y[rows, at], train.session[rows], rounds=rounds)
+
+
+def _tuned(train: Known, validation: Known, at: int) -> tuple[Booster, int]:
+    """As many trees as there may be, and how many of them are best."""
+    grown, judged = _grow(train, at, max(ROUNDS)), validation.member[:, at]
     seen, truth = validation.features.table()[judged], validation.y[judged, at]
 
     def worth(rounds: int) -> float:
         found = measure(np.asarray(grown.predict(seen, num_iteration=rounds)), truth)
         return found["auc"] + found["ap"]
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grown.save_model(path, num_iteration=max(ROUNDS, key=worth))
-    return Booster(model_file=path)
+    return grown, max(ROUNDS, key=worth)
 
 
 def _logits(boosters: Sequence[Booster], features: Features) -> Floats:

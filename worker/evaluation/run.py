@@ -43,6 +43,27 @@ class Evaluation:
     draws: int
     comparisons: list[Comparison]
     scored: Scored
+    refitted: bool
+    """Whether bundle and rivals learnt from all that ends before the test slice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learnt:
+    """The slices (`labels.SLICES`) that a bundle learnt from and was calibrated on."""
+
+    train: str
+    calibration: str
+
+    @classmethod
+    def by(cls, bundle: Bundle) -> "Learnt":
+        """A refit learnt from validation too, but for the visitors that calibrate it."""
+        if bundle.refitted:
+            return cls(train="refit", calibration="refit calibration")
+        return cls(train="train", calibration="validation")
+
+    def measured(self, which: Which) -> str:
+        """The slice that taught it nothing."""
+        return "test" if which == "test" else self.calibration
 
 
 def evaluate(
@@ -58,12 +79,13 @@ def evaluate(
 ) -> Evaluation:
     """Half a minute for the bundle alone; with rivals two the first time, four more for `all` of them.
 
-    `report` hears what is being done. Raises `IntentError` for data that
-    lacks the slice.
+    Rivals learn from what the bundle learnt from. Of a refitted bundle's validation slice, the visitors count that were
+    held out of the refit. `report` hears what is being done. Raises `IntentError` for data that lacks the slice.
     """
     report("folding events into windows")
     events, kept = windows.build(source, cache)
-    inside = member(events, which)
+    learnt = Learnt.by(bundle)
+    inside = member(events, learnt.measured(which))
     places = np.flatnonzero(inside.any(axis=1))
     if not len(places):
         raise IntentError(f"{source.name} has no {which} instants; `intent evaluate` needs the whole sample or table")
@@ -72,7 +94,10 @@ def evaluate(
     scorers = {BUNDLE: bundle.calibration.probabilities(out)}
     if against != "none":
         data = windows.key(source)
-        scorers |= _rivals(events, kept, places, data, cache, everything=against == "all", device=device, report=report)
+        everything = against == "all"
+        scorers |= _rivals(
+            events, kept, places, learnt, data, cache, everything=everything, device=device, report=report
+        )
         scorers[BLEND] = _blend(scorers[BUNDLE], scorers[TREES])
     names = {field: source.names(field) for field in ("channel", "device")}
     features = Features.of(kept, places, bundle.vocabulary)
@@ -96,6 +121,7 @@ def evaluate(
         draws=draws,
         comparisons=comparisons,
         scored=scored,
+        refitted=bundle.refitted,
     )
 
 
@@ -107,7 +133,7 @@ def attach(
     The version that it has from now on.
     """
     events, kept = windows.build(source, cache)
-    inside = member(events, "validation")
+    inside = member(events, Learnt.by(bundle).measured("validation"))
     places = np.flatnonzero(inside.any(axis=1))
     out = finetune.predict(bundle.weights, bundle.vocabulary, kept, places, device=device)
     percentiles = Percentiles.fit(bundle.calibration.probabilities(out), inside[places])
@@ -118,6 +144,7 @@ def _rivals(
     events: Events,
     kept: windows.Windows,
     places: NDArray[np.int64],
+    learnt: Learnt,
     data: str,
     cache: Path,
     *,
@@ -129,9 +156,9 @@ def _rivals(
     from worker.evaluation import events_only, rivals  # LightGBM comes with the extra `training` only
     from worker.training import trees
 
-    y, train, validation = labels(events), member(events, "train"), member(events, "validation")
+    y, train, validation = labels(events), member(events, learnt.train), member(events, learnt.calibration)
     pool, judged = np.flatnonzero(train.any(axis=1)), np.flatnonzero(validation.any(axis=1))
-    drawn = pool[np.random.default_rng(0).random(len(pool)) < SHARE]
+    drawn = _drawn(pool)
     report("computing the rivals' features")
     vocabulary = encode.learn([Batch.of(kept.take(part)) for part in np.array_split(drawn, 10) if len(part)], least=20)
 
@@ -139,9 +166,16 @@ def _rivals(
         features = Features.of(kept, at, vocabulary)
         return rivals.Known(features=features, member=inside[at], y=y[at], session=events.session[at])
 
-    learnt, chosen = known(drawn, train), known(judged, validation)
+    seen, chosen = known(drawn, train), known(judged, validation)
+    tuning = None
+    if learnt.train != "train":
+        before, judges = member(events, "train"), member(events, "validation")
+        tuning = (
+            known(_drawn(np.flatnonzero(before.any(axis=1))), before),
+            known(np.flatnonzero(judges.any(axis=1)), judges),
+        )
     taught = hashlib.sha256()
-    for part in (learnt.features.table(), learnt.y, learnt.member):
+    for part in (seen.features.table(), seen.y, seen.member):
         taught.update(part.tobytes())
 
     def folder(rival: str, made_by: object) -> Path:
@@ -152,8 +186,10 @@ def _rivals(
     features = Features.of(kept, places, vocabulary)
     report("growing the rival's trees")
     found = {
-        RULE: rivals.rule(learnt, features),
-        TREES: rivals.trees(learnt, chosen, features, folder("trees", [trees.SETTINGS, rivals.ROUNDS, CATEGORIES])),
+        RULE: rivals.rule(seen, features),
+        TREES: rivals.trees(
+            seen, chosen, features, folder("trees", [trees.SETTINGS, rivals.ROUNDS, CATEGORIES]), tuning=tuning
+        ),
     }
     if everything:
         report("training the rival BERT on events alone")
@@ -172,6 +208,12 @@ def _rivals(
         calibration = calibrate.fit(out[np.searchsorted(both, judged)], y[judged], validation[judged])
         found[EVENTS_ONLY] = calibration.probabilities(out[np.searchsorted(both, places)])
     return found
+
+
+def _drawn(pool: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`SHARE` of the instants."""
+    drawn: NDArray[np.int64] = pool[np.random.default_rng(0).random(len(pool)) < SHARE]
+    return drawn
 
 
 def _blend(one: Floats, other: Floats) -> Floats:

@@ -98,6 +98,8 @@ class Bundle:
     percentiles: Percentiles | None = None
     metrics: Mapping[str, Any] | None = None
     drift: Reference | None = None
+    refitted: bool = False
+    """Whether the weights learnt from the validation slice too, but for the visitors on whom it was calibrated."""
 
     @property
     def label(self) -> ModelName:
@@ -121,6 +123,7 @@ def save(folder: Path, bundle: Bundle) -> str:
                 "shape": asdict(bundle.shape),
                 **_encoder(),
                 "context": list(bundle.vocabulary.columns),
+                "refitted": bundle.refitted,
             }
         ),
         "bert/config.json": _json(bundle.weights.config, indent=2),
@@ -235,6 +238,7 @@ def load(folder: Path | None = None) -> Bundle:
         percentiles=percentiles,
         metrics=_parse(folder, METRICS, contents) if METRICS in contents else None,
         drift=reference,
+        refitted=config.get("refitted") is True,
     )
 
 

@@ -55,8 +55,8 @@ what moves scores like this one, not what happened inside this forward pass.
 
 ## Limits
 
-- One shop, ten weeks of 2016, an obfuscated sample. On another shop's events expect less, and recalibrate: a base
-  rate that differs shifts every probability. Train again as soon as own data is there.
+- One shop, in the weeks above. On another shop's events expect less, and recalibrate: a base rate that differs shifts
+  every probability. Train again as soon as own data is there.
 - Purchases are rare at the start of a visit, and the model knows little then: see the 3rd event's row.
 - Context (country, channel, visit number) carries much of the early signal. It reflects who bought in the past; do
   not use these scores to set prices, to grant credit or to refuse service.

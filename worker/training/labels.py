@@ -10,7 +10,8 @@ out of that week's training, whatever the horizon, and alone validate the 7 days
 
 Validation has two parts, by visitor: the checkpoint is chosen on one (`choice`) and calibrated on the other
 (`calibration`). Two more slices serve the refit: what was chosen is trained again on all that ends before the test
-slice begins (`refit`), but for some visitors' last two weeks, on which it is calibrated (`refit calibration`).
+slice begins (`refit`), but for some visitors' last two weeks, on which it is calibrated (`refit calibration`): no label
+that taught it looks into them. Nothing before the splits' start teaches anything.
 """
 
 from dataclasses import dataclass
@@ -64,13 +65,13 @@ class Events:
 
 def next_purchase_ms(events: Events) -> Times:
     """[n] time of the same visitor's first purchase strictly after the event; the largest integer where none came."""
-    span = int(events.time_ms.max() - events.time_ms.min()) + 2
-    at = events.visitor * span + (events.time_ms - events.time_ms.min())  # one axis, visitor by visitor
+    moments, moment = np.unique(events.time_ms, return_inverse=True)
+    at = events.visitor * len(moments) + moment  # one axis, visitor by visitor; of times it might not fit into 64 bits
     purchases = np.sort(at[events.purchase])
     place = np.searchsorted(purchases, at, side="right")
     found = np.append(purchases, np.iinfo(np.int64).max)[place]
-    same = found // span == events.visitor
-    return np.where(same, found % span + events.time_ms.min(), np.iinfo(np.int64).max)
+    same = found // len(moments) == events.visitor
+    return np.where(same, moments[found % len(moments)], np.iinfo(np.int64).max)
 
 
 def labels(events: Events) -> Bools:
@@ -88,9 +89,9 @@ def member(events: Events, which: str) -> Bools:
 def _inside(events: Events, which: str, horizon: int) -> Bools:
     time, week, splits = events.time_ms, horizon == HORIZONS_MS[-1], events.splits
     held = held_out(events.visitor) & (time >= splits.week_validation) & (time < splits.validation)
-    kept = held_out(events.visitor, one_in=REFIT_HELD_OUT) & (time >= splits.week_validation)
+    kept = held_out(events.visitor, one_in=REFIT_HELD_OUT)
     ends = time + horizon
-    sound = np.ones(len(time), np.bool_)
+    sound = time >= splits.start
     for begin, end in splits.outages:
         sound &= (ends <= begin) | (time >= end)
     if which == "train":
@@ -102,9 +103,9 @@ def _inside(events: Events, which: str, horizon: int) -> Bools:
         calibrating = held_out(events.visitor, one_in=CALIBRATING)
         return inside if which == "validation" else inside & (calibrating == (which == "calibration"))
     if which == "refit":
-        return sound & (ends <= splits.test) & ~kept
+        return sound & (ends <= np.where(kept, splits.week_validation, splits.test))
     if which == "refit calibration":
-        return (ends <= splits.test) & kept
+        return (ends <= splits.test) & kept & (time >= splits.week_validation)
     return (time >= splits.test) & (ends <= splits.end)
 
 

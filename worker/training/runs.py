@@ -14,7 +14,7 @@ import hashlib
 import json
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -35,7 +35,7 @@ class Run:
         self.checkpoints = Checkpoints(folder / "checkpoints")
 
     @classmethod
-    def begin(cls, runs: Path, name: str, *, plan: Mapping[str, Any], data: Path, command: str) -> Self:
+    def begin(cls, runs: Path, name: str, *, plan: Mapping[str, Any], data: Iterable[Path], command: str) -> Self:
         """A new folder among the runs."""
         began = f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         folder = next(
@@ -50,7 +50,7 @@ class Run:
         return cls(folder, settings)
 
     @classmethod
-    def resume(cls, folder: Path, *, plan: Mapping[str, Any], data: Path) -> Self:
+    def resume(cls, folder: Path, *, plan: Mapping[str, Any], data: Iterable[Path]) -> Self:
         """One that was interrupted. Raises `IntentError` where it is none, or was of another plan or other data."""
         try:
             settings = json.loads((folder / _RUN).read_text())
@@ -64,7 +64,7 @@ class Run:
                     f"repeat its command: {settings.get('command')}"
                 )
         if made_from != fingerprint(data):
-            raise IntentError(f"--resume {folder}: {data} does not hold the data of that run")
+            raise IntentError(f"--resume {folder}: {' and '.join(map(str, data))} are not what that run was made from")
         return cls(folder, settings)
 
     def add(self, progress: Progress) -> None:
@@ -82,9 +82,14 @@ class Run:
         (self.folder / name).write_text(json.dumps(document, indent=1) + "\n")
 
 
-def fingerprint(data: Path) -> dict[str, str]:
-    """SHA-256 of each parquet file of a folder, by name."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(data.glob("*.parquet"))}
+def fingerprint(data: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of each file, and of each Parquet file of a folder, by name."""
+    found = {}
+    for path in data:
+        for file in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
+            with file.open("rb") as content:
+                found[file.name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return found
 
 
 def commit() -> str | None:

@@ -6,7 +6,7 @@ test slice is scored once, at the very end, or not at all.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +18,9 @@ from worker import __version__
 from worker.errors import IntentError
 from worker.scoring import bundle
 from worker.scoring.bundle import Bundle
-from worker.shop.source import opened
+from worker.shop.source import Source, opened
 from worker.training import card, curves, evaluate, finetune, finish, habits, windows
-from worker.training.labels import Events, member
+from worker.training.labels import NAMES, Bools, Events, labels, member
 from worker.training.loop import Progress
 from worker.training.runs import Run
 
@@ -60,28 +60,23 @@ def train(
     `IntentError` when the data cannot be used.
     """
     started = time.monotonic()
+    source = opened(data, mapping)
     if resume is None:
-        run = Run.begin(runs, name, plan=asdict(plan), data=data, command=command)
+        run = Run.begin(runs, name, plan=asdict(plan), data=source.files, command=command)
     else:
-        run = Run.resume(resume, plan=asdict(plan), data=data)
+        run = Run.resume(resume, plan=asdict(plan), data=source.files)
 
     def step(progress: Progress) -> None:
         run.add(progress)
         report(progress)
 
     say(f"folding the events of {data} into windows")
-    source = opened(data, mapping)
     events, kept = windows.build(source, runs / "cache", say=say)
     inside = {
         which: member(events, which)
         for which in ("train", "validation", *(("refit", "refit calibration") if plan.refit else ()))
     }
-    for which, rows in inside.items():
-        if not rows.any(axis=0).all():
-            raise IntentError(
-                f"{data} has no {which} instants for every horizon; `intent train` needs the whole sample, Aug 1 to "
-                "Oct 15, or a table of five weeks and more"
-            )
+    _require_outcomes(source, events, inside)
     say(f"fine-tuning on {plan.windows:,} windows")
     trained = finetune.finetune(events, kept, plan, report=step, keep=run.checkpoints, say=say)
     curves.plot(run.history()).savefig(run.folder / "curves.png", dpi=120)
@@ -99,7 +94,7 @@ def train(
         made = _calibrated(name, plan, trained, events, kept, "refit calibration")
     say("learning habits, weighing reason codes, counting what is usual")
     made = finish.completed(
-        replace(made, habits=habits.fit(events, kept, seed=plan.seed)),
+        replace(made, refitted=plan.refit, habits=habits.fit(events, kept, seed=plan.seed)),
         events,
         kept,
         taught=np.flatnonzero(inside["train"][:, 1]),
@@ -133,10 +128,31 @@ def train(
     if notes:
         text = f"{text}\n{notes}"
     which = "test" if test else "validation"
-    numbers = {"slice": which, "draws": draws, "lines": evaluate.document(lines[which])}
+    measured = "validation, before the refit" if plan.refit and not test else which
+    numbers = {"slice": measured, "draws": draws, "lines": evaluate.document(lines[which])}
     label = bundle.save(out, replace(made, card=text, metrics=numbers))
     run.write("report.json", {which: evaluate.document(found) for which, found in lines.items()})
     return Outcome(folder=run.folder, bundle=out, version=label, validation=lines["validation"], test=lines["test"])
+
+
+def _require_outcomes(source: Source, events: Events, inside: Mapping[str, Bools]) -> None:
+    """Every slice needs instants for every horizon, and those that teach both outcomes."""
+    y = labels(events)
+    for which, rows in inside.items():
+        if not rows.any(axis=0).all():
+            raise IntentError(
+                f"{source.name} has no {which} instants for every horizon; `intent train` needs the whole sample, "
+                "Aug 1 to Oct 15, or a table of five weeks and more"
+            )
+    for which in [name for name in ("train", "refit") if name in inside]:
+        for at, horizon in enumerate(NAMES):
+            bought = y[inside[which][:, at], at]
+            if bought.all() or not bought.any():
+                raise IntentError(
+                    f"of {len(bought):,} {which} instants of {source.name} {int(bought.sum()):,} have a purchase "
+                    f"within {horizon}, where both outcomes are needed; is the shop's order mapped to purchase in "
+                    "the mapping's [types]?"
+                )
 
 
 def _calibrated(

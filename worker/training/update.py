@@ -56,7 +56,7 @@ def update(
     events, kept = windows.build(source, runs / "cache")
     parts = continual.split(events, since_ms=change.since_ms, until_ms=change.until_ms)
     asked = {"from": was.version, **asdict(change), "seed": plan.seed, "bf16": plan.bf16, "device": plan.device}
-    run = Run.begin(runs, f"{was.name}-further", plan=asked, data=Path(source.name), command=command)
+    run = Run.begin(runs, f"{was.name}-further", plan=asked, data=source.files, command=command)
 
     def step(progress: loop.Progress) -> None:
         run.add(progress)

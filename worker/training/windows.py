@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from worker import facts, window
 from worker.events import KINDS, Event
+from worker.scoring.batch import SESSION_PAUSE_MS
 from worker.shop.source import Source
 from worker.training.labels import Events
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Of the cache; grows when what is kept changes."""
 
 _COLUMNS: Final = ("visitor", "session", "time_ms", "kind", "instant", "purchase")
@@ -77,10 +78,25 @@ def key(source: Source) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
+class _Unnamed:
+    """Numbers the sessions of events that name none: a pause opens one, as it does in a window's rows."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[int, int]] = {}  # user -> (time of the newest event, the session's number)
+
+    def of(self, event: Event) -> int:
+        """Of the user's events without a session's name, in stream order."""
+        newest_ms, number = self._last.get(event.user_id, (event.time_ms, 0))
+        number += event.time_ms - newest_ms > SESSION_PAUSE_MS
+        self._last[event.user_id] = max(newest_ms, event.time_ms), number
+        return number
+
+
 def _make(source: Source, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     visitors: dict[str, int] = {}
-    sessions: dict[tuple[str, str | None], int] = {}
+    sessions: dict[tuple[str, str | int], int] = {}
+    unnamed = _Unnamed()
     kinds = {name: number for number, name in enumerate(KINDS)}
     columns = {name: array("b" if name in _FLAGS else "q") for name in _COLUMNS}
     add_visitor, add_session, add_time, add_kind, add_instant, add_purchase = (
@@ -90,7 +106,8 @@ def _make(source: Source, folder: Path) -> None:
     for event, encoded in fold_all(source.events()):
         user = event.user_id
         add_visitor(visitors.setdefault(user, len(visitors)))
-        add_session(sessions.setdefault((user, event.session_id), len(sessions)))
+        session = unnamed.of(event) if event.session_id is None else event.session_id
+        add_session(sessions.setdefault((user, session), len(sessions)))
         add_time(event.time_ms)
         add_kind(kinds.get(event.type, 0))
         add_instant(source.scored(event))

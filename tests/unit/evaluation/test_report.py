@@ -24,6 +24,7 @@ def evaluation(noise: dict[str, float]) -> Evaluation:
         name="shop",
         version="0123456789ab",
         which="validation",
+        refitted=False,
         draws=20,
         comparisons=compare(scored, draws=20),
         scored=scored,

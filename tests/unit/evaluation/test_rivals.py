@@ -1,12 +1,16 @@
 """The rivals learn what there is to learn, from the training slice alone, and are made once."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from tests.unit.scoring import making
 from worker.evaluation import events_only, rivals
+from worker.evaluation.run import Learnt
 from worker.scoring import encode
 from worker.scoring.aggregates import NAMES
 from worker.scoring.batch import Batch
@@ -16,6 +20,7 @@ from worker.shop.ga360 import Sample
 from worker.training import trees, windows
 from worker.training.features import Features
 from worker.training.labels import labels
+from worker.training.trees import Booster
 
 RNG = np.random.default_rng(11)
 
@@ -79,6 +84,34 @@ def test_the_trees_find_a_planted_interaction_and_are_grown_once(
     assert (np.diff(found, axis=1) >= 0).all()
     monkeypatch.setattr(rivals, "_grown", lambda *_: pytest.fail("grown again"))
     assert np.array_equal(rivals.trees(train, validation, unseen, tmp_path / "made"), found)
+
+
+def test_a_refit_grows_as_many_trees_as_were_best_before_it_on_what_it_learns_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown: list[tuple[int, int]] = []
+
+    def grow(table: Any, *rest: Any, rounds: int) -> Any:
+        grown.append((len(table), rounds))
+        return trees.grow(table, *rest, rounds=rounds)
+
+    monkeypatch.setattr(trees, "SETTINGS", trees.SETTINGS | {"min_data_in_leaf": 50, "num_threads": 1})
+    monkeypatch.setattr(rivals, "ROUNDS", (2, 40))
+    monkeypatch.setattr(rivals, "grow", grow)
+    before = known(*planted(2000, seed=1)), known(*planted(1000, seed=2))
+    train, calibration = known(*planted(3000, seed=4)), known(*planted(500, seed=5))
+    rivals.trees(train, calibration, calibration.features, tmp_path, tuning=before)
+    assert [size for size, _ in grown] == [2000, 3000] * 3
+    assert {rounds for size, rounds in grown if size == 3000} <= {2, 40}
+    assert Booster(model_file=tmp_path / "trees-1.txt").num_trees() == grown[3][1]
+
+
+def test_who_is_measured_has_taught_nothing_and_rivals_learn_from_the_same() -> None:
+    plain, refitted = making.bundle(), replace(making.bundle(), refitted=True)
+    assert Learnt.by(plain) == Learnt(train="train", calibration="validation")
+    assert Learnt.by(refitted) == Learnt(train="refit", calibration="refit calibration")
+    assert [Learnt.by(refitted).measured(which) for which in ("test", "validation")] == ["test", "refit calibration"]
+    assert Learnt.by(plain).measured("validation") == "validation"
 
 
 def test_features_are_the_windows_own_and_the_newest_event_is_the_newest(shop: Path, tmp_path: Path) -> None:

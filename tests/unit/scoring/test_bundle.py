@@ -105,6 +105,12 @@ def with_options(folder: Path) -> tuple[Bundle, Path]:
     return made, folder
 
 
+@pytest.mark.parametrize("refitted", [False, True])
+def test_whether_it_was_refitted_comes_back(tmp_path: Path, refitted: bool) -> None:
+    bundles.save(tmp_path, replace(making.bundle(), refitted=refitted))
+    assert bundles.load(tmp_path).refitted is refitted
+
+
 def test_what_is_optional_comes_back_too(tmp_path: Path) -> None:
     made, folder = with_options(tmp_path / "bundle")
     back = bundles.load(folder)

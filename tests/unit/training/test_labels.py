@@ -1,9 +1,11 @@
 """Labels and slices on hand-made events: what counts, what never does, and what no slice may see of another."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from worker.shop.ga360 import parse_time
+from worker.shop.ga360 import SPLITS, parse_time
 from worker.training.labels import (
     END,
     HORIZONS_MS,
@@ -74,6 +76,15 @@ def test_labels_are_those_of_a_plain_loop() -> None:
         assert found[at].tolist() == [bool((ahead <= horizon).any()) for horizon in HORIZONS_MS]
 
 
+def test_one_time_that_is_far_off_changes_no_other_label() -> None:
+    """Times up to the year 9999 are events; many visitors times the span of time no longer fit into 64 bits."""
+    rows = [(visitor, START + visitor, "view") for visitor in range(60_000)]
+    rows += [(visitor, START + 60_000 + visitor, "buy") for visitor in range(60_000)]
+    far = events_of([*rows, (7, 253_000_000_000_000, "view")])
+    assert labels(far)[:60_000].all()
+    assert not labels(far)[60_000:].any()
+
+
 def test_slices_are_apart_purged_and_without_the_order_completed_page() -> None:
     times = np.sort(RNG.integers(START, END, 20_000))
     events = Events(
@@ -119,10 +130,27 @@ def test_the_refit_ends_before_the_test_slice_and_is_calibrated_on_others() -> N
         for rows in (refit[:, at], calibration[:, at]):
             assert TEST - DAY < times[rows].max() + horizon <= TEST
         assert times[calibration[:, at]].min() >= WEEK_VALIDATION
-    late = times >= WEEK_VALIDATION
     calibrating = np.unique(events.visitor[calibration.any(axis=1)])
-    assert not np.isin(events.visitor[refit.any(axis=1) & late], calibrating).any()
+    theirs = np.isin(events.visitor, calibrating)
+    for at, horizon in enumerate(HORIZONS_MS):
+        ends = times[refit[:, at] & theirs] + horizon
+        assert WEEK_VALIDATION - DAY < ends.max() <= WEEK_VALIDATION  # no label that taught looks into their time
     assert 50 < len(calibrating) < 120  # one in six of 500
+
+
+@pytest.mark.parametrize("which", ["train", "refit"])
+def test_nothing_before_the_start_teaches(which: str) -> None:
+    times = np.arange(START, TEST, 3 * 3_600_000)
+    plain = {"session": np.arange(len(times)), "kind": np.ones(len(times), np.int64), "visitor": np.arange(len(times))}
+    events = Events(
+        **plain,
+        time_ms=times,
+        instant=np.ones(len(times), np.bool_),
+        purchase=np.zeros(len(times), np.bool_),
+        splits=replace(SPLITS, start=START + 20 * DAY, outages=()),
+    )
+    for column in member(events, which).T:
+        assert times[column].min() == START + 20 * DAY
 
 
 @pytest.mark.parametrize("which", ["train", "refit"])

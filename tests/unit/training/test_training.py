@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,16 +14,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from tests.unit.scoring import making
 from tests.unit.training import samples
 from worker import cli
 from worker.errors import IntentError
+from worker.events import Event
 from worker.scoring import bundle as bundles
+from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.scoring.engine import Engine
 from worker.scoring.head import Shape
 from worker.scoring.model import weights
-from worker.shop.ga360 import ORDER_COMPLETED, Sample
-from worker.training import finetune, windows
+from worker.shop.ga360 import ORDER_COMPLETED, SPLITS, Sample
+from worker.training import finetune, validation, windows
 from worker.training.labels import START, labels
 from worker.training.loop import Progress
 from worker.training.runs import Run
@@ -282,8 +286,22 @@ def test_only_the_same_command_on_the_same_data_resumes(shop: Path, whole: Outco
     with pytest.raises(IntentError, match=r"no run\.json of a run is there"):
         run(shop, tmp_path, resume=tmp_path)
     other = samples.write(tmp_path, [samples.hit()], [samples.session()])
-    with pytest.raises(IntentError, match=r"does not hold the data of that run"):
+    with pytest.raises(IntentError, match=r"are not what that run was made from"):
         run(other, tmp_path, resume=whole.folder)
+
+
+def test_a_run_of_a_table_knows_the_file_and_the_mapping(tmp_path: Path) -> None:
+    table, mapping = tmp_path / "events.csv", tmp_path / "mapping.toml"
+    table.write_text("a\n")
+    mapping.write_text("b\n")
+    begun = Run.begin(tmp_path, "shop", plan={}, data=[table, mapping], command="")
+    Run.resume(begun.folder, plan={}, data=[table, mapping])
+    for changed in (table, mapping):
+        before = changed.read_text()
+        changed.write_text("c\n")
+        with pytest.raises(IntentError, match=r"events\.csv and .*mapping\.toml are not what that run was made from"):
+            Run.resume(begun.folder, plan={}, data=[table, mapping])
+        changed.write_text(before)
 
 
 def test_a_runs_folder_says_what_it_was_made_from(shop: Path, whole: Outcome) -> None:
@@ -293,6 +311,59 @@ def test_a_runs_folder_says_what_it_was_made_from(shop: Path, whole: Outcome) ->
     assert told["plan"]["head_windows"] == SHORT.head_windows
     assert told["command"] == "intent train --data shop"
     assert (whole.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_shop_without_purchases_is_refused_before_training(shop: Path, tmp_path: Path) -> None:
+    """A shop's own name for an order that nobody mapped."""
+    hits = pq.read_table(shop / "hits.parquet")
+    actions = ["0" if action == "6" else action for action in hits["action_type"].to_pylist()]
+    at = hits.schema.get_field_index("action_type")
+    pq.write_table(hits.set_column(at, "action_type", [actions]), tmp_path / "hits.parquet")
+    (tmp_path / "sessions.parquet").write_bytes((shop / "sessions.parquet").read_bytes())
+    with pytest.raises(IntentError, match=r"train instants of .* 0 have a purchase within 30 min, .*\[types\]\?$"):
+        run(tmp_path, tmp_path)
+
+
+def test_a_horizon_in_which_nobody_bought_has_no_say() -> None:
+    """A small shop's week: the others still choose a checkpoint."""
+    rng = np.random.default_rng(3)
+    out = rng.normal(size=(200, 3)).astype(np.float32)
+    y, counted = out > rng.normal(size=(200, 3)), np.ones((200, 3), np.bool_)
+    y[:, 2] = False
+    found = validation.measured(out, y, counted)
+    told = [found[f"auc_{name}"] + found[f"ap_{name}"] for name in ("30m", "24h")]
+    assert found["score"] == pytest.approx(sum(told) / 2)
+    assert validation.measured(out, y & False, counted)["score"] == 0.0
+
+
+def test_without_a_sessions_name_a_pause_opens_one_as_in_the_window(tmp_path: Path) -> None:
+    minute, start = 60_000, making.START_MS
+    times = {"u": [0, 10, 30, 70, 70, 200], "v": [5, 300]}
+    told = sorted((at, user) for user, all_of in times.items() for at in all_of)
+    events = [
+        making.event(number, user_id=user, event_time=start + at * minute) for number, (at, user) in enumerate(told)
+    ]
+
+    class Shop(Sample):
+        def __init__(self) -> None:
+            self.splits = SPLITS
+
+        @property
+        def key(self) -> list[Any]:
+            return []
+
+        def events(self, *_: object) -> Iterator[Event]:
+            return iter(events)
+
+    found, kept = windows.build(Shop(), tmp_path)
+    opened = Batch.of(kept.take(np.arange(len(kept))))
+    theirs = np.array([user for _, user in told])
+    assert found.session[theirs == "u"].tolist() == [0, 0, 0, 2, 2, 3]
+    assert found.session[theirs == "v"].tolist() == [1, 4]
+    for user in times:  # as many as the user's last window has opened
+        last = int(np.flatnonzero(theirs == user)[-1])
+        rows = slice(opened.first[last], opened.newest[last] + 1)
+        assert len(np.unique(found.session[theirs == user])) == int(opened.rows.opens[rows].sum())
 
 
 def test_a_sample_that_lacks_a_slice_is_refused_before_training(tmp_path: Path) -> None:
