@@ -13,7 +13,8 @@ from worker.scoring.engine import Engine
 from worker.scoring.graphs import Graphs
 from worker.scoring.packed import Network, Packed, pack
 
-_MOST_TOKENS = 16_384
+_MOST_TOKENS = 16_384  # of the engine's batches
+_GRAPH_TOKENS = 32_768  # 512 windows of 64: larger than a batch of the engine
 
 
 class Forward:
@@ -31,7 +32,7 @@ class Forward:
         )
         self._graphs: Graphs | None = None
         if task.device == "cuda" and dtype != torch.float32:
-            self._graphs = Graphs(bundle, self._network, max_tokens=_MOST_TOKENS, fixed=False)
+            self._graphs = Graphs(bundle, self._network, max_tokens=_GRAPH_TOKENS, fixed=False)
             for _ in self._graphs.capture():
                 pass
 

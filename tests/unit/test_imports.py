@@ -88,7 +88,7 @@ import sys, worker.run, worker.stream.app
 from worker.registry.source import configured
 from worker.scoring.engine import Engine
 from worker.settings import Settings
-model = Settings().model
+model = Settings().model.model_copy(update={"device": "cpu"})
 _, load = configured(model)
 assert Engine.configured(load, model).score_now([]) is not None
 print("transformers" in sys.modules, "torch" in sys.modules)

@@ -13,7 +13,7 @@ import structlog
 import torch
 
 from worker.errors import IntentError, SettingError
-from worker.scoring import graphs, tiles
+from worker.scoring import faults, graphs, tiles
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
 from worker.scoring.packed import Network, pack
@@ -64,7 +64,7 @@ class Device:
     dtype: torch.dtype = torch.float32
     deterministic: bool = False
     in_flight: int = 1
-    """Batches that may be under way at once. On the CPU one thread is host and device alike."""
+    """Batches that may be under way at once: two where a model's `begin` does not wait for its end."""
 
     @classmethod
     def named(cls, name: str, dtype: str = "auto", *, deterministic: bool = False) -> "Device":
@@ -91,17 +91,16 @@ class Device:
                 f"{HALF_FROM[0]}.{HALF_FROM[1]}; use 'auto' or 'float32'"
             )
         chosen = DTYPES.get(dtype, torch.bfloat16 if half else torch.float32)
-        return cls(torch.device("cuda" if cuda else "cpu"), chosen, deterministic, in_flight=2 if cuda else 1)
+        graphed = cuda and chosen != torch.float32
+        return cls(torch.device("cuda" if cuda else "cpu"), chosen, deterministic, in_flight=2 if graphed else 1)
 
     def exhausted(self, error: BaseException) -> bool:
         """Whether there was too little memory: a smaller batch may do."""
-        return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+        return faults.exhausted(error)
 
     def lost(self, error: BaseException) -> bool:
-        """Whether nothing will compute on it any more: CUDA's errors stay, for the whole process."""
-        if isinstance(error, torch.OutOfMemoryError):
-            return False
-        return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+        """Whether nothing will compute on it any more."""
+        return faults.lost(error, self.place)
 
     def prepare(self, bundle: Bundle, warm_up: Sequence[bytes], *, max_tokens: int) -> Generator[None, None, Runner]:
         """Makes a model ready beside those that are, in steps between which others may compute.

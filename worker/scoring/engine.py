@@ -9,9 +9,11 @@ import asyncio
 import os
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -19,6 +21,7 @@ import numpy as np
 import structlog
 import torch
 from msgspec import structs
+from numpy.typing import NDArray
 
 from worker import facts, window
 from worker.errors import Fatal, IntentError
@@ -74,6 +77,7 @@ class _Flight:
     began_s: float
     launched_s: float
     ended_s: float | None = None  # where the engine saw the device end it
+    beside: "_Beside | None" = None
 
     @property
     def tokens(self) -> int:
@@ -340,11 +344,15 @@ class Engine:
 
     def _linger(self, flight: _Flight) -> None:
         """Until the next batch has to be taken, or the device has ended the last one sooner than was expected."""
+        with suppress(Exception):  # it fails again where its jobs hear of it
+            _beside(flight)
         tokens = min(max(flight.tokens, self._champions.tokens), self.max_batch_tokens)
+        running = False
         while (spare_s := self._pace.spare_s(tokens)) > 0:
             if flight.pending.done():
-                flight.ended_s = time.perf_counter()
+                flight.ended_s = time.perf_counter() if running else None
                 break
+            running = True
             time.sleep(min(spare_s, LOOK_S))
 
     def _begin(self, parts: list[Part], under_way: deque[_Flight]) -> None:
@@ -377,8 +385,7 @@ class Engine:
     def _deliver(self, flight: _Flight) -> None:
         """Computes on the host what the device does not, waits for the device, answers."""
         batch, bundle = flight.batch, flight.runner.bundle
-        risk_score, risk_mask = risk.risk(batch, bundle.habits)
-        codes, weights = reasons.top(batch, bundle.surrogate)
+        (risk_score, risk_mask), (codes, weights) = _beside(flight)
         seen = flight.pending.done()
         intent = flight.pending.wait()
         if not seen:
@@ -396,6 +403,7 @@ class Engine:
 
     def _failed(self, parts: list[Part], runner: Runner, error: Exception) -> None:
         """What becomes of the jobs of a batch that failed. Raises what ends the thread, after telling them."""
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that there was no memory for
         try:
             self._retry(parts, runner, error)
         except BaseException as end:
@@ -458,6 +466,18 @@ class Engine:
         for job in offers:
             job.answer.cancel()
         change.done.set_result(None)
+
+
+_Beside = tuple[tuple[Floats, NDArray[np.uint8]], tuple[NDArray[np.uint8], Floats]]
+"""What the host makes of a batch: risk with its codes' bits, reason codes with their weights."""
+
+
+def _beside(flight: _Flight) -> _Beside:
+    """Computed once, while the device has the batch."""
+    if flight.beside is None:
+        batch, bundle = flight.batch, flight.runner.bundle
+        flight.beside = risk.risk(batch, bundle.habits), reasons.top(batch, bundle.surrogate)
+    return flight.beside
 
 
 def _warm_up() -> list[bytes]:

@@ -7,12 +7,14 @@ computed without one. `SLOTS` batches may be under way: one computes while the n
 copied on a stream of its own. The graphs read one set of inputs, filled from a slot's staging area on the computing
 stream, so a copy never meets a graph that still reads.
 
-With `fixed`, every window goes through one graph of one size, and attention does not split a window's keys: scores are
-equal to the bit whatever the batch. Knows neither queues nor callers; used by the one thread that owns the device.
+Attention does not split a window's keys: they are at most a few hundred, and it is then one kernel, FlashAttention's,
+on all devices. With `fixed`, every window goes through one graph of one size: scores are equal to the bit whatever the
+batch. Knows neither queues nor callers; used by the one thread that owns the device.
 """
 
 from collections import deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 
 from worker.errors import IntentError
-from worker.scoring import aggregates, encode, tiles
+from worker.scoring import aggregates, encode, faults, tiles
 from worker.scoring.batch import Batch, Floats, Ints
 from worker.scoring.bundle import Bundle
 from worker.scoring.head import HORIZONS
@@ -38,6 +40,9 @@ BUDGET: Final = 0.25
 """Of the memory that is free before the first capture."""
 
 SLOTS: Final = 2
+
+MAX_DEPTH: Final = 256
+"""Of a head, at most, in FlashAttention; and a multiple of 8."""
 
 log = structlog.get_logger(__name__)
 
@@ -110,17 +115,16 @@ def room(packed: Packed, *, longest: int, tokens: int) -> int:
     return len(packed.lengths) + -(-(tokens - len(packed.bags)) // longest)
 
 
-def compute(network: Network, inputs: Inputs, *, fixed: bool) -> Tensor:
+def compute(network: Network, inputs: Inputs) -> Tensor:
     """[W, HORIZONS] float32 probabilities. All shapes are the inputs': the same code runs eagerly and in a graph."""
     from torch.nn.attention.varlen import varlen_attn
 
     heads, hidden, longest = network.heads, network.hidden, network.positions
-    splits = 1 if fixed else None  # one split: no other window's length decides how keys are added up
     ends = inputs.ends
 
     def attend(qkv: Tensor) -> Tensor:
         q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)  # [T, heads, depth]
-        mixed: Tensor = varlen_attn(q, k, v, ends, ends, longest, longest, num_splits=splits)  # type: ignore[assignment]  # a pair only with `return_aux`
+        mixed: Tensor = varlen_attn(q, k, v, ends, ends, longest, longest, num_splits=1)  # type: ignore[assignment]  # a pair only with `return_aux`
         return mixed.reshape(-1, hidden)
 
     x = network.tokens(inputs.bags, attend)  # [T, hidden]
@@ -129,7 +133,7 @@ def compute(network: Network, inputs: Inputs, *, fixed: bool) -> Tensor:
     k, v = last.keys_values(x).view(len(x), 2, heads, -1).unbind(1)
     q = last.query(first).view(len(first), heads, -1)
     each = torch.arange(len(ends), dtype=torch.int32, device=ends.device)  # one query a window
-    mixed: Tensor = varlen_attn(q, k, v, each, ends, 1, longest, num_splits=splits)  # type: ignore[assignment]
+    mixed: Tensor = varlen_attn(q, k, v, each, ends, 1, longest, num_splits=1)  # type: ignore[assignment]
     logits = network.logits(first, mixed.reshape(-1, hidden), inputs.contexts, inputs.sums)
     return network.probabilities(logits)
 
@@ -216,6 +220,7 @@ class Graphs:
 
     def capture(self) -> Generator[None, None, None]:
         """One graph a step, largest first. Ends early when the budget of memory is used up."""
+        torch.cuda.empty_cache()  # what lies idle is neither free nor a graph's
         free, _ = torch.cuda.mem_get_info()
         pool = torch.cuda.graph_pool_handle()
         before = torch.cuda.memory_reserved()
@@ -225,7 +230,9 @@ class Graphs:
                 break
             try:
                 self._capture(key, pool)
-            except torch.OutOfMemoryError:
+            except Exception as error:
+                if not faults.exhausted(error):
+                    raise
                 log.warning("out of memory in a capture", tokens=key.tokens, captured=len(self._graphs))
                 break
             self._pool_bytes = torch.cuda.memory_reserved() - before
@@ -234,7 +241,16 @@ class Graphs:
     def begin(self, batch: Batch) -> Launched:
         """Packs, copies and launches; does not wait for the device. Of several pieces (`fixed`), all but the last."""
         packed = pack(batch, self.bundle.vocabulary, self.network, longest_first=self.fixed)
-        return Launched([self._launch(piece) for piece in self._pieces(packed)], packed.order)
+        tickets: list[Ticket] = []
+        try:
+            for piece in self._pieces(packed):
+                tickets.append(self._launch(piece))  # noqa: PERF401 - those before one that fails are wanted
+        except BaseException:
+            for ticket in tickets:
+                with suppress(Exception):  # what is wrong is told already
+                    ticket.collect()
+            raise
+        return Launched(tickets, packed.order)
 
     def _pieces(self, packed: Packed) -> list[Packed]:
         if not self.fixed:
@@ -264,8 +280,19 @@ class Graphs:
             self._under_way[0].collect()
         slot = self._free.popleft() if key is not None else self._slot(packed)
         key = key or Key(len(packed.bags), len(packed.lengths))
+        try:
+            self._queue(slot, key, packed)
+        except BaseException:
+            self._abandon(slot)
+            raise
+        ticket = Ticket(slot, len(packed.lengths), self._give_back)
+        self._under_way.append(ticket)
+        return ticket
+
+    def _queue(self, slot: Slot, key: Key, packed: Packed) -> None:
+        """Puts all that the batch needs on the two streams."""
         host, staged = slot.host.head(key), slot.staged.head(key)
-        host.fill(packed, longest=longest)
+        host.fill(packed, longest=self.network.positions)
         self._copying.wait_stream(torch.cuda.current_stream())  # on which a new staging area is made
         with torch.cuda.stream(self._copying):
             staged.copy_from(host)
@@ -277,12 +304,17 @@ class Graphs:
                 self._inputs.head(key).copy_from(staged)
                 graph.replay()
             else:
-                found = compute(self.network, staged, fixed=self.fixed)
+                found = compute(self.network, staged)
             slot.answer[: key.windows].copy_(found, non_blocking=True)
             slot.done.record()
-        ticket = Ticket(slot, len(packed.lengths), self._give_back)
-        self._under_way.append(ticket)
-        return ticket
+
+    def _abandon(self, slot: Slot) -> None:
+        """Of a batch that failed half way. What was queued of it may still read the slot's memory."""
+        try:
+            self._copying.synchronize()
+            self._computing.synchronize()
+        finally:
+            self._recycle(slot)
 
     def _capture(self, key: Key, pool: object) -> None:
         inputs = self._inputs.head(key)
@@ -291,11 +323,14 @@ class Graphs:
         with torch.inference_mode():
             with torch.cuda.stream(self._computing):
                 for _ in range(2):  # libraries set themselves up, which a capture must not see
-                    compute(self.network, inputs, fixed=self.fixed)
+                    compute(self.network, inputs)
             self._computing.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool, stream=self._computing, capture_error_mode="thread_local"):  # type: ignore[arg-type]  # the pool is a pair
-                found = compute(self.network, inputs, fixed=self.fixed)
+                found = compute(self.network, inputs)
+            with torch.cuda.stream(self._computing):
+                graph.replay()  # the first one uploads it, which may need memory too
+            self._computing.synchronize()
         self._graphs[key] = graph, found
 
     def _slot(self, packed: Packed | None = None) -> Slot:
@@ -310,12 +345,21 @@ class Graphs:
 
     def _give_back(self, ticket: Ticket, slot: Slot) -> None:
         self._under_way.remove(ticket)  # nothing of a batch stays, or a model that was replaced would too
+        self._recycle(slot)
+
+    def _recycle(self, slot: Slot) -> None:
         if len(slot.host.bags) == self._largest.tokens and len(self._free) < SLOTS:
             self._free.append(slot)
 
 
 def prepare(bundle: Bundle, network: Network, *, max_tokens: int, fixed: bool) -> Generator[None, None, Graphs]:
-    """Makes a model ready, a graph a step."""
+    """Makes a model ready, a graph a step. Raises `IntentError` for heads that the attention does not take."""
+    depth = network.hidden // network.heads
+    if depth % 8 or depth > MAX_DEPTH:
+        raise IntentError(
+            f"model {bundle.name} has attention heads of {depth} numbers; in bfloat16 CUDA takes multiples of 8 up to "
+            f"{MAX_DEPTH}: set `model.dtype` to 'float32'"
+        )
     made = Graphs(bundle, network, max_tokens=max_tokens, fixed=fixed)
     yield
     yield from made.capture()

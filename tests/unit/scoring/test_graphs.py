@@ -72,9 +72,9 @@ def test_what_is_captured_gives_eagers_scores_and_mixing_would_be_seen(made: Bun
     inputs = Inputs.empty(Key(256, 24), columns=network.columns)
     inputs.fill(pack(given, made.vocabulary, network, longest_first=False), longest=network.positions)
     with torch.inference_mode():
-        found = graphs.compute(network, inputs, fixed=False)[: len(given)].numpy()
+        found = graphs.compute(network, inputs)[: len(given)].numpy()
         inputs.ends[1] -= 1
-        broken = graphs.compute(network, inputs, fixed=False)[: len(given)].numpy()
+        broken = graphs.compute(network, inputs)[: len(given)].numpy()
     assert found == pytest.approx(networks.eager(made, given), abs=1e-5)
     assert np.abs(broken - found).max() > 1e-3
 

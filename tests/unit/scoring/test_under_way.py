@@ -2,8 +2,10 @@
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ import torch
 from tests.unit.scoring import making, networks
 from worker import window
 from worker.errors import IntentError, SettingError
-from worker.scoring import graphs
+from worker.scoring import faults, graphs
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
 from worker.scoring.device import Device, Pending, Runner
 from worker.scoring.engine import Engine
 from worker.scoring.graphs import Graphs, Inputs, Key, Slot
+from worker.scoring.head import Shape
 
 BUDGET = 2 * (1 + window.EVENTS)
 """Of the engine's batches: two full windows."""
@@ -133,6 +136,70 @@ def test_older_cuda_devices_compute_in_float32(monkeypatch: pytest.MonkeyPatch) 
     assert Device.named("auto").dtype == torch.bfloat16
 
 
+def test_a_batch_that_was_too_large_is_gone_before_its_halves_are_tried(bundle: Bundle) -> None:
+    """Else the device would hold both, and the halves of halves."""
+    alive: weakref.WeakSet[Held] = weakref.WeakSet()
+    most = 0
+
+    @dataclass(frozen=True)
+    class Small(Looked):
+        def begin(self, batch: Batch) -> Pending:
+            nonlocal most
+            held = Held()
+            alive.add(held)
+            most = max(most, len(alive))
+            if len(batch) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().begin(batch)
+
+    class Tight(Beside):
+        def prepare(self, *given: Any, **named: Any) -> Generator[None, None, Runner]:
+            runner = yield from Device.prepare(self, *given, **named)
+            return Small(runner)
+
+    windows = making.random_windows(8, seed=76)
+    with Engine(lambda: bundle, device=Tight(torch.device("cpu")), max_batch_tokens=4096, threads=1) as engine:
+        assert scored(engine, windows)[0] == pytest.approx(networks.eager(bundle, Batch.of(windows)), abs=1e-5)
+    assert most == 1
+
+
+class Held:
+    """Something large."""
+
+
+@pytest.mark.parametrize(
+    ("error", "exhausted"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: operation not permitted when stream is capturing"), False),
+        (ValueError("no"), False),
+    ],
+)
+def test_what_an_error_of_a_device_means(error: Exception, exhausted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of CUDA's that is no shortage ends the worker only where the device computes nothing any more."""
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: np.zeros(1))
+    assert faults.exhausted(error) is exhausted
+    assert not faults.lost(error, cuda)
+
+    def broken(_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    assert faults.lost(error, cuda) is ("CUDA error" in str(error) and not exhausted)
+
+
+def test_heads_that_the_attention_does_not_take_are_refused() -> None:
+    made = networks.bundle(Shape(layers=1, hidden=36, heads=3, head_width=16))
+    with pytest.raises(IntentError, match=r"attention heads of 12 numbers.*multiples of 8 up to 256"):
+        next(graphs.prepare(made, networks.network(made), max_tokens=1024, fixed=False))
+
+
 # -- graphs, with stand-ins for CUDA's streams and events --------------------------------------------------------------
 
 
@@ -148,7 +215,7 @@ def launching(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Graphs:
     for name in ("Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, Anything)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
-    monkeypatch.setattr(graphs, "compute", lambda _, inputs, **__: inputs.sums[:, :3].clone())
+    monkeypatch.setattr(graphs, "compute", lambda _, inputs: inputs.sums[:, :3].clone())
 
     def slot(self: Graphs, _: object = None) -> Slot:
         key: Key = self._largest
@@ -177,6 +244,23 @@ def test_more_batches_than_slots_may_be_under_way(launching: Graphs) -> None:
         assert launched.done()
         assert np.array_equal(launched.wait(), launching.begin(batch).wait())
     assert not launching._under_way
+
+
+def test_a_launch_that_fails_gives_its_slot_back(launching: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is short for a while must not leave a worker that can score nothing."""
+    batch = Batch.of(making.random_windows(10, seed=77))
+    wanted = launching.begin(batch).wait()
+
+    def short(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(graphs, "compute", short)
+        for _ in range(graphs.SLOTS + 1):
+            with pytest.raises(torch.OutOfMemoryError):
+                launching.begin(batch)
+    assert np.array_equal(launching.begin(batch).wait(), wanted)
+    assert len(launching._free) == graphs.SLOTS
 
 
 def test_a_batch_whose_device_failed_says_so_each_time_it_is_asked(
