@@ -4,11 +4,13 @@ Owns the cache's files. The windows are those the stream worker would hold after
 (event ids say nothing to a model). Knows neither labels nor models.
 """
 
+import gc
 import hashlib
 import json
 import os
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +28,7 @@ LAYOUT: Final = 2
 """Of the cache; grows when what is kept changes."""
 
 _COLUMNS: Final = ("visitor", "session", "time_ms", "kind", "instant", "purchase")
+_CONTENT: Final = "content.bin"
 _FLAGS: Final = ("instant", "purchase")
 
 
@@ -68,7 +71,7 @@ def build(source: Source, scratch: Path, *, say: Callable[[str], None] = lambda 
     if losses := (folder / "complete").read_text().partition("\n")[2]:
         say(losses)
     columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _COLUMNS}
-    content = np.load(folder / "content.npy", mmap_mode="r", allow_pickle=False)
+    content = np.memmap(folder / _CONTENT, np.uint8, "r")
     return Events(**columns, splits=source.splits), Windows(content, np.load(folder / "ends.npy", allow_pickle=False))
 
 
@@ -102,27 +105,36 @@ def _make(source: Source, folder: Path) -> None:
     add_visitor, add_session, add_time, add_kind, add_instant, add_purchase = (
         column.append for column in columns.values()
     )
-    pieces: list[bytes] = []
-    for event, encoded in fold_all(source.events()):
-        user = event.user_id
-        add_visitor(visitors.setdefault(user, len(visitors)))
-        session = unnamed.of(event) if event.session_id is None else event.session_id
-        add_session(sessions.setdefault((user, session), len(sessions)))
-        add_time(event.time_ms)
-        add_kind(kinds.get(event.type, 0))
-        add_instant(source.scored(event))
-        add_purchase(event.type == "purchase")
-        pieces.append(encoded[: window.ROWS_AT + encoded[2] * window.ROW.size])
+    ends = array("q")
+    end, rows_at, row_bytes = 0, window.ROWS_AT, window.ROW.size
+    with _collector_off(), (folder / _CONTENT).open("wb", buffering=1 << 20) as content:
+        for event, encoded in fold_all(source.events()):
+            user = event.user_id
+            add_visitor(visitors.setdefault(user, len(visitors)))
+            session = unnamed.of(event) if event.session_id is None else event.session_id
+            add_session(sessions.setdefault((user, session), len(sessions)))
+            add_time(event.time_ms)
+            add_kind(kinds.get(event.type, 0))
+            add_instant(source.scored(event))
+            add_purchase(event.type == "purchase")
+            size = rows_at + encoded[2] * row_bytes
+            content.write(encoded[:size])
+            end += size
+            ends.append(end)
     for name, column in columns.items():
         np.save(folder / f"{name}.npy", np.frombuffer(column, np.bool_ if name in _FLAGS else np.int64))
-    ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
-    np.save(folder / "ends.npy", ends)
-    content = np.lib.format.open_memmap(folder / "content.npy", "w+", np.uint8, (int(ends[-1]),))
-    at = 0
-    for start in range(0, len(pieces), 65_536):
-        joined = b"".join(pieces[start : start + 65_536])
-        content[at : at + len(joined)] = np.frombuffer(joined, np.uint8)
-        at += len(joined)
-    content.flush()
-    (folder / "complete").write_text(f"{len(pieces)} windows\n{source.losses()}")
+    np.save(folder / "ends.npy", np.frombuffer(ends, np.int64))
+    (folder / "complete").write_text(f"{len(ends)} windows\n{source.losses()}")
     os.sync()
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """A million events make no cycles, and the collector would walk what is kept of them again and again."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
