@@ -26,6 +26,7 @@ DIGEST = (sys.executable, "-m", "tests.chaos.digest")
 """The worker with a scorer that needs no torch; `PYTHONPATH` has to name `ROOT`."""
 WAIT_S = 90.0
 _POLL_S = 0.05
+_MARKERS_S = 5.0
 _SECRETS = ("sasl_password",)
 
 
@@ -142,7 +143,9 @@ class Topic:
         )
         partitions = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
         self._consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-        self._at_end: set[int] = set()
+        self._topic = topic
+        self._ends: dict[int, int] = {}
+        """Where a reader's partition ended when it was last there."""
         self._partitions = set(partitions)
         self.records: list[Read] = []
 
@@ -155,9 +158,10 @@ class Topic:
             assert partition is not None
             if error is not None:
                 assert error.code() == KafkaError._PARTITION_EOF, error
-                self._at_end.add(partition)
+                assert offset is not None
+                self._ends[partition] = offset
                 continue
-            self._at_end.discard(partition)
+            self._ends.pop(partition, None)
             assert offset is not None
             headers = {name: value for name, value in dict(message.headers() or []).items() if isinstance(value, bytes)}
             new.append(Read(partition, offset, message.key(), message.value(), headers, message.timestamp()[1]))
@@ -170,11 +174,23 @@ class Topic:
         return len(self.records) >= count
 
     def drain(self) -> list[Read]:
-        """All records up to the ends of the partitions."""
-        self._at_end.clear()
-        while self._at_end != self._partitions:
+        """All records up to the ends of the partitions.
+
+        A commit is acknowledged before its markers are written, and its records are read only behind them; so where
+        more is written than may be read yet, that is waited for, unless it stays so: a killed worker's transaction.
+        """
+        self._ends.clear()
+        deadline = time.monotonic() + _MARKERS_S
+        while self._ends.keys() != self._partitions or (self._more_is_written() and time.monotonic() < deadline):
             self.poll()
         return self.records
+
+    def _more_is_written(self) -> bool:
+        written = (
+            (end, self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), cached=True)[1])
+            for number, end in self._ends.items()
+        )
+        return any(end < last for end, last in written)
 
     def close(self) -> None:
         self._consumer.close()

@@ -6,6 +6,7 @@ takes seconds, and nothing that serves does. Knows neither bytes, nor files, nor
 
 import json
 
+import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
@@ -63,6 +64,7 @@ def weights(model: IntentModel) -> Weights:
 
 def of(made: Weights) -> IntentModel:
     """The module of these very tensors, ready to score (dropout off)."""
-    bert = BertModel(BertConfig.from_dict(dict(made.config)))  # type: ignore[no-untyped-call]
-    bert.load_state_dict(dict(made.bert), assign=True)
-    return IntentModel(bert, made.head).eval()
+    with torch.inference_mode(mode=False):  # whoever asks first may be in it, and who asks next may want gradients
+        bert = BertModel(BertConfig.from_dict(dict(made.config)))  # type: ignore[no-untyped-call]
+        bert.load_state_dict(dict(made.bert), assign=True)
+        return IntentModel(bert, made.head).eval()

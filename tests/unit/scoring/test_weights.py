@@ -11,7 +11,7 @@ from tests.unit.scoring import making
 from worker.scoring import bundle as bundles
 from worker.scoring import codecs, model
 from worker.scoring.head import SIZES
-from worker.scoring.weights import Sizes
+from worker.scoring.weights import Sizes, Weights
 
 
 def shapes(bert: BertModel) -> dict[str, tuple[int, ...]]:
@@ -77,6 +77,14 @@ def test_half_precision_is_read_as_float32() -> None:
     halves = {name: tensor.half() for name, tensor in made.bert.items()}
     read = codecs.read_bert(codecs.write_tensors(halves), made.sizes)
     assert {tensor.dtype for tensor in read.values()} == {torch.float32}
+
+
+def test_a_module_that_was_asked_for_in_inference_mode_has_gradients_too() -> None:
+    made = making.bundle()
+    copied = Weights(config=made.weights.config, bert=made.weights.bert, head=made.weights.head)
+    with torch.inference_mode():
+        bert = copied.model.bert
+    assert not any(tensor.is_inference() for tensor in (*bert.buffers(), *bert.parameters()))
 
 
 def test_the_module_has_the_very_tensors_and_is_made_once() -> None:
