@@ -22,16 +22,15 @@ from worker.training.features import Features
 from worker.training.labels import labels
 from worker.training.trees import Booster
 
-RNG = np.random.default_rng(11)
 
-
-def features(n: int, **columns: np.ndarray) -> Features:
+def features(n: int, *, seed: int = 11, **columns: np.ndarray) -> Features:
+    rng = np.random.default_rng(seed)
     aggregates = np.zeros((n, len(NAMES)), np.float32)
     for name, values in columns.items():
         aggregates[:, NAMES.index(name)] = values
     return Features(
         aggregates=aggregates,
-        contexts=RNG.integers(0, 5, (n, len(CONTEXT))),
+        contexts=rng.integers(0, 5, (n, len(CONTEXT))),
         newest=np.zeros((n, 2), np.int64),
         hashes=np.zeros((n, len(CONTEXT)), np.uint32),
         visit_number=np.ones(n, np.int64),
@@ -65,7 +64,7 @@ def planted(n: int, *, seed: int) -> tuple[Features, np.ndarray]:
     """Two numbers of which one counts only in one country."""
     rng = np.random.default_rng(seed)
     one, two = rng.normal(size=n), rng.normal(size=n)
-    of = features(n, session_seconds=one, gap_seconds=two)
+    of = features(n, seed=seed, session_seconds=one, gap_seconds=two)
     home = of.contexts[:, CONTEXT.index("country")] == 3
     return of, rng.random(n) < 1 / (1 + np.exp(-(one + 3 * home * two - 1)))
 
@@ -76,7 +75,7 @@ def test_the_trees_find_a_planted_interaction_and_are_grown_once(
     monkeypatch.setattr(
         trees, "SETTINGS", trees.SETTINGS | {"min_data_in_leaf": 50, "feature_fraction": 1.0, "num_threads": 1}
     )
-    monkeypatch.setattr(rivals, "ROUNDS", (2, 40))
+    monkeypatch.setattr(rivals, "ROUNDS", (2, 160))
     train, validation, (unseen, y) = known(*planted(4000, seed=1)), known(*planted(2000, seed=2)), planted(2000, seed=3)
     found = rivals.trees(train, validation, unseen, tmp_path / "made")
     assert roc_auc_score(y, found[:, 1]) > roc_auc_score(y, unseen.aggregates[:, NAMES.index("session_seconds")]) + 0.03
