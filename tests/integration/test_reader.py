@@ -2,35 +2,30 @@
 
 import threading
 import time
-import uuid
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.integration.deployment import read_all
+from tests.conftest import MakeSettings
+from tests.integration.deployment import Topic
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(60)]
 
 
-def test_records_that_may_be_read_a_moment_later_are_waited_for(kafka: str) -> None:
+def test_records_that_may_be_read_a_moment_later_are_waited_for(kafka: str, settings: MakeSettings) -> None:
     """As behind a commit that was acknowledged, whose markers are still on their way."""
-    topic = f"reader-{uuid.uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": kafka})
-    admin.create_topics([NewTopic(topic, 2, 1)])[topic].result(30)
+    topic = settings().topics.scores
     producer = Producer({"bootstrap.servers": kafka, "transactional.id": topic})
     producer.init_transactions(30)
     producer.begin_transaction()
     producer.produce(topic, b"there", partition=0)
     assert producer.flush(30) == 0
-
-    def commit() -> None:
-        time.sleep(1.0)
-        producer.commit_transaction(30)
-
-    committing = threading.Thread(target=commit)
-    committing.start()
-    try:
-        assert [record.value for record in read_all(kafka, topic)] == [b"there"]
-    finally:
-        committing.join()
+    reader = Topic(kafka, topic)
+    reading = threading.Thread(target=reader.drain)
+    reading.start()
+    while reader._ends.keys() != reader._partitions:  # it has come to the end of what it may read
+        time.sleep(0.01)
+    producer.commit_transaction(30)
+    reading.join()
+    assert [record.value for record in reader.records] == [b"there"]
+    reader.close()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.unit.scoring import making
+from tests.unit.scoring.runners import Around
 from worker import window
 from worker.errors import Fatal, IntentError, SettingError
 from worker.scores import Model
@@ -46,24 +47,15 @@ class Gate(Device):
 
     def prepare(self, bundle: Bundle, warm_up: Sequence[bytes], *, max_tokens: int) -> Generator[None, None, Runner]:
         runner = yield from super().prepare(bundle, warm_up, max_tokens=max_tokens)
-        return Held(self, runner)
+        return Held(runner, self)
 
     async def wait_entered(self) -> None:
         assert await asyncio.to_thread(self.entered.acquire, timeout=30)
 
 
 @dataclass(frozen=True)
-class Held:
+class Held(Around):
     gate: Gate
-    runner: Runner
-
-    @property
-    def bundle(self) -> Bundle:
-        return self.runner.bundle
-
-    @property
-    def bytes(self) -> int:
-        return self.runner.bytes
 
     def begin(self, batch: Batch) -> Pending:
         gate = self.gate

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.unit.scoring import making, networks
+from tests.unit.scoring.runners import Around
 from worker import window
 from worker.errors import IntentError, SettingError
 from worker.scoring import faults, graphs
@@ -38,17 +39,7 @@ class Beside(Device):
 
 
 @dataclass(frozen=True)
-class Looked:
-    runner: Runner
-
-    @property
-    def bundle(self) -> Bundle:
-        return self.runner.bundle
-
-    @property
-    def bytes(self) -> int:
-        return self.runner.bytes
-
+class Looked(Around):
     def begin(self, batch: Batch) -> Pending:
         return Later(self.runner.begin(batch).wait())
 
