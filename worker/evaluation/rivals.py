@@ -5,7 +5,7 @@ alone is worth more than most models differ by. Trees are tuned where the bundle
 Knows features and labels, not the network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,6 +40,10 @@ class Known:
     session: Ints  # [n]
 
 
+Tuning = Callable[[], tuple[Known, Known]]
+"""Called for each horizon whose trees are not kept."""
+
+
 def rule(train: Known, features: Features) -> Floats:
     """[n, horizons]: the rate of purchases in the training slice among instants that had come as far, a step each."""
     then, now = steps(train.features), steps(features)
@@ -60,12 +64,10 @@ def steps(features: Features) -> Ints:
     return found
 
 
-def trees(
-    train: Known, validation: Known, features: Features, folder: Path, *, tuning: tuple[Known, Known] | None = None
-) -> Floats:
+def trees(train: Known, validation: Known, features: Features, folder: Path, *, tuning: Tuning | None = None) -> Floats:
     """[n, horizons] calibrated probabilities of LightGBM, grown on `train`, calibrated on `validation`.
 
-    Their number is chosen there too, or, for a refit, on a `tuning` pair of instants to grow on and to judge by.
+    Their number is chosen there too, or, for a refit, on the `tuning` pair of instants to grow on and to judge by.
     Boosters that a former call left in `folder` are used again; else they are grown (about half a minute a horizon)
     and left there. The folder must be one of these data and these settings.
     """
@@ -81,9 +83,9 @@ def _kept(path: Path) -> Booster | None:
     return Booster(model_file=path) if path.exists() else None
 
 
-def _grown(train: Known, validation: Known, at: int, path: Path, tuning: tuple[Known, Known] | None) -> Booster:
+def _grown(train: Known, validation: Known, at: int, path: Path, tuning: Tuning | None) -> Booster:
     """One horizon's trees, as many as validation, or the second of `tuning`, likes best; kept in `path`."""
-    grown, rounds = _tuned(*(tuning or (train, validation)), at)
+    grown, rounds = _tuned(*((train, validation) if tuning is None else tuning()), at)
     if tuning is not None:
         grown = _grow(train, at, rounds)
     path.parent.mkdir(parents=True, exist_ok=True)

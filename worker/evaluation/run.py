@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache as once
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -167,13 +168,16 @@ def _rivals(
         return rivals.Known(features=features, member=inside[at], y=y[at], session=events.session[at])
 
     seen, chosen = known(drawn, train), known(judged, validation)
-    tuning = None
-    if learnt.train != "train":
+
+    @once
+    def before_the_refit() -> tuple[rivals.Known, rivals.Known]:
         before, judges = member(events, "train"), member(events, "validation")
-        tuning = (
+        return (
             known(_drawn(np.flatnonzero(before.any(axis=1))), before),
             known(np.flatnonzero(judges.any(axis=1)), judges),
         )
+
+    tuning = None if learnt.train == "train" else before_the_refit
     taught = hashlib.sha256()
     for part in (seen.features.table(), seen.y, seen.member):
         taught.update(part.tobytes())

@@ -99,7 +99,7 @@ def test_a_refit_grows_as_many_trees_as_were_best_before_it_on_what_it_learns_fr
     monkeypatch.setattr(rivals, "grow", grow)
     before = known(*planted(2000, seed=1)), known(*planted(1000, seed=2))
     train, calibration = known(*planted(3000, seed=4)), known(*planted(500, seed=5))
-    rivals.trees(train, calibration, calibration.features, tmp_path, tuning=before)
+    rivals.trees(train, calibration, calibration.features, tmp_path, tuning=lambda: before)
     assert [size for size, _ in grown] == [2000, 3000] * 3
     assert {rounds for size, rounds in grown if size == 3000} <= {2, 40}
     assert Booster(model_file=tmp_path / "trees-1.txt").num_trees() == grown[3][1]
