@@ -24,7 +24,7 @@ from worker.scoring.batch import SESSION_PAUSE_MS
 from worker.shop.source import Source
 from worker.training.labels import Events
 
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 """Of the cache; grows when what is kept changes."""
 
 _COLUMNS: Final = ("visitor", "session", "time_ms", "kind", "instant", "purchase")
