@@ -90,19 +90,19 @@ _ALL = (
         scenario="zombie",
         shows="the former owner is not fenced while its successor recovers, and commits behind its back: twice",
         edits=(
-            Edit("worker.stream.transaction", "    await sender.start()\n", "    return None\n"),
+            Edit("worker.stream.hanging", "    await sender.start()\n", "    return\n"),
             Edit(
-                "worker.stream.transaction",
+                "worker.stream.hanging",
                 "    tps = [TopicPartition(topic, partition) for topic in outputs]\n",
                 "    if sender._sender.sender_task is None:\n        return\n"
                 "    tps = [TopicPartition(topic, partition) for topic in outputs]\n",
             ),
             Edit(
                 "worker.stream.transaction",
-                "    await sender.begin_transaction()\n    _add(sender, filter",
+                "    await sender.begin_transaction()\n    add(sender, filter",
                 "    if sender._sender.sender_task is None:\n"
                 "        await sender.start()\n"
-                "    await sender.begin_transaction()\n    _add(sender, filter",
+                "    await sender.begin_transaction()\n    add(sender, filter",
             ),
         ),
     ),

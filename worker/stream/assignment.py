@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
 from worker.fold import Record
-from worker.stream import transaction
+from worker.stream import hanging
 from worker.stream.fetchqueue import Share
 from worker.stream.partition import Partition, Shared
 from worker.stream.table import Store
@@ -34,8 +34,6 @@ class Partitions:
         self._parts: dict[TP, Partition] = {}
         self._room = asyncio.Event()
         self.progressed_at = time.monotonic()
-        self.taken_back: dict[int, int] = {}
-        """By partition, the changelog offset from which on all was left open and is aborted now: see `transaction`."""
         self.committed: dict[TP, int] = {}
         """The next source offset that is not done, for the group's offsets; the watermark is the truth."""
 
@@ -91,14 +89,13 @@ class Partitions:
         is done under an id that is not its own, and so refused by the next assignment.
         """
         await self.close()
-        self.taken_back.clear()
         within_s = self._shared.settings.worker.request_timeout_s
         wanted = sorted(tps)
         if not wanted:
             return
         async with asyncio.timeout(within_s):
             topic_id, *producers = await asyncio.gather(
-                asyncio.to_thread(self._shared.events_id), *(self._initialised(tp.partition) for tp in wanted)
+                asyncio.to_thread(self._shared.events_id), *(self._initialised(tp) for tp in wanted)
             )
         self._parts = {
             tp: Partition(
@@ -107,18 +104,9 @@ class Partitions:
             for tp, producer in zip(wanted, producers, strict=True)
         }
 
-    async def _initialised(self, partition: int) -> AIOKafkaProducer:
-        producer = self._shared.new_producer(partition)
-        settings = self._shared.settings
-        stray = await transaction.open_(
-            producer,
-            changelog=settings.changelog,
-            outputs=settings.topics.outputs,
-            partition=partition,
-        )
-        if stray is not None:
-            log.error("hanging transaction aborted", partition=partition, changelog_offset=stray)
-            self.taken_back[partition] = stray
+    async def _initialised(self, tp: TP) -> AIOKafkaProducer:
+        producer = self._shared.new_producer(tp.partition)
+        await hanging.open_(producer, self._shared.written(tp), partition=tp.partition)
         return producer
 
     def start(self, tps: Iterable[TP], store: Store, generation: int) -> None:

@@ -22,8 +22,9 @@ from worker.ops.metrics import Metrics
 from worker.pipeline import run
 from worker.scores import Rating
 from worker.settings import Settings
-from worker.stream import transaction
+from worker.stream import hanging, transaction
 from worker.stream.fetchqueue import FetchQueue, Share
+from worker.stream.hanging import Topics
 from worker.stream.output import render, source_offset
 from worker.stream.shadow import Shadow
 from worker.stream.table import Store
@@ -43,6 +44,15 @@ class Shared:
     """Asks a broker for the id of the events topic; blocks."""
     fatal: Callable[[str, BaseException | None], Any]
     shadow: Shadow | None = None
+
+    def written(self, tp: TP) -> Topics:
+        """What this source partition's transactions write to."""
+        return Topics(
+            self.settings.changelog,
+            self.settings.topics.outputs,
+            place=partial(source_offset, topic=tp.topic, partition=tp.partition),
+            reader=hanging.reader(self.settings),
+        )
 
     @property
     def rules(self) -> Rules:
@@ -111,13 +121,8 @@ class Partition:
         """All of the partition's events, from the watermark on."""
         shared = self._shared
         async with asyncio.timeout(shared.settings.worker.recovery_timeout_s):
-            await transaction.settle(
-                self._producer,
-                outputs=shared.settings.topics.outputs,
-                partition=self.tp.partition,
-                done=start.offset,
-                place=partial(source_offset, topic=self.tp.topic, partition=self.tp.partition),
-                reader=partial(transaction.reader, shared.settings),
+            await hanging.settle(
+                self._producer, shared.written(self.tp), partition=self.tp.partition, done=start.offset
             )
         await run(
             self,

@@ -1,0 +1,193 @@
+"""Transactions that hang: written, never marked as committed or aborted, and nobody left who could (KIP-664).
+
+Kafka 4.3 leaves out marks of a transaction, and says that it is complete, where it knows no leader of a partition at
+that moment: the only node of a cluster is stopped during a commit, or frozen for longer than its session. Readers of
+committed records wait there for ever, and whatever ends the next transaction of the same producer ends this one too. So
+a worker begins none before the last is seen (`marks`), and what a former owner left open is ended here, before its
+successor's first transaction. Knows nothing of windows.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, Final, Literal, NamedTuple, Self
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import TopicAuthorizationFailedError
+from aiokafka.structs import TopicPartition
+
+from worker import watermark
+from worker.errors import Fatal
+from worker.kafka import clients
+from worker.scores import Headers
+from worker.settings import Settings
+from worker.stream import marks
+from worker.stream.transaction import add
+from worker.watermark import Watermark
+
+Place = Callable[[Headers], int | None]
+"""Of which source offset an output's record is; `None` for one that is not of this partition's events."""
+Isolation = Literal["read_committed", "read_uncommitted"]
+Reader = Callable[[Isolation], AIOKafkaConsumer]
+
+_SETTLED_S: Final = 2.0
+"""So long after a former owner's end is marked in every log, the readers' end may take to show it."""
+_ASK_AGAIN_S: Final = 0.05
+_CHUNKS: Final = 64, 4096
+"""Records that are read at once on the way back: at first, and at most."""
+_APART_MS: Final = 600_000
+"""No further apart are the records of one transaction in time, clocks that were set included."""
+
+log = structlog.get_logger(__name__)
+
+
+class Topics(NamedTuple):
+    """What a partition's transactions write to, and how to read it."""
+
+    changelog: str
+    outputs: Sequence[str]
+    place: Place
+    reader: Reader
+
+
+def reader(settings: Settings) -> Reader:
+    """Makes consumers of no group, not started yet."""
+
+    def make(isolation: Isolation) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            **clients.aiokafka(settings.kafka),
+            isolation_level=isolation,
+            enable_auto_commit=False,
+            request_timeout_ms=int(settings.worker.request_timeout_s * 1000),
+        )
+
+    return make
+
+
+async def open_(sender: AIOKafkaProducer, topics: Topics, *, partition: int) -> None:
+    """Start the producer: from now on a former owner is fenced off, and nothing that it began is left open.
+
+    Starting ends a former owner's transaction; Kafka answers when it takes the end to be marked in every log. What
+    hangs in the changelog, in which every transaction takes part, is ended as it counts: committed where an output
+    shows any of it, else aborted, and its events are done again. To be called before recovery looks for the changelog's
+    end; bounded by the caller.
+    """
+    await sender.start()
+    tp = TopicPartition(topics.changelog, partition)
+    stray = await _left_open(sender, tp)
+    if stray is None:
+        return
+    shown = await _shown(sender, topics, tp, stray)
+    await _end(sender, tp, stray, also=() if shown else topics.outputs, commit=shown)
+
+
+async def settle(sender: AIOKafkaProducer, topics: Topics, *, partition: int, done: int) -> None:
+    """End what hangs in the output topics, now that it is known how far events are done.
+
+    `done` is the last source offset whose transaction counts: what is beyond is taken back, what is not becomes visible
+    at once. Before the partition's first transaction; bounded by the caller.
+    """
+    tps = [TopicPartition(topic, partition) for topic in topics.outputs]
+    strays = await asyncio.gather(*(_left_open(sender, tp) for tp in tps))
+    for tp, stray in zip(tps, strays, strict=True):
+        if stray is not None:
+            end = (await marks.ends(sender, [tp], marks.UNCOMMITTED))[tp]
+            async with _Reading(topics.reader("read_uncommitted")) as reading:
+                places = [topics.place(list(record.headers)) for record in await reading.between(tp, stray, end)]
+            ours = [place for place in places if place is not None]
+            await _end(sender, tp, stray, commit=not ours or min(ours) <= done)
+
+
+async def _end(
+    sender: AIOKafkaProducer, tp: TopicPartition, stray: int, *, also: Iterable[str] = (), commit: bool
+) -> None:
+    log.error("hanging transaction ended", topic=tp.topic, partition=tp.partition, offset=stray, aborted=not commit)
+    await sender.begin_transaction()
+    add(sender, [tp.topic, *also], tp.partition)
+    await (sender.commit_transaction() if commit else sender.abort_transaction())
+
+
+async def _left_open(sender: AIOKafkaProducer, tp: TopicPartition) -> int | None:
+    """The first offset that is neither committed nor aborted, though nobody is left who could end it."""
+    since = None
+    while True:
+        stable, end = [
+            (await marks.ends(sender, [tp], isolation))[tp] for isolation in (marks.COMMITTED, marks.UNCOMMITTED)
+        ]
+        if stable >= end:
+            return None
+        since = since or time.monotonic()  # from the first answer on, however long it took
+        if time.monotonic() - since > _SETTLED_S:
+            return stable
+        await asyncio.sleep(_ASK_AGAIN_S)
+
+
+async def _shown(sender: AIOKafkaProducer, topics: Topics, changelog: TopicPartition, stray: int) -> bool:
+    """Whether readers of committed records see in any output something of what hangs in the changelog from `stray` on:
+    of the source offsets behind the watermark before it, up to its own.
+    """
+    end = (await marks.ends(sender, [changelog], marks.UNCOMMITTED))[changelog]
+    async with _Reading(topics.reader("read_uncommitted")) as reading:
+        hanging = await reading.between(changelog, stray, end)
+    last = max((_done(record) for record in hanging), default=-1)
+    since_ms = min((record.timestamp for record in hanging), default=0) - _APART_MS
+    async with _Reading(topics.reader("read_committed")) as reading:
+        before = -1
+        async for record in reading.back(changelog, stray):
+            if record.key == watermark.KEY:
+                before = _done(record)
+                break
+        tps = [TopicPartition(topic, changelog.partition) for topic in topics.outputs]
+        for tp, stable in (await marks.ends(sender, tps, marks.COMMITTED)).items():
+            async for record in reading.back(tp, stable):
+                place = topics.place(list(record.headers))
+                if place is not None and before < place <= last:
+                    return True
+                if record.timestamp < since_ms or (place is not None and place <= before):
+                    break
+    return False
+
+
+def _done(record: Any) -> int:
+    return Watermark.decode(record.value).offset if record.key == watermark.KEY else -1
+
+
+class _Reading:
+    """Parts of topics, while it is entered. Raises `Fatal` for a topic that may not be read."""
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+
+    async def __aenter__(self) -> Self:
+        await self._consumer.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._consumer.stop()
+
+    async def between(self, tp: TopicPartition, start: int, end: int) -> list[Any]:
+        """The records from `start` on and before `end`."""
+        found: list[Any] = []
+        try:
+            self._consumer.assign([tp])
+            self._consumer.seek(tp, start)
+            while await self._consumer.position(tp) < end:
+                for records in (await self._consumer.getmany(tp, timeout_ms=1000)).values():
+                    found += [record for record in records if record.offset < end]
+        except TopicAuthorizationFailedError as error:
+            raise Fatal(
+                f"Kafka lost the marks of a commit, and what hangs in {tp.topic} cannot be told from what counts, "
+                f"since this worker may not read the topic; grant it READ on {tp.topic}"
+            ) from error
+        return found
+
+    async def back(self, tp: TopicPartition, end: int) -> AsyncIterator[Any]:
+        """All records before `end`, the newest first."""
+        beginning = (await self._consumer.beginning_offsets([tp]))[tp]
+        chunk, most = _CHUNKS
+        while end > beginning:
+            start = max(beginning, end - chunk)
+            for record in reversed(await self.between(tp, start, end)):
+                yield record
+            end, chunk = start, min(4 * chunk, most)
