@@ -16,10 +16,18 @@ from prometheus_client import REGISTRY, CollectorRegistry, Summary
 
 from loadtest.scrape import Samples
 from worker import pipeline
-from worker.stream import partition
+from worker.stream import marks, partition
 
 _NAME: Final = "loadtest_wait_seconds"
-_OURS: Final = ("fold", "wait for the transaction before", "render", "add partitions", "produce", "end transaction")
+_OURS: Final = (
+    "fold",
+    "wait for the transaction before",
+    "render",
+    "add partitions",
+    "produce",
+    "end transaction",
+    "seen by readers",
+)
 """Measured by the timers; the rest of `PARTS` are the worker's own metrics."""
 
 PARTS: Final[Mapping[str, tuple[str, str | None]]] = {
@@ -32,6 +40,7 @@ PARTS: Final[Mapping[str, tuple[str, str | None]]] = {
     "- add partitions": (_NAME, "add partitions"),
     "- produce": (_NAME, "produce"),
     "- end transaction": (_NAME, "end transaction"),
+    "- seen by readers": (_NAME, "seen by readers"),
 }
 """What is told, in order: a metric and its label. The first counts events, all others batches."""
 
@@ -42,9 +51,11 @@ def watch(registry: CollectorRegistry) -> None:
     of = {part: waits.labels(part) for part in _OURS}
     core: Any = pipeline
     edge: Any = partition
+    ends: Any = marks
     core.fold = _timed(core.fold, of["fold"])
     core._finished = _awaited(core._finished, of["wait for the transaction before"])  # noqa: SLF001
     edge.render = _timed(edge.render, of["render"])
+    ends.seen = _awaited(ends.seen, of["seen by readers"])
     handlers: dict[str, Any] = {
         "add partitions": AddPartitionsToTxnHandler,
         "produce": SendProduceReqHandler,

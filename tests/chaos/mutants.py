@@ -93,9 +93,9 @@ _ALL = (
             Edit("worker.stream.hanging", "    await sender.start()\n", "    return\n"),
             Edit(
                 "worker.stream.hanging",
-                "    tps = [TopicPartition(topic, partition) for topic in outputs]\n",
+                "    tps = [TopicPartition(topic, partition) for topic in topics.outputs]\n",
                 "    if sender._sender.sender_task is None:\n        return\n"
-                "    tps = [TopicPartition(topic, partition) for topic in outputs]\n",
+                "    tps = [TopicPartition(topic, partition) for topic in topics.outputs]\n",
             ),
             Edit(
                 "worker.stream.transaction",

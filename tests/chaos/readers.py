@@ -11,6 +11,7 @@ from tests.chaos.history import Entry, Poll
 from tests.integration.deployment import Read
 
 _POLL_S: Final = 0.05
+_SILENT_S: Final = 5.0
 _HARMLESS: Final = {
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TRANSPORT,
@@ -66,7 +67,8 @@ class Follower:
                 "log_level": 0,
             }
         )
-        self._consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
+        self._topic = topic
+        self._assign()
         self._thread = threading.Thread(target=self._follow, name=f"follower {name}", daemon=True)
         self._thread.start()
 
@@ -74,6 +76,18 @@ class Follower:
         """Idempotent."""
         self._ended.set()
         self._thread.join()
+
+    def _assign(self) -> None:
+        """Go on behind what has come.
+
+        Again whenever nothing comes: where a broker goes away at the wrong moment, librdkafka may wait for ever for the
+        answer to its question whether its position is still valid (confluentinc/librdkafka#4492 saw the same), while
+        any other reader gets on.
+        """
+        self._consumer.assign(
+            [TopicPartition(self._topic, number, last + 1) for number, last in enumerate(self.furthest)]
+        )
+        self._heard_s = time.monotonic()
 
     def _follow(self) -> None:
         while not self._ended.is_set():
@@ -94,7 +108,10 @@ class Follower:
                 elif error.code() not in _HARMLESS:
                     self.errors.append(str(error))
             if entries:
+                self._heard_s = now_s
                 self.polls.append(Poll(self.name, tuple(entries)))
+            elif now_s - self._heard_s > _SILENT_S:
+                self._assign()
         self._consumer.close()
 
 

@@ -33,12 +33,11 @@ def stopped(world: World, rng: random.Random) -> str:
 def paused(world: World, rng: random.Random) -> str:
     """SIGSTOP for seconds: connections stay, nobody answers.
 
-    Not for as long as the broker's own session with the controller (4 s), which sleeps in the same process: Kafka 4.3
-    then drops the markers of a commit that it has acknowledged ("likely deleted already"), and readers of committed
-    records stand still before it for ever, whatever clients do.
+    At times for longer than the broker's own session with the controller (4 s), which sleeps in the same process: Kafka
+    4.3 then drops marks of commits that it has acknowledged ("likely deleted already").
     """
     with world.brokers_lock:
-        seconds = rng.uniform(0.5, 3)
+        seconds = rng.uniform(0.5, 6)
         world.broker.pause(1)
         time.sleep(seconds)
         world.broker.resume(1)
