@@ -116,9 +116,9 @@ async def run(
     A batch is folded and scored while the one before it is still in its transaction, and taken as late as that allows:
     what arrives meanwhile need not wait for a third. Transactions run one at a time, in order, and one begins no sooner
     than `commit_interval_s` after the one before unless its batch is full: each costs the brokers the same, however
-    little is in it. Any error leaves the loop with nothing of its batch committed; `failed` hears at once of one in the
-    background, since the loop itself may be waiting for input. When the loop is cancelled, a commit under way goes on
-    to its end.
+    little is in it. Any error leaves the loop with its batch committed whole, or not at all; `failed` hears at once of
+    one in the background, since the loop itself may be waiting for input. When the loop is cancelled, a commit under
+    way goes on to its end.
     """
     cache = Cache(port.window)
     committing: asyncio.Task[float] | None = None

@@ -99,7 +99,7 @@ class Worker(_Part):
     session_timeout_s: float = Field(10.0, ge=1, le=300)
     request_timeout_s: float = Field(30.0, ge=2, le=600, description="must exceed the session time-out")
     transaction_timeout_s: float = Field(
-        30.0, ge=1, le=600, description="a transaction that takes longer ends the process, uncommitted"
+        30.0, ge=1, le=600, description="a transaction that takes longer, until it is seen, ends the process"
     )
     recovery_timeout_s: float = Field(
         600.0, ge=5, le=86_400, description="a rebalance or recovery without progress for so long ends the process"

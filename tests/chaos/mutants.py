@@ -90,7 +90,13 @@ _ALL = (
         scenario="zombie",
         shows="the former owner is not fenced while its successor recovers, and commits behind its back: twice",
         edits=(
-            Edit("worker.stream.hanging", "    await sender.start()\n", "    return\n"),
+            Edit("worker.stream.assignment", "        await producer.start()\n", ""),
+            Edit(
+                "worker.stream.hanging",
+                "    tp = TopicPartition(topics.changelog, partition)\n",
+                "    if sender._sender.sender_task is None:\n        return None\n"
+                "    tp = TopicPartition(topics.changelog, partition)\n",
+            ),
             Edit(
                 "worker.stream.hanging",
                 "    tps = [TopicPartition(topic, partition) for topic in topics.outputs]\n",

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import ProducerFenced
 from aiokafka.structs import TopicPartition
 
 from tests.conftest import MakeSettings
-from worker.errors import Fatal
 from worker.settings import Settings
 from worker.stream import marks, transaction
+from worker.stream.output import OutRecord
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(60)]
 
@@ -65,11 +66,14 @@ async def test_what_others_leave_open_holds_nobody_up(senders: list[AIOKafkaProd
     await other.abort_transaction()
 
 
-async def test_where_it_cannot_be_told_whose_marks_are_missing_the_right_to_read_is_asked_for(
+async def test_where_it_cannot_be_told_whose_marks_are_missing_they_are_waited_for(
     senders: list[AIOKafkaProducer], own: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sender, _ = senders
+    """The worker needs no right to read what it writes."""
+    sender, other = senders
+    await write(other, own.topics.scores)
     last = await write(sender, own.topics.scores)
+    await sender.commit_transaction()
     send = sender.client.send
 
     async def refused(node: int, request: Any, **options: Any) -> Any:
@@ -78,6 +82,31 @@ async def test_where_it_cannot_be_told_whose_marks_are_missing_the_right_to_read
         return await send(node, request, **options)
 
     monkeypatch.setattr(sender.client, "send", refused)
-    with pytest.raises(Fatal, match=f"a commit to {own.topics.scores} cannot be seen.*grant it READ"):
-        await marks.seen(sender, last)
-    await sender.abort_transaction()
+    seeing = asyncio.create_task(marks.seen(sender, last))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(seeing), _LONG_S)
+    await other.abort_transaction()
+    await seeing
+
+
+async def test_what_a_successor_aborted_is_not_taken_for_committed(
+    senders: list[AIOKafkaProducer], own: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passes for seen, since readers get past it."""
+    sender, _ = senders
+    successor = transaction.producer(own, 0)
+    commit = sender.commit_transaction
+
+    async def forgotten() -> None:
+        """Acknowledged and never marked; its producer stands still until a successor has come."""
+        monkeypatch.setattr(sender, "commit_transaction", commit)
+        sender._txn_manager.committing_transaction()
+        sender._txn_manager.complete_transaction()
+        await successor.start()
+        await asyncio.sleep(transaction._SURE_S)
+
+    monkeypatch.setattr(sender, "commit_transaction", forgotten)
+    records = {own.topics.scores: [OutRecord(b"user", b"score", [])]}
+    with pytest.raises(ProducerFenced):
+        await transaction.commit(sender, records, partition=0)
+    await successor.stop()

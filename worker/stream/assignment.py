@@ -34,6 +34,8 @@ class Partitions:
         self._parts: dict[TP, Partition] = {}
         self._room = asyncio.Event()
         self.progressed_at = time.monotonic()
+        self.taken_back: dict[int, int] = {}
+        """By partition, the changelog offset from which on all hung and is aborted now: see `hanging`."""
         self.committed: dict[TP, int] = {}
         """The next source offset that is not done, for the group's offsets; the watermark is the truth."""
 
@@ -89,14 +91,17 @@ class Partitions:
         is done under an id that is not its own, and so refused by the next assignment.
         """
         await self.close()
-        within_s = self._shared.settings.worker.request_timeout_s
+        self.taken_back.clear()
+        worker = self._shared.settings.worker
         wanted = sorted(tps)
         if not wanted:
             return
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(worker.request_timeout_s):
             topic_id, *producers = await asyncio.gather(
-                asyncio.to_thread(self._shared.events_id), *(self._initialised(tp) for tp in wanted)
+                asyncio.to_thread(self._shared.events_id), *(self._started(tp.partition) for tp in wanted)
             )
+        async with asyncio.timeout(worker.recovery_timeout_s):
+            await asyncio.gather(*map(self._end_what_hangs, producers, wanted))
         self._parts = {
             tp: Partition(
                 tp, topic_id=topic_id, generation=generation, producer=producer, shared=self._shared, owner=self
@@ -104,10 +109,15 @@ class Partitions:
             for tp, producer in zip(wanted, producers, strict=True)
         }
 
-    async def _initialised(self, tp: TP) -> AIOKafkaProducer:
-        producer = self._shared.new_producer(tp.partition)
-        await hanging.open_(producer, self._shared.written(tp), partition=tp.partition)
+    async def _started(self, partition: int) -> AIOKafkaProducer:
+        producer = self._shared.new_producer(partition)
+        await producer.start()
         return producer
+
+    async def _end_what_hangs(self, producer: AIOKafkaProducer, tp: TP) -> None:
+        stray = await hanging.end(producer, self._shared.written(tp), partition=tp.partition)
+        if stray is not None:
+            self.taken_back[tp.partition] = stray
 
     def start(self, tps: Iterable[TP], store: Store, generation: int) -> None:
         """Recovery is done for these."""

@@ -31,9 +31,11 @@ Place = Callable[[Headers], int | None]
 Isolation = Literal["read_committed", "read_uncommitted"]
 Reader = Callable[[Isolation], AIOKafkaConsumer]
 
-_SETTLED_S: Final = 2.0
+SETTLED_S: Final = 2.0
 """So long after a former owner's end is marked in every log, the readers' end may take to show it."""
 _ASK_AGAIN_S: Final = 0.05
+_FETCH_WAIT_MS: Final = 20
+"""aiokafka asks a broker for no other chunk while one is awaited."""
 _CHUNKS: Final = 64, 4096
 """Records that are read at once on the way back: at first, and at most."""
 _APART_MS: Final = 600_000
@@ -59,27 +61,34 @@ def reader(settings: Settings) -> Reader:
             **clients.aiokafka(settings.kafka),
             isolation_level=isolation,
             enable_auto_commit=False,
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
             request_timeout_ms=int(settings.worker.request_timeout_s * 1000),
         )
 
     return make
 
 
-async def open_(sender: AIOKafkaProducer, topics: Topics, *, partition: int) -> None:
-    """Start the producer: from now on a former owner is fenced off, and nothing that it began is left open.
+async def end(sender: AIOKafkaProducer, topics: Topics, *, partition: int) -> int | None:
+    """End what hangs in the changelog, in which every transaction takes part.
 
-    Starting ends a former owner's transaction; Kafka answers when it takes the end to be marked in every log. What
-    hangs in the changelog, in which every transaction takes part, is ended as it counts: committed where an output
-    shows any of it, else aborted, and its events are done again. To be called before recovery looks for the changelog's
-    end; bounded by the caller.
+    As it counts: committed where an output shows any of it, else aborted, and its events are done again; answers the
+    changelog offset from which on that is. The producer is started, so that a former owner is fenced off and what it
+    began has ended, as far as Kafka knows. To be called before recovery looks for the changelog's end; bounded by the
+    caller. Raises `Fatal` for what this producer cannot end.
     """
-    await sender.start()
     tp = TopicPartition(topics.changelog, partition)
     stray = await _left_open(sender, tp)
     if stray is None:
-        return
+        return None
     shown = await _shown(sender, topics, tp, stray)
     await _end(sender, tp, stray, also=() if shown else topics.outputs, commit=shown)
+    if (await marks.ends(sender, [tp], marks.COMMITTED))[tp] <= stray:
+        raise Fatal(
+            f"a transaction that began at offset {stray} of {tp.topic} in partition {partition} hangs and is of a "
+            "producer that Kafka has forgotten; abort it with `kafka-transactions.sh --bootstrap-server ... abort "
+            f"--topic {tp.topic} --partition {partition} --start-offset {stray}`"
+        )
+    return None if shown else stray
 
 
 async def settle(sender: AIOKafkaProducer, topics: Topics, *, partition: int, done: int) -> None:
@@ -95,30 +104,36 @@ async def settle(sender: AIOKafkaProducer, topics: Topics, *, partition: int, do
             end = (await marks.ends(sender, [tp], marks.UNCOMMITTED))[tp]
             async with _Reading(topics.reader("read_uncommitted")) as reading:
                 places = [topics.place(list(record.headers)) for record in await reading.between(tp, stray, end)]
-            ours = [place for place in places if place is not None]
-            await _end(sender, tp, stray, commit=not ours or min(ours) <= done)
+            # Behind an open transaction of others stand ours that are committed, before the one that hangs.
+            newest = max((place for place in places if place is not None), default=-1)
+            await _end(sender, tp, stray, commit=newest <= done)
 
 
 async def _end(
     sender: AIOKafkaProducer, tp: TopicPartition, stray: int, *, also: Iterable[str] = (), commit: bool
 ) -> None:
-    log.error("hanging transaction ended", topic=tp.topic, partition=tp.partition, offset=stray, aborted=not commit)
+    """Returns when the end is marked."""
+    tps = [TopicPartition(topic, tp.partition) for topic in (tp.topic, *also)]
+    last = {tp: end - 1 for tp, end in (await marks.ends(sender, tps, marks.UNCOMMITTED)).items()}
     await sender.begin_transaction()
     add(sender, [tp.topic, *also], tp.partition)
     await (sender.commit_transaction() if commit else sender.abort_transaction())
+    await marks.seen(sender, last)
+    log.error("hanging transaction ended", topic=tp.topic, partition=tp.partition, offset=stray, aborted=not commit)
 
 
 async def _left_open(sender: AIOKafkaProducer, tp: TopicPartition) -> int | None:
     """The first offset that is neither committed nor aborted, though nobody is left who could end it."""
-    since = None
+    stood, since = -1, 0.0
     while True:
         stable, end = [
             (await marks.ends(sender, [tp], isolation))[tp] for isolation in (marks.COMMITTED, marks.UNCOMMITTED)
         ]
         if stable >= end:
             return None
-        since = since or time.monotonic()  # from the first answer on, however long it took
-        if time.monotonic() - since > _SETTLED_S:
+        if stable != stood:  # at first, and wherever others get on
+            stood, since = stable, time.monotonic()
+        if time.monotonic() - since > SETTLED_S:
             return stable
         await asyncio.sleep(_ASK_AGAIN_S)
 

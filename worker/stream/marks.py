@@ -15,12 +15,17 @@ from typing import Any, Final, Literal
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, TopicAuthorizationFailedError, for_code
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    KafkaError,
+    LeaderNotAvailableError,
+    TopicAuthorizationFailedError,
+    UnsupportedVersionError,
+    for_code,
+)
 from aiokafka.protocol import api, types
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
-
-from worker.errors import Fatal
 
 UNCOMMITTED: Final = 0
 COMMITTED: Final = 1
@@ -29,8 +34,9 @@ COMMITTED: Final = 1
 _LATEST: Final = -1
 _FIRST_PAUSE_S: Final = 0.002
 _LAST_PAUSE_S: Final = 0.1
-_PATIENT_S: Final = 0.2
+_PATIENT_S: Final = 0.05
 """Marks take milliseconds. Behind that, it is asked whose they are that are missing."""
+_WORTH_TELLING_S: Final = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -101,12 +107,12 @@ class _DescribeProducers(api.Request[_DescribeProducersStruct]):  # type: ignore
 
 
 async def seen(sender: AIOKafkaProducer, last: Mapping[TopicPartition, int]) -> None:
-    """Returns when readers of committed records get all that this producer wrote up to these offsets.
+    """Returns when nothing of what this producer wrote up to these offsets is open any more: readers of committed
+    records get it as soon as it is replicated, and no transaction of others before it in the partition is open.
 
     Not when the coordinator says so: Kafka 4.3 leaves out marks, and says that the transaction is complete, where it
-    knows no leader of a partition at that moment. Not for the transactions of others either, which hold up readers in
-    the same partition. Never gives up by itself: the caller bounds it. Raises `Fatal` where only the right to read a
-    topic would tell whose marks are missing.
+    knows no leader of a partition at that moment. Beside writers with open transactions of their own it takes
+    `_PATIENT_S` longer. Never gives up by itself: the caller bounds it.
     """
     behind, begin, pause_s, told = dict(last), time.monotonic(), _FIRST_PAUSE_S, False
     while True:
@@ -118,7 +124,7 @@ async def seen(sender: AIOKafkaProducer, last: Mapping[TopicPartition, int]) -> 
             behind = {tp: offset for tp, offset in behind.items() if tp in still}
         if not behind:
             return
-        if late and not told:
+        if not told and time.monotonic() - begin > _WORTH_TELLING_S:
             told = True
             log.warning("a commit is acknowledged, its marks are not there yet", partitions=sorted(behind))
         await asyncio.sleep(pause_s)
@@ -143,8 +149,9 @@ async def ends(
 
 
 async def _open(sender: AIOKafkaProducer, tps: Iterable[TopicPartition]) -> Collection[TopicPartition]:
-    """Of these, those in which a transaction of this producer has no end. As `ends`."""
+    """Of these, those in which a transaction of this producer has no end; all, where brokers do not tell. As `ends`."""
     mine = sender._txn_manager.producer_id  # noqa: SLF001
+    tps = list(tps)
 
     async def ask(leader: int, some: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         answer = await sender.client.send(leader, _DescribeProducers(some))
@@ -159,12 +166,11 @@ async def _open(sender: AIOKafkaProducer, tps: Iterable[TopicPartition]) -> Coll
 
     try:
         return await _patiently(sender, tps, ask)
-    except TopicAuthorizationFailedError as error:
-        topics = ", ".join(sorted(_by_topic(tps)))
-        raise Fatal(
-            f"a commit to {topics} cannot be seen, and whether its marks are missing or another writer's transaction "
-            f"is open cannot be told, since this worker may not read all of them; grant it READ"
-        ) from error
+    except (TopicAuthorizationFailedError, IncompatibleBrokerVersion, UnsupportedVersionError) as error:
+        log.warning(
+            "whose marks are missing cannot be told: it takes READ on the topic, and Kafka 2.8", error=repr(error)
+        )
+        return set(tps)
 
 
 async def _patiently(

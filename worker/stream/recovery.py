@@ -17,6 +17,8 @@ import structlog
 from faust.types import TP
 
 from worker.clock import now_ms
+from worker.errors import Fatal
+from worker.stream import folder
 
 if TYPE_CHECKING:
     from worker.stream.app import IntentApp
@@ -96,6 +98,11 @@ class CatchUp:
 
     def _refuse_ahead(self, tp: TP, held: int, end: int | None) -> None:
         path = self._app.table.store.partition_path(tp.partition)
+        stray = self._app.partitions.taken_back.pop(tp.partition, None)
+        if stray is not None and held >= stray:
+            why = f"it holds changelog offset {held}, and what stands there from {stray} on was never committed"
+            folder.condemn(path, Fatal(why))
+            self._fatal(f"the state folder {path} is ahead: {why}; the next start rebuilds it")
         if end is not None and held > end:
             self._fatal(
                 f"the state folder {path} holds changelog offset {held}, but {tp.topic} ends at {end} in partition "

@@ -6,6 +6,7 @@ Private parts of aiokafka 0.14.0 in use: `BatchBuilder._builder`, `BatchBuilder.
 `TransactionManager._sequence_numbers`.
 """
 
+import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -46,6 +47,9 @@ def _increment_sequence(manager: TransactionManager, tp: TopicPartition, count: 
 # aiokafka goes on at -2**31, Kafka at 0: it would refuse the batch behind the 2,147,483,648th record of a partition.
 TransactionManager.increment_sequence_number = _increment_sequence
 
+_SURE_S: Final = 1.0
+"""So soon after its commit nobody can have aborted a transaction: a successor waits for longer, `hanging.SETTLED_S`."""
+
 MAX_RECORD_BATCH_BYTES: Final = 512 << 10
 MAX_REQUEST_BYTES: Final = 16 << 20
 """Above any record of the source topic, so that a bad one of any size fits into a dead letter."""
@@ -83,8 +87,8 @@ async def commit(
 ) -> dict[str, int]:
     """All records, by topic, into this partition of each topic; the last offset in each topic.
 
-    Returns when readers of committed records see all of them. Never gives up by itself: the caller bounds it. Whatever
-    is raised, all or nothing will be seen; the producer is then of no further use.
+    Returns when readers of committed records see them (`marks.seen`). Never gives up by itself: the caller bounds it.
+    Whatever is raised, all or nothing will be seen; the producer is then of no further use.
     """
     await sender.begin_transaction()
     add(sender, filter(records.get, records), partition)
@@ -99,8 +103,14 @@ async def commit(
                 cause = error.__cause__ or error  # the sender's end is told with its reason
                 raise Fatal(f"{topic} did not take a batch of {count} records: {cause!r}") from error
             ends[topic] = max(ends.get(topic, -1), base + count - 1)
+    begin = time.monotonic()
     await sender.commit_transaction()
     await marks.seen(sender, {TopicPartition(topic, partition): end for topic, end in ends.items()})
+    if time.monotonic() - begin > _SURE_S:
+        # A successor that found it without marks may have aborted it. One that exists has fenced this producer off.
+        await sender.begin_transaction()
+        add(sender, ends, partition)
+        await sender.commit_transaction()
     return ends
 
 

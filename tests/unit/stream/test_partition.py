@@ -36,7 +36,9 @@ class Empty:
 
 
 class Never:
-    """A pipeline that takes nothing."""
+    """A producer that sends nothing."""
+
+    async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
@@ -47,7 +49,7 @@ def partitions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Partitions:
         """In place of the pipeline: what is fed stays in the queue."""
 
     monkeypatch.setattr("worker.stream.partition.run", idle)
-    monkeypatch.setattr("worker.stream.hanging.open_", idle)  # nothing was left open
+    monkeypatch.setattr("worker.stream.hanging.end", idle)  # nothing was left open
     settings = config.load(
         {
             "worker": {"data_dir": tmp_path, "max_batch_events": 4, "max_queued_events": 10},

@@ -57,12 +57,14 @@ class Scene:
     recovery: FaustRecovery = field(default_factory=FaustRecovery)
     positions: dict[TP, Position] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    taken_back: dict[int, int] = field(default_factory=dict)
     progressed: int = 0
 
     def catch_up(self) -> CatchUp:
         app: Any = SimpleNamespace(
             recovery=self.recovery,
             table=SimpleNamespace(store=self.store),
+            partitions=SimpleNamespace(taken_back=self.taken_back),
             metrics=Metrics(CollectorRegistry()),
             recovery_progressed=self.progress,
         )
@@ -161,3 +163,15 @@ def test_state_ahead_is_refused_where_nothing_is_left_to_read(scene: Scene) -> N
     scene.recovery.active_offsets[OWN] = 10
     scene.catch_up().recovered()
     assert len(scene.refused) == 1
+
+
+@pytest.mark.parametrize(("held", "ahead"), [(6, False), (7, True), (8, True)])
+def test_state_of_a_commit_that_was_taken_back_is_condemned(scene: Scene, held: int, ahead: bool) -> None:
+    scene.recovery.active_offsets[OWN] = held
+    scene.taken_back[OWN.partition] = 7
+    assert scene.held(OWN.partition, b"any") is None  # the folder is there
+    catch_up = scene.catch_up()
+    catch_up.resume([OWN])
+    catch_up.recovered()
+    assert len(scene.refused) == ahead
+    assert (scene.store.partition_path(OWN.partition) / folder.DAMAGED).exists() is ahead
