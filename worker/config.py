@@ -17,7 +17,6 @@ from pydantic_settings import (
     NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -70,10 +69,6 @@ def load(flags: Mapping[str, object] | None = None) -> Settings:
         return Settings(**dict(read))  # the plain tree: equal to one that was made by hand
     except ValidationError as error:
         raise SettingError(_sentence(error)) from None
-    except SettingsError as error:
-        if (section := re.search(r'field "(\w+)"', str(error))) is None:
-            raise SettingError(f"the settings cannot be read: {error}") from None
-        raise SettingError(_is_section(section[1])) from None
     except (OSError, ValueError) as error:
         raise SettingError(f"the settings cannot be read: {error}") from None
 
@@ -150,6 +145,9 @@ def _secrets_folder() -> Path | None:
             f"the environment variable {PREFIX}SECRETS_DIR is {named!r}: it must name a folder that can be read"
         )
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        section = path.name.lower().removeprefix(PREFIX.lower())
+        if section in Settings.model_fields and path.name.lower() != section:
+            raise SettingError(_is_section(section))
         try:
             path.read_text()
         except OSError as error:
@@ -162,13 +160,16 @@ def _secrets_folder() -> Path | None:
 def _refuse_unknown_environment() -> None:
     """A misspelt variable would otherwise be ignored in silence."""
     known = {PREFIX + "CONFIG", PREFIX + "SECRETS_DIR", PREFIX + "GA360", PREFIX + "JAVA"}
+    sections: dict[str, str] = {}
     for section, part in Settings.model_fields.items():
         if isinstance(part.annotation, type) and issubclass(part.annotation, BaseModel):
-            known.add(f"{PREFIX}{section}".upper())
+            sections[f"{PREFIX}{section}".upper()] = section
             known.update(f"{PREFIX}{section}__{field}".upper() for field in part.annotation.model_fields)
     for name, value in os.environ.items():
         if _KUBERNETES.fullmatch(f"{name}={value}"):
             continue
+        if name.upper() in sections:  # pydantic would take JSON
+            raise SettingError(_is_section(sections[name.upper()]))
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingError(
                 f"the environment variable {name} names no setting; `intent config show` lists those there are"

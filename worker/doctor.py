@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SCHEMAS: Final = ("clickstream.events.v1.json", "intent.scores.v1.json")
 _TIMEOUT_S: Final = 5.0
 _LOW_DISK_BYTES: Final = 1 << 30
+_OWN: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - who listens on all is asked here
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ def check(
 ) -> None:
     """Look at everything a worker needs, and say what is wrong and what to do about it.
 
-    Settings, brokers, topics, state folder, schemas, model bundle and device are looked at; nothing is changed. Exit
+    Settings, brokers, topics, state folder, web port, schemas, model bundle and device are looked at; nothing is
+    changed. A model of a store elsewhere is fetched for the check, into a folder beside the cache that goes again. Exit
     code 0 when all is well, 3 when something is not.
     """
     with err.status("checking"):
@@ -85,6 +87,9 @@ def examine() -> Iterator[Finding]:
     if all(finding.well for finding in brokers):
         yield from _asked("topics", _topics, settings, "look at the brokers' log")
     yield from _asked("state folder", _state_folder, settings, "set `worker.data_dir` to a folder that can be written")
+    yield from _asked(
+        "web port", _web_port, settings, "correct it; `intent config show` tells where each value came from"
+    )
     yield from _asked("schemas", _schemas, settings, "restore the folder `schemas`")
     yield from _asked("bundle", _bundle, settings, "restore it, or set `model.bundle` or `model.store` to another")
     yield from _asked("device", _device, settings, "set `model.device` to auto or cpu")
@@ -152,6 +157,34 @@ def _state_folder(settings: "Settings") -> Iterator[Finding]:
     yield Finding("state folder", f"{folder}, {free / 1e9:.1f} GB free", advice)
 
 
+def _web_port(settings: "Settings") -> Iterator[Finding]:
+    """One that a worker has already is as it should be: who looks after that one asks beside it."""
+    from worker import run
+
+    host, port = settings.worker.web_host, settings.worker.web_port
+    try:
+        run.check_port(settings)
+    except IntentError:
+        if not _a_worker_answers(host, port):
+            raise
+        yield Finding("web port", f"{port} on {host}, of a worker that runs")
+        return
+    yield Finding("web port", f"{port} on {host} is free" if port else f"a free one on {host}")
+
+
+def _a_worker_answers(host: str, port: int) -> bool:
+    import http.client
+
+    connection = http.client.HTTPConnection(_OWN.get(host, host), port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", "/livez")
+        return "checks" in json.loads(connection.getresponse().read())
+    except (OSError, ValueError, TypeError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 def _schemas(_settings: "Settings") -> Iterator[Finding]:
     package = Path(__file__).parent
     folder = next((place for place in (package / "schemas", package.parent / "schemas") if place.is_dir()), None)
@@ -170,8 +203,13 @@ def _bundle(settings: "Settings") -> Iterator[Finding]:
     from worker.registry.source import configured
     from worker.scoring.bundle import SHIPPED
 
-    _, load = configured(settings.model)
-    loaded = load()
+    source, load = configured(settings.model)
+    version = None if source is None else source.version(settings.model.alias)
+    if source is None or version is None:
+        loaded = load()
+    else:  # what the store holds now; the cache belongs to the workers, and forgets for each version that comes
+        with source.fresh() as there:
+            loaded = there.load(version)
     where = settings.model.store or settings.model.bundle or SHIPPED
     yield Finding("bundle", f"{loaded.name} {loaded.version} in {where}, checksums right, loads")
 

@@ -3,6 +3,8 @@
 Whatever is wrong with a setting, a topic or the bundle is said here, in one sentence, before anything is started.
 """
 
+import errno
+import socket
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
@@ -34,6 +36,7 @@ def serve(settings: Settings) -> NoReturn:
     logs.configure(level=settings.log.level, format=settings.log.format)
     _check_topics(settings)
     _check_folder(settings)
+    check_port(settings)
 
     from worker.drift.monitor import Monitor
     from worker.registry.source import configured
@@ -104,3 +107,28 @@ def _check_folder(settings: Settings) -> None:
             f"the setting `worker.data_dir` is {str(folder)!r}, which cannot be written ({error.strerror}); "
             "name a writable folder"
         ) from None
+
+
+def check_port(settings: Settings) -> None:
+    """Opens the web port as the worker will, and closes it. Raises `SettingError` where that fails."""
+    host, port = settings.worker.web_host, settings.worker.web_port
+    try:
+        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(places):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a former life's connections do not count
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+                probe.listen()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            wrong = f"`worker.web_port` is {port}, which is taken on {host!r}; end who listens there, or choose another"
+        elif error.errno == errno.EACCES:
+            wrong = f"`worker.web_port` is {port}, which this user may not open; choose one above 1023"
+        else:
+            wrong = (
+                f"`worker.web_host` is {host!r}, which is no address of this machine ({error.strerror}); "
+                "name one, or 0.0.0.0 for all"
+            )
+        raise SettingError(f"the setting {wrong}") from None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 
 MODEL_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
@@ -18,12 +18,14 @@ _TOPIC: Final = r"^[A-Za-z0-9._-]{1,249}$"
 _ID: Final = r"^[A-Za-z0-9._-]{1,100}$"
 _SERVERS: Final = r"^[^\s:,]+:\d+(,[^\s:,]+:\d+)*$"
 _WORD: Final = r"^\S+$"
+_HOST: Final = r"^([A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$"
 
 ACCEPTED: Final = {
     _TOPIC: "write 1 to 249 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`",
     _ID: "write 1 to 100 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`",
     _SERVERS: "write HOST:PORT, several separated by commas",
     _WORD: "write a folder or a URL without spaces",
+    _HOST: "write a name or an address of this machine; 0.0.0.0 is all of them, :: all of IPv6",
     f"^{MODEL_NAME}$": "write 1 to 100 of the characters A-Z, a-z, 0-9, `.`, `_`, `-`, the first no `.` or `-`",
     f"^{MODEL_ALIAS}$": "write 1 to 32 of the characters a-z, 0-9 and `-`, beginning with a letter",
 }
@@ -31,6 +33,16 @@ ACCEPTED: Final = {
 
 _Topic = Annotated[str, Field(pattern=_TOPIC)]
 _Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _named(path: object) -> object:
+    """An empty path would be the current folder in silence."""
+    if path == "":
+        raise PydanticCustomError("empty", "name a file or a folder; `.` is the current one")
+    return path
+
+
+_Path = Annotated[Path, BeforeValidator(_named)]
 
 
 class _Part(BaseModel):
@@ -45,9 +57,9 @@ class Kafka(_Part):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
-    ssl_ca_file: Path | None = Field(None, description="CA certificates (PEM); default: the system's")
-    ssl_certificate_file: Path | None = Field(None, description="client certificate (PEM), for mutual TLS")
-    ssl_key_file: Path | None = Field(None, description="key of the client certificate (PEM)")
+    ssl_ca_file: _Path | None = Field(None, description="CA certificates (PEM); default: the system's")
+    ssl_certificate_file: _Path | None = Field(None, description="client certificate (PEM), for mutual TLS")
+    ssl_key_file: _Path | None = Field(None, description="key of the client certificate (PEM)")
 
 
 class Topics(_Part):
@@ -83,7 +95,7 @@ class Worker(_Part):
     mode: Literal["every", "latest"] = Field(
         "every", description="score each event's window, or only a user's newest in a batch"
     )
-    data_dir: Path = Field(Path(".intent/state"), description="RocksDB folder; one per worker process")
+    data_dir: _Path = Field(Path(".intent/state"), description="RocksDB folder; one per worker process")
     max_batch_events: int = Field(
         2000, ge=1, le=100_000, description="events of one partition in one transaction, at most"
     )
@@ -109,7 +121,7 @@ class Worker(_Part):
     standby_replicas: int = Field(
         0, ge=0, le=9, description="further workers that keep a copy of each partition's state, to take over at once"
     )
-    web_host: str = "127.0.0.1"
+    web_host: str = Field("127.0.0.1", pattern=_HOST)
     web_port: _Port = Field(6066, description="health and metrics; 0 chooses a free port")
 
 
@@ -123,7 +135,7 @@ class Window(_Part):
 class Model(_Part):
     """What scores the windows, and where."""
 
-    bundle: Path | None = Field(None, description="bundle folder; default: the one shipped with the package")
+    bundle: _Path | None = Field(None, description="bundle folder; default: the one shipped with the package")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on CUDA from Ampere on, else float32"
@@ -144,7 +156,7 @@ class Model(_Part):
     name: str | None = Field(None, pattern=f"^{MODEL_NAME}$", description="which model of the store")
     alias: str = Field("champion", pattern=f"^{MODEL_ALIAS}$", description="which of its versions scores")
     reload_interval_s: float = Field(10.0, ge=0.1, le=86_400, description="how often to look where the alias points")
-    cache_dir: Path = Field(Path(".intent/models"), description="versions fetched from a store elsewhere")
+    cache_dir: _Path = Field(Path(".intent/models"), description="versions fetched from a store elsewhere")
     shadow_share: float = Field(
         0.0, ge=0, le=1, description="share of users whom the alias `challenger` scores too, to `topics.shadow`"
     )

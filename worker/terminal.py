@@ -14,6 +14,11 @@ out: Final = Console(width=None if sys.stdout.isatty() else _PAGE)
 err: Final = Console(stderr=True)
 
 
+def printable(text: str) -> str:
+    """Text with its control characters as escapes: nothing in it can steer a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def say(program: str, error: str) -> None:
     """One line on stderr, whatever its width and its marks."""
     Console(stderr=True, soft_wrap=True).print(f"{program}: {error}", style="red", highlight=False, markup=False)

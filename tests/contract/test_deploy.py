@@ -242,6 +242,21 @@ def test_alerts_are_complete() -> None:
         assert rule["expr"].count("(") == rule["expr"].count(")")
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("IntentWorkerDown", 'absent(up{job="intent-worker"})'),
+        ("IntentStalled", "sum by (instance)"),
+        ("IntentEventsDeletedUnread", "unless intent_lost_offsets_total offset 15m"),
+        ("IntentRebalances", "max("),
+    ],
+)
+def test_no_alert_is_hidden_by_the_fleet(name: str, asked: str) -> None:
+    """One worker of many that is stuck or gone; a counter's first value; a rebalance that each worker counts."""
+    (expr,) = (rule["expr"] for rule in load("alerts.yml")["groups"][0]["rules"] if rule["alert"] == name)
+    assert asked in expr
+
+
 def test_prometheus_finds_worker_and_rules() -> None:
     prometheus = load("prometheus.yml")
     services = load("compose.yaml")["services"]

@@ -48,7 +48,7 @@ class Worker:
 
     settings: Settings
     log: Path
-    command: tuple[str, ...] = (sys.executable, "-m", "worker.cli", "worker")
+    command: tuple[str, ...] = (sys.executable, "-m", "worker", "worker")
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 

@@ -50,7 +50,7 @@ def create(servers: str, topic: str, *, replicas: int) -> None:
 
 
 def intent(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "worker.cli", "broker", *arguments, "--folder", str(folder)]
+    command = [sys.executable, "-m", "worker", "broker", *arguments, "--folder", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -145,7 +145,7 @@ def test_a_background_broker_from_start_to_stop(tmp_path: Path, ended_with_the_t
 def test_nothing_is_left_of_a_start_that_was_interrupted(
     how: signal.Signals, tmp_path: Path, ended_with_the_test: list[psutil.Process]
 ) -> None:
-    command = [sys.executable, "-m", "worker.cli", "broker", "start", "--port", "0", "--folder", str(tmp_path)]
+    command = [sys.executable, "-m", "worker", "broker", "start", "--port", "0", "--folder", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as start:
         state = tmp_path / "state.json"
         _await(state.exists)

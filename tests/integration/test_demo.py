@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = [pytest.mark.broker, pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(300)]
 
-DEMO = (sys.executable, "-m", "worker.cli", "demo", "--json", "--rate", "50", "--users", "60")
+DEMO = (sys.executable, "-m", "worker", "demo", "--json", "--rate", "50", "--users", "60")
 
 
 def started(*options: str) -> subprocess.Popen[str]:

@@ -126,6 +126,19 @@ def test_redrive_by_id_and_force(deployment: Settings) -> None:
     assert sent.value == b"{\x1b[2J"
 
 
+def test_redrive_writes_to_no_topic_that_a_header_names(deployment: Settings) -> None:
+    producer = Producer({"bootstrap.servers": deployment.kafka.bootstrap_servers})
+    other = deployment.topics.latest
+    headers = deadletter.headers(
+        [], topic=other, partition=0, offset=0, timestamp_ms=TIME_MS, stage="decode", reason="future", message=""
+    )
+    producer.produce(deployment.topics.dead_letters, GOOD, b"ann", partition=0, headers=list(headers))
+    assert producer.flush(10) == 0
+    answer = answered(deployment, "redrive", "0:0", "--force")
+    assert (answer["sent"], answer["skipped"]) == (0, {"other_topic": 1})
+    assert read_all(deployment.kafka.bootstrap_servers, other) == []
+
+
 def test_nothing_to_list(settings: MakeSettings) -> None:
     done = called(settings(), "list")
     assert done.exit_code == 0

@@ -23,7 +23,7 @@ Break = Callable[[Settings, Path], dict[str, str]]
 def start(settings: Settings, overrides: dict[str, str]) -> tuple[int, str]:
     """The exit code and what the program said on stderr, its log lines left out."""
     ended = subprocess.run(
-        [sys.executable, "-m", "worker.cli", "worker"],
+        [sys.executable, "-m", "worker", "worker"],
         env=os.environ | dict(variables(settings)) | overrides,
         capture_output=True,
         text=True,
@@ -71,6 +71,10 @@ def unwritable_folder(_settings: Settings, folder: Path) -> dict[str, str]:
     return {"INTENT_WORKER__DATA_DIR": str(folder / "file" / "state")}
 
 
+def foreign_host(_settings: Settings, _folder: Path) -> dict[str, str]:
+    return {"INTENT_WORKER__WEB_HOST": "192.0.2.1"}
+
+
 @pytest.mark.parametrize(
     ("breaks", "code", "names"),
     [
@@ -81,6 +85,7 @@ def unwritable_folder(_settings: Settings, folder: Path) -> dict[str, str]:
         pytest.param(tampered_bundle, 2, ["calibration.json"], id="bundle"),
         pytest.param(no_bundle, 2, ["nowhere"], id="no bundle"),
         pytest.param(unwritable_folder, 2, ["worker.data_dir", "file/state"], id="folder"),
+        pytest.param(foreign_host, 2, ["worker.web_host", "192.0.2.1"], id="host"),
     ],
 )
 def test_one_sentence(settings: MakeSettings, tmp_path: Path, breaks: Break, code: int, names: list[str]) -> None:

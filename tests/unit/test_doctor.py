@@ -1,7 +1,11 @@
 """The doctor's findings, with each part of the system ill in turn."""
 
 import json
+import socket
+from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import confluent_kafka
@@ -15,14 +19,18 @@ from worker.doctor import Finding
 from worker.errors import CheckFailed, SettingError
 from worker.kafka import clients, topics
 from worker.kafka.topics import Difference
+from worker.ops.health import State, liveness
+from worker.registry import source
 from worker.scoring import bundle
 from worker.settings import Model, Settings, Worker
+
+_WELL = State(recovered=True, engine_alive=True, broker_reachable=True, lag_events=0, since_progress_s=0.0)
 
 
 @pytest.fixture(autouse=True)
 def _well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A system where all is well; each test breaks a part."""
-    settings = Settings(worker=Worker(data_dir=tmp_path / "state"))
+    settings = Settings(worker=Worker(data_dir=tmp_path / "state", web_port=0))
     monkeypatch.setattr(config, "load", lambda: settings)
     described = SimpleNamespace(brokers={1: None}, cluster_id="c")
     monkeypatch.setattr(clients, "admin", lambda *_: SimpleNamespace(list_topics=lambda **_: described))
@@ -55,6 +63,7 @@ def test_all_is_well() -> None:
         "brokers",
         "topics",
         "state folder",
+        "web port",
         "schemas",
         "bundle",
         "device",
@@ -74,7 +83,7 @@ def test_no_broker_is_said_once_and_the_rest_looked_at(monkeypatch: pytest.Monke
     (finding,) = wrong()
     assert finding.found == "127.0.0.1:9092 does not answer within 5 s"
     assert "intent broker start" in finding.advice
-    assert len(list(doctor.examine())) == 6  # all but the topics
+    assert len(list(doctor.examine())) == 7  # all but the topics
 
 
 def test_a_broker_that_does_not_let_us_in_is_not_one_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,14 +121,53 @@ def test_a_schema_is_missing(tmp_path: Path) -> None:
 
 def test_a_state_folder_below_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    settings = Settings(worker=Worker(data_dir=tmp_path / "file" / "state"))
+    settings = Settings(worker=Worker(data_dir=tmp_path / "file" / "state", web_port=0))
     monkeypatch.setattr(config, "load", lambda: settings)
     (finding,) = wrong()
     assert "worker.data_dir" in finding.advice
 
 
+class _Page(BaseHTTPRequestHandler):
+    """Answers as a worker does."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(liveness(_WELL).body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_taken_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setattr(doctor, "_TIMEOUT_S", 0.1)
+        port = other.getsockname()[1]
+        monkeypatch.setattr(config, "load", lambda: Settings(worker=Worker(web_port=port)))
+        (finding,) = wrong()
+    assert finding.found.startswith(f"the setting `worker.web_port` is {port}, which is taken on '127.0.0.1'")
+
+
+def test_a_port_that_a_worker_has_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Page) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        port = server.server_port
+        monkeypatch.setattr(config, "load", lambda: Settings(worker=Worker(web_port=port)))
+        found = [finding for finding in doctor.examine() if finding.what == "web port"]
+    assert found == [Finding("web port", f"{port} on 127.0.0.1, of a worker that runs")]
+
+
+def test_a_model_of_a_store_is_looked_at_past_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which belongs to the workers, and forgets a version for each that comes."""
+    loaded = SimpleNamespace(name="shop", version="abc")
+    there = SimpleNamespace(load=lambda version: loaded if version == "abc" else None)
+    of_store = SimpleNamespace(version=lambda _: "abc", fresh=lambda: nullcontext(there))
+    monkeypatch.setattr(source, "configured", lambda _: (of_store, lambda: fail(AssertionError("into the cache"))))
+    assert wrong() == []
+
+
 def test_cuda_is_wanted_and_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "load", lambda: Settings(model=Model(device="cuda")))
+    monkeypatch.setattr(config, "load", lambda: Settings(worker=Worker(web_port=0), model=Model(device="cuda")))
     assert [finding.what for finding in wrong()] == ["device"]
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import orjson
 import pytest
 
-from worker.ops.health import State, liveness, readiness
+from worker.ops.health import STALLED_AFTER_S, State, liveness, readiness, stalled_after_s
 
 WELL = State(recovered=True, engine_alive=True, broker_reachable=True, lag_events=3, since_progress_s=0.25)
 
@@ -21,7 +21,9 @@ WELL = State(recovered=True, engine_alive=True, broker_reachable=True, lag_event
         pytest.param({"since_progress_s": 119.0}, True, True, id="slow, not stalled"),
         pytest.param({"since_progress_s": 9e4, "lag_events": 0}, True, True, id="a quiet shop"),
         pytest.param({"since_progress_s": 9e4, "broker_reachable": False}, True, False, id="a long outage"),
-        pytest.param({"since_progress_s": 500.0, "recovered": False}, False, False, id="a recovery that stands still"),
+        pytest.param(
+            {"since_progress_s": 500.0, "recovered": False}, False, False, id="some recover, the others stand still"
+        ),
     ],
 )
 def test_answers(change: dict[str, float], alive: bool, ready: bool) -> None:
@@ -38,6 +40,11 @@ def test_the_body_names_the_check_that_does_not_hold() -> None:
         "lag_events": 3,
         "since_progress_s": 0.25,
     }
+
+
+def test_a_stall_is_longer_than_any_transaction() -> None:
+    assert stalled_after_s(30.0) == STALLED_AFTER_S
+    assert stalled_after_s(600.0) == 2400.0
 
 
 def test_the_limit_is_the_callers() -> None:

@@ -1,5 +1,6 @@
 """A replay without a broker: tape, port, sink and report over records made here."""
 
+import io
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from rich.console import Console
 
 from worker import events, scores
 from worker.errors import CheckFailed, IntentError, SettingError
@@ -309,6 +311,18 @@ def test_a_report_that_does_not_add_up() -> None:
     )
     with pytest.raises(CheckFailed, match="3 records were read, 2 have a fate"):
         report.check()
+
+
+def test_a_report_takes_a_path_for_what_it_is() -> None:
+    """A folder may be named as a mark is, or in a way that steers a terminal."""
+    out = Path("[/x]", "a\x1b[2J[bold].parquet")
+    report = Report(
+        plan=Plan(topic="t", stretches=()), mode="every", model=MODEL, out=out, rows=2, tally=Tally(), elapsed_s=1.0
+    )
+    shown = Console(width=160, file=io.StringIO())
+    shown.print(report.table())
+    assert isinstance(shown.file, io.StringIO)
+    assert r"2 to [/x]/a\x1b[2J[bold].parquet" in shown.file.getvalue()
 
 
 def test_consumer_is_what_the_fake_stands_for() -> None:

@@ -49,6 +49,9 @@ def test_bounds(text: str, bound: Bound) -> None:
         pytest.param("2017-08-01T00:00:00", "needs its offset", id="a time without an offset"),
         pytest.param("0:1,0:2", "named twice", id="a partition twice"),
         pytest.param("-1:5", "accepted are", id="a negative partition"),
+        pytest.param("0:" + 5000 * "1", "accepted are", id="an offset of more digits than Python reads"),
+        pytest.param("9999-12-31T23:59:59-14:00", "outside of the years 1 to 9999", id="after the last year"),
+        pytest.param("0001-01-01T00:00:00+14:00", "outside of the years 1 to 9999", id="before the first"),
     ],
 )
 def test_bounds_that_are_none(text: str, said: str) -> None:

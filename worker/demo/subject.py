@@ -63,7 +63,7 @@ class Subject:
         with self.log.open("ab") as log:
             self._log_from = log.tell()
             self._process = subprocess.Popen(
-                [*command, sys.executable, "-m", "worker.cli", "worker"],
+                [*command, sys.executable, "-m", "worker", "worker"],
                 env=dict(_environment(self._settings)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +10,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from worker import options
 from worker.errors import IntentError, SettingError
-from worker.terminal import err, out
+from worker.terminal import err, out, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,34 +30,33 @@ _To = Annotated[
     str, typer.Option("--to", help="End, exclusive: latest, a date, a time with offset, or partition:offset.")
 ]
 _Reason = Annotated[list[str] | None, typer.Option("--reason", help="Only letters with this reason; may be repeated.")]
-_Json = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]
+_ALL = ("earliest", "latest")
 
 
 @dlq_app.command("list")
 def dlq_list(
     *,
-    begin: _From = "earliest",
-    end: _To = "latest",
+    begin: _From = _ALL[0],
+    end: _To = _ALL[1],
     reason: _Reason = None,
     limit: Annotated[int, typer.Option(min=1, help="Show the newest so many of each partition.")] = 20,
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """List dead letters, and count them by reason.
 
     Times are those of the records that failed. Keys and values are not shown: `intent dlq show ID` does that.
     """
     from worker.config import load
-    from worker.dlq.letters import printable
 
     counts: Counter[str] = Counter()
-    newest: dict[str, list[Letter]] = {}
+    newest: dict[str, list[tuple[Letter, int]]] = {}  # with the value's length, which is all that is told of it
     with err.status("reading dead letters"):
         for letter in _letters(load(), begin, end, reason):
             counts[letter.reason] += 1
             kept = newest.setdefault(letter.id.partition(":")[0], [])
-            kept.append(letter)
+            kept.append((letter.bare(), len(letter.value or b"")))
             del kept[:-limit]
-    shown = sorted((letter for kept in newest.values() for letter in kept), key=lambda letter: letter.time_ms)
+    shown = sorted((one for kept in newest.values() for one in kept), key=lambda one: one[0].time_ms)
     if as_json:
         listed = [
             {
@@ -65,9 +66,9 @@ def dlq_list(
                 "stage": letter.stage,
                 "reason": letter.reason,
                 "message": letter.message,
-                "value_bytes": len(letter.value or b""),
+                "value_bytes": value_bytes,
             }
-            for letter in shown
+            for letter, value_bytes in shown
         ]
         typer.echo(json.dumps({"count": counts.total(), "reasons": counts, "letters": listed}))
         return
@@ -75,10 +76,10 @@ def dlq_list(
         out.print("no dead letters in this range")
         return
     table = Table()
-    for column in ("id", "record's time", "reason"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("message")
-    for letter in shown:
+    table.add_column("id", no_wrap=True)  # whole on the narrowest terminal: `intent dlq show` asks for it
+    for column in ("record's time", "reason", "message"):
+        table.add_column(column, overflow="fold")
+    for letter, _ in shown:
         row = (letter.id, letter.time, letter.reason, letter.message)
         table.add_row(*(escape(printable(cell)) for cell in row))
     out.print(table)
@@ -92,14 +93,14 @@ def dlq_list(
 def dlq_show(
     letter_id: Annotated[str, typer.Argument(metavar="ID", help="partition:offset, as `intent dlq list` shows it.")],
     *,
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show one dead letter whole: why it failed, its key, its headers and its raw bytes.
 
     This is the user's data. Bytes that are not printable are escaped; with --json key, value and headers are base64.
     """
     from worker.config import load
-    from worker.dlq.letters import escaped, printable
+    from worker.dlq.letters import escaped
 
     letter = _one(load(), letter_id)
     if as_json:
@@ -140,23 +141,26 @@ def dlq_redrive(
         list[str] | None, typer.Argument(metavar="[ID]...", help="Which letters; none: all of the range.")
     ] = None,
     *,
-    begin: _From = "earliest",
-    end: _To = "latest",
+    begin: _From = _ALL[0],
+    end: _To = _ALL[1],
     reason: _Reason = None,
     force: Annotated[bool, typer.Option("--force", help="Send also what would fail again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Send dead letters again to the topic and partition they came from, with their key, value and headers.
 
     A letter that would fail again is skipped and counted, unless --force: one that is still not a valid event, or a
-    late one. The letters themselves stay where they are until their retention ends. A repeated redrive does little
+    late one. A letter from another topic than the setting topics.events is never sent, nor one that does not tell where
+    it came from. The letters themselves stay where they are until their retention ends. A repeated redrive does little
     harm: the worker counts an event once while its id is among the user's last 128.
     """
     from worker import clock
     from worker.config import load
-    from worker.dlq.redrive import Outcome, Redriver, obstacle
+    from worker.dlq.redrive import KEPT, Outcome, Redriver, obstacle
 
+    if ids and (reason or (begin, end) != _ALL):
+        raise typer.BadParameter("name letters, or choose them by --from, --to and --reason; not both", param_hint="ID")
     settings = load()
     outcome = Outcome()
     now_ms = clock.now_ms()
@@ -164,8 +168,8 @@ def dlq_redrive(
     def chosen() -> "Iterator[Letter]":
         letters = (_one(settings, one) for one in ids) if ids else _letters(settings, begin, end, reason)
         for letter in letters:
-            why = obstacle(letter, now_ms=now_ms)
-            if why is None or (force and why != "no_source"):
+            why = obstacle(letter, topic=settings.topics.events, now_ms=now_ms)
+            if why is None or (force and why not in KEPT):
                 yield letter
             else:
                 outcome.skipped[why] += 1
@@ -180,9 +184,14 @@ def dlq_redrive(
         return
     out.print(f"{outcome.sent:,} {'would be sent' if dry_run else 'sent'} again", highlight=False)
     for why, count in outcome.skipped.most_common():
-        out.print(f"{count:,} skipped, would fail again: {why}", highlight=False)
-    if outcome.skipped and not force:
-        out.print("--force sends these too, but not those without a source")
+        out.print(
+            f"{count:,} skipped, {'cannot be sent' if why in KEPT else 'would fail again'}: {why}", highlight=False
+        )
+    if outcome.skipped.keys() - KEPT and not force:
+        out.print("--force sends also what would fail again")
+    if "other_topic" in outcome.skipped:
+        topic = settings.topics.events
+        out.print(f"other_topic: not from {topic} (setting topics.events), the only topic to send to", highlight=False)
 
 
 def _letters(settings: "Settings", begin: str, end: str, reasons: list[str] | None) -> "Iterator[Letter]":
@@ -197,15 +206,14 @@ def _letters(settings: "Settings", begin: str, end: str, reasons: list[str] | No
 
 def _one(settings: "Settings", letter_id: str) -> "Letter":
     from worker.dlq import letters
-    from worker.replay.plan import Offsets, parse_bound
+    from worker.replay.plan import Offsets
 
-    bound = parse_bound(letter_id, option="ID")
-    if not isinstance(bound, Offsets) or len(bound.of) != 1:
+    if not re.fullmatch(r"[0-9]{1,10}:[0-9]{1,19}", letter_id):
         raise SettingError(f"ID is {letter_id!r}; accepted is partition:offset, as `intent dlq list` shows it")
-    ((partition, offset),) = bound.of.items()
-    chosen = letters.plan(settings, bound, Offsets({partition: offset + 1}))
+    partition, offset = map(int, letter_id.split(":"))
+    chosen = letters.plan(settings, Offsets({partition: offset}), Offsets({partition: offset + 1}))
     for letter in letters.read(settings, chosen):
-        if letter.id == letter_id:
+        if letter.id == f"{partition}:{offset}":
             return letter
     raise IntentError(f"{chosen.topic} holds no dead letter {letter_id}; `intent dlq list` shows those there are")
 

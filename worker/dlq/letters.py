@@ -4,7 +4,8 @@ The parts that a person reads (reason, message, coordinates) carry nothing of th
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 from worker import deadletter
 from worker.events import MAX_TIME_MS
@@ -13,6 +14,11 @@ from worker.replay.plan import Bound, Plan
 from worker.replay.tape import Played, Tape, reader
 from worker.scores import Headers, rfc3339
 from worker.settings import Settings
+from worker.terminal import printable
+
+_PARTITIONS: Final = (1 << 31) - 1
+_OFFSETS: Final = (1 << 63) - 1
+"""The greatest that Kafka's protocol can write: a partition, and an offset or a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,10 @@ class Letter:
         """`time_ms` in RFC 3339; as it is where that cannot write it, since a producer may have sent any number."""
         return rfc3339(self.time_ms) if self.time_ms <= MAX_TIME_MS else f"{self.time_ms} ms"
 
+    def bare(self) -> Self:
+        """Without the record itself, whose key, value and headers may be 15 MiB."""
+        return replace(self, key=None, value=None, headers=[])
+
 
 def plan(settings: Settings, begin: Bound, end: Bound) -> Plan:
     """Which part of the dead-letter topic `[begin, end)` is. Raises `SettingError` where the topic cannot be read."""
@@ -72,10 +82,10 @@ def parse(record: Played, *, partition: int) -> Letter:
             own.append((name, content))
     return Letter(
         id=f"{partition}:{record.offset}",
-        time_ms=record.timestamp if (told := _number(errors, "timestamp")) < 0 else told,
+        time_ms=record.timestamp if (told := _number(errors, "timestamp", most=_OFFSETS)) < 0 else told,
         topic=errors.get("topic", ""),
-        partition=_number(errors, "partition"),
-        offset=_number(errors, "offset"),
+        partition=_number(errors, "partition", most=_PARTITIONS),
+        offset=_number(errors, "offset", most=_OFFSETS),
         stage=errors.get("stage", ""),
         reason=errors.get("exception.class.name", ""),
         message=errors.get("exception.message", ""),
@@ -85,9 +95,12 @@ def parse(record: Played, *, partition: int) -> Letter:
     )
 
 
-def _number(errors: Mapping[str, str], name: str) -> int:
+def _number(errors: Mapping[str, str], name: str, *, most: int) -> int:
+    """-1 for what is no number, and for one above `most`: any producer may have written the header."""
     text = errors.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() else -1
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(most)):
+        return -1
+    return number if (number := int(text)) <= most else -1
 
 
 def escaped(raw: bytes | None) -> str:
@@ -99,8 +112,3 @@ def escaped(raw: bytes | None) -> str:
         return "(none)"
     text = raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
     return printable(text)
-
-
-def printable(text: str) -> str:
-    """Text with its control characters as escapes: nothing in it can steer a terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

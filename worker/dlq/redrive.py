@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from worker import events
 from worker.dlq.letters import Letter
@@ -17,6 +17,9 @@ from worker.settings import Kafka
 FROM_HEADER: Final = "intent.redriven-from"
 """Added to a record that is sent again: the dead letter's topic, partition and offset."""
 
+KEPT: Final = frozenset({"no_source", "other_topic"})
+"""Obstacles that nothing lifts: there is no place to send such a letter to."""
+
 _FLUSH_TIMEOUT_S: Final = 60.0
 
 
@@ -26,17 +29,22 @@ class Outcome:
 
     sent: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
-    """By why they would fail again."""
+    """By why: those of `KEPT` have no place to go to, the others would fail again."""
 
 
-def obstacle(letter: Letter, *, now_ms: int) -> str | None:
-    """Why sending it again would fail again, as a reason code; None when it may do well now.
+def obstacle(letter: Letter, *, topic: str, now_ms: int) -> str | None:
+    """Why sending it again cannot be or would fail again, as a reason code; None when it may do well now.
+
+    `topic` is the one that letters go back to. A header that names another is no reason to write there: whoever may
+    write dead letters would choose where this program, with its own rights, sends them.
 
     `now_ms` is the timestamp that the new record would get: what lay too far ahead once may be past today. A late
     event stays late, since its user's newest event only moves on.
     """
     if not letter.topic or letter.partition < 0:
         return "no_source"
+    if letter.topic != topic:
+        return "other_topic"
     if letter.reason == LATE:
         return LATE
     try:
@@ -50,12 +58,14 @@ class Redriver:
     """Sends letters to the topic and partition they came from, with their key, value and headers, and a new timestamp.
 
     Acknowledged by all replicas. Sending one twice does little harm: the worker drops the second as a duplicate while
-    the first is among the user's last 128 events.
+    the first is among the user's last 128 events. Raises `SettingError` for what librdkafka does not accept.
     """
 
     def __init__(self, kafka: Kafka, *, dead_letters: str) -> None:
         self._dead_letters = dead_letters
-        self._producer = Producer({**clients.librdkafka(kafka), "enable.idempotence": True, "linger.ms": 20})
+        config = {**clients.librdkafka(kafka), "enable.idempotence": True, "linger.ms": 20}
+        with clients.accepted():
+            self._producer = Producer(config)
         self._failed: Counter[str] = Counter()
 
     def send(self, letters: Iterable[Letter]) -> int:
@@ -88,6 +98,9 @@ class Redriver:
                 self._producer.poll(0)
             except BufferError:  # the local queue is full: wait for acknowledgements
                 self._producer.poll(1)
+            except KafkaException as error:  # refused before it is sent: too large, or no such partition
+                self._failed[error.args[0].str()] += 1
+                return
             else:
                 return
 

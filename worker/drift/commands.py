@@ -48,7 +48,8 @@ def data(
 
     PSI below 0.1 is fine, up to 0.25 to be watched, above to be acted on; "by chance" is what PSI reaches in one of a
     hundred samples of this size without any drift. Scores whose horizon is over are compared with what happened. What
-    lies before --from is folded, so that windows are as full as they were live.
+    lies before --from is folded, so that windows are as full as they were live. Exit code 1 where there are too few
+    events to compare.
 
     Example: `intent drift data ../shared/data/ga360 --from 2016-09-24 --to 2016-10-01`
     """

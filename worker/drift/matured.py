@@ -4,7 +4,7 @@ Knows arrays. A label is the same user's purchase in (t, t + H], as in training;
 last event are not mature and do not count.
 """
 
-from collections.abc import Sequence
+from array import array
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,39 @@ LEAST_VISITORS: Final = 30
 """Fewer buyers than that tell nothing."""
 
 DRAWS: Final = 200
+
+
+class Rows:
+    """Events as labels take them, in any order. 18 bytes an event, and each user's id once."""
+
+    def __init__(self) -> None:
+        self._people: dict[str, int] = {}
+        self._visitor = array("q")
+        self._time_ms = array("q")
+        self._instant = array("b")
+        self._purchase = array("b")
+
+    def __len__(self) -> int:
+        return len(self._time_ms)
+
+    def add(self, user: str, time_ms: int, *, instant: bool, purchase: bool) -> None:
+        """One event, at UTC ms; `instant` where it is scored."""
+        self._visitor.append(self._people.setdefault(user, len(self._people)))
+        self._time_ms.append(time_ms)
+        self._instant.append(instant)
+        self._purchase.append(purchase)
+
+    def events(self) -> Events:
+        """All that were added."""
+        visitor = np.array(self._visitor, np.int64)
+        return Events(
+            visitor=visitor,
+            session=visitor,
+            time_ms=np.array(self._time_ms, np.int64),
+            kind=np.zeros(len(self), np.int64),
+            instant=np.array(self._instant, np.bool_),
+            purchase=np.array(self._purchase, np.bool_),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,17 +128,3 @@ def _verdict(low: float, high: float, *, buyers: int) -> Verdict:
     if off > ACT:
         return "act"
     return "watch" if off > WATCH else "fine"
-
-
-def of_rows(rows: Sequence[tuple[str, int, bool, bool]]) -> Events:
-    """(user, time in UTC ms, whether it is scored, whether it is a purchase), in any order, as labels take them."""
-    people: dict[str, int] = {}
-    visitor = np.fromiter((people.setdefault(row[0], len(people)) for row in rows), np.int64, len(rows))
-    return Events(
-        visitor=visitor,
-        session=visitor,
-        time_ms=np.fromiter((row[1] for row in rows), np.int64, len(rows)),
-        kind=np.zeros(len(rows), np.int64),
-        instant=np.fromiter((row[2] for row in rows), np.bool_, len(rows)),
-        purchase=np.fromiter((row[3] for row in rows), np.bool_, len(rows)),
-    )

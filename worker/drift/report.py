@@ -12,13 +12,14 @@ from rich.text import Text
 
 from worker.drift import values
 from worker.drift.findings import ORDER, Finding, findings, unseen_items
-from worker.drift.matured import Calibration, calibrations, of_rows
+from worker.drift.matured import Calibration, Rows, calibrations
 from worker.drift.reference import Reference
-from worker.errors import CheckFailed, SettingError
+from worker.errors import CheckFailed, IntentError, SettingError
 from worker.events import Event
 from worker.scores import HORIZONS
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
+from worker.terminal import printable
 
 _LONGEST = 40
 
@@ -36,7 +37,7 @@ def reference_of(bundle: Bundle) -> Reference:
 
 
 class Watch:
-    """What a job has seen. 40 bytes an event, and each user's id once."""
+    """What a job has seen. Some 30 bytes an event, and each user's id once."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.reference = reference_of(bundle)
@@ -44,7 +45,7 @@ class Watch:
         self.counts = np.zeros(int(self.reference.starts[-1]), np.int64)
         self._hashes = {int(name) for one in self.reference.features if one.names is not None for name in one.names}
         self._names: dict[int, str] = {}
-        self._rows: list[tuple[str, int, bool, bool]] = []
+        self._rows = Rows()
         self._intent: list[Floats] = []
 
     def add(self, events: Sequence[Event], windows: Sequence[bytes], intent: Floats, scored: Sequence[bool]) -> None:
@@ -52,10 +53,8 @@ class Watch:
         if not windows:
             return
         self.counts += values.count(Batch.of(windows), intent, self.bundle.vocabulary, self.reference)
-        self._rows += [
-            (event.user_id, event.time_ms, instant, event.type == "purchase")
-            for event, instant in zip(events, scored, strict=True)
-        ]
+        for event, instant in zip(events, scored, strict=True):
+            self._rows.add(event.user_id, event.time_ms, instant=instant, purchase=event.type == "purchase")
         self._intent.append(intent)
         for event in events:
             for hashed, name in values.hashes(event):
@@ -76,7 +75,7 @@ class Watch:
             unseen_items_before=unseen_items(
                 self.reference, np.concatenate([feature.counts for feature in self.reference.features])
             ),
-            calibration=calibrations(of_rows(self._rows), intent),
+            calibration=calibrations(self._rows.events(), intent),
         )
 
 
@@ -102,11 +101,17 @@ class Report:
         return moved + [f"calibration of {one.horizon}" for one in self.calibration if one.verdict == "act"]
 
     def check(self) -> None:
-        """Raises `CheckFailed` where something is to be acted on."""
+        """Raises `CheckFailed` where something is to be acted on, `IntentError` where nothing could be judged."""
         if self.to_act_on:
             raise CheckFailed(
                 f"drift to act on: {', '.join(self.to_act_on)}; look at what changed in the shop or its tracking, "
                 "train again if it is to stay"
+            )
+        verdicts = {one.verdict for one in self.findings} | {one.verdict for one in self.calibration}
+        if verdicts <= {"too few"}:
+            raise IntentError(
+                f"there is nothing to compare: {self.what} has {self.events:,} events, too few to judge any feature "
+                "by; name a longer stretch with --from and --to"
             )
 
     def document(self) -> dict[str, Any]:
@@ -133,7 +138,7 @@ class Report:
                 f"{one.seen:,}",
                 f"{one.psi:.3f}",
                 _decimals(one.noise),
-                Text(f"{_printable(one.moved)} {one.was:.1%} → {one.now:.1%}"),
+                Text(f"{_name(one.moved)} {one.was:.1%} → {one.now:.1%}"),
             )
         parts += ["", inputs, ""]
         if self.unseen_items is not None and self.unseen_items_before is not None:
@@ -174,10 +179,10 @@ def _decimals(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else ""
 
 
-def _printable(text: str) -> str:
+def _name(text: str) -> str:
     """A shop's own name: nothing in it steers a terminal."""
-    short = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
-    return "".join(char if char.isprintable() else "�" for char in short)
+    shown = printable(text)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 
 def _finite(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """`intent explain` and `intent explain check`: what they take and how they say what came of it."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -70,10 +71,11 @@ def explain(
         raise typer.BadParameter("name a file of events (- for standard input) or the sample", param_hint="--events")
     if page is not None and (page.is_dir() or not page.parent.is_dir()):
         raise typer.BadParameter(f"{page} is no file in an existing folder", param_hint="--page")
+    if page is not None and not os.access(page if page.exists() else page.parent, os.W_OK):
+        raise typer.BadParameter(f"{page} cannot be written: it is closed to this user", param_hint="--page")
     methods = {"both": (OCCLUSION, GRADIENTS), "occlusion": (OCCLUSION,), "gradients": (GRADIENTS,)}[method]
     where = options.place(device)
     loaded = load(bundle)
-    loaded.model.to(where)
     with err.status("reading the events"):
         story = _story(events, data, visitor=visitor, until=until, last=last)
     found = run(loaded, story, horizon=_HORIZONS[horizon], methods=methods, device=where)
@@ -125,7 +127,6 @@ def check(
 
     where = options.place(device)
     loaded = load(bundle)
-    loaded.model.to(where)
     at = list(_HORIZONS).index(horizon)
     with err.status(f"folding {data}") as status:
         chosen = draw(data, runs=runs, count=windows, least=least, horizon=at, seed=seed)

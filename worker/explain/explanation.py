@@ -1,14 +1,13 @@
 """One score explained: the story, the score, what each part contributes by each method; as tables and as a document."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from worker.explain.gradients import Integrated, integrated_gradients
 from worker.explain.occlusion import occlusion
 from worker.explain.parts import GROUPS, Attribution
 from worker.explain.scorer import Scorer
@@ -20,6 +19,10 @@ from worker.scoring import reasons
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.scoring.encode import COLUMNS
+from worker.terminal import printable
+
+if TYPE_CHECKING:
+    from worker.explain.gradients import Integrated
 
 OCCLUSION: Final = "occlusion"
 GRADIENTS: Final = "integrated gradients"
@@ -35,7 +38,7 @@ class Explanation:
     probability: float
     logit: float  # calibrated
     methods: dict[str, Attribution]  # by `OCCLUSION`, `GRADIENTS`: those that were asked for
-    integrated: Integrated | None
+    integrated: "Integrated | None"
     codes: dict[str, float]  # the reason codes that the stream publishes, and their weights
 
     def document(self) -> dict[str, Any]:
@@ -65,6 +68,9 @@ def explain(bundle: Bundle, story: Story, *, horizon: str, methods: tuple[str, .
     if OCCLUSION in methods:
         found[OCCLUSION] = occlusion(scorer, windows, horizon=at)[0]
     if GRADIENTS in methods:
+        from worker.explain.gradients import integrated_gradients  # with captum, which occlusion does without
+
+        bundle.model.to(device)
         integrated = integrated_gradients(bundle, windows, horizon=at)[0]
         found[GRADIENTS] = integrated.attribution
     codes, weights = reasons.top(Batch.of(windows), bundle.surrogate)
@@ -140,7 +146,7 @@ def notes(found: Explanation) -> list[str]:
 
 def tables(found: Explanation) -> RenderableType:
     """For a terminal."""
-    events = Table(title=headline(found), title_justify="left")
+    events = Table(title=_plain(headline(found), style="italic"), title_justify="left")
     events.add_column("#", justify="right")
     for name in ("time", "event", "item or page"):
         events.add_column(name, overflow="fold")
@@ -154,15 +160,20 @@ def tables(found: Explanation) -> RenderableType:
         step = row["step"]
         events.add_row(
             str(row["number"]),
-            Text(step.time[:19].replace("T", " ")),
-            Text(step.kind),
-            Text(step.item or step.page or ""),
+            _plain(step.time[:19].replace("T", " ")),
+            _plain(step.kind),
+            _plain(step.item or step.page or ""),
             *map(_signed, row["values"]),
             end_section=row["opens"],
         )
     for name, value, contributions in beside(found):
-        parts.add_row(name, Text(value), *map(_signed, contributions))
-    return Group(events, parts, *(Text(note) for note in notes(found)))
+        parts.add_row(name, _plain(value), *map(_signed, contributions))
+    return Group(events, parts, *(_plain(note) for note in notes(found)))
+
+
+def _plain(text: str, *, style: str = "") -> Text:
+    """A shop's own words, as they are: no marks in them, and nothing that steers a terminal."""
+    return Text(printable(text), style=style)
 
 
 def _signed(value: float) -> Text:

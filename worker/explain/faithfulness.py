@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from worker.explain.gradients import integrated_gradients
 from worker.explain.occlusion import occlusion
 from worker.explain.parts import Doubles, only, without_each
 from worker.explain.scorer import Scorer
@@ -75,7 +74,10 @@ def study(
     report: Callable[[str], None] = lambda _: None,
 ) -> Study:
     """Of at least two windows of at least three events each. About 0.3 s a window on one core."""
+    from worker.explain.gradients import integrated_gradients  # with captum, which a picture does without
+
     scorer = Scorer(bundle, device=device)
+    bundle.model.to(device)
     rng = np.random.default_rng(seed)
     report("occlusion")
     found: dict[str, list[Doubles]] = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import jinja2
 import numpy as np
 
+from worker.errors import IntentError
 from worker.explain.explanation import Explanation, beside, headline, notes, rows
 from worker.explain.faithfulness import SHARES, Study
 
@@ -18,7 +19,10 @@ _SHOWN = 8  # parts beside the events
 
 
 def write_page(found: Explanation, path: Path) -> None:
-    """One self-contained HTML file: headline, plot, tables. Replaces a file that is there."""
+    """One self-contained HTML file: headline, plot, tables. Replaces a file that is there.
+
+    Raises `IntentError` where it cannot be written.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -33,7 +37,13 @@ def write_page(found: Explanation, path: Path) -> None:
         notes=notes(found),
         context=found.story.context,
     )
-    path.write_text(page)
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise IntentError(
+            f"--page is {str(path)!r}, which cannot be written: {error.strerror}; "
+            "name a file on a disk with room, in a folder that this user may write to"
+        ) from None
 
 
 def figure(found: Explanation) -> "Figure":
@@ -49,7 +59,7 @@ def figure(found: Explanation) -> "Figure":
         shift = (number - (len(found.methods) - 1) / 2) * width
         events.bar(at + shift, np.nan_to_num(one.events), width, color=_COLOURS[number], label=method)
         others.barh(np.arange(len(shown)) - shift, [line[2][number] for line in shown], width, color=_COLOURS[number])
-    events.set_xticks(at, [step.kind for step in steps], rotation=90, fontsize=7)
+    events.set_xticks(at, [step.kind for step in steps], rotation=90, fontsize=7, parse_math=False)
     for place in range(1, len(steps)):
         if steps[place].session != steps[place - 1].session:
             events.axvline(place - 0.5, color="#888888", linewidth=0.8, linestyle=":")

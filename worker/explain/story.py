@@ -62,7 +62,7 @@ def read(lines: Iterable[bytes], *, source: str, user: str | None) -> list[Event
             events.append(event)
     users = {event.user_id for event in events}
     if len(users) > 1:
-        some = ", ".join(sorted(users)[:3])
+        some = ", ".join(map(repr, sorted(users)[:3]))
         raise IntentError(f"{source} has events of {len(users)} users ({some}, …); name one with --visitor")
     if not events:
         raise IntentError(f"{source} has no event" + (f" of the user {user!r}" if user else ""))

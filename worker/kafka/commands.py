@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from worker.errors import CheckFailed
+from worker.options import Json
 from worker.terminal import err, out
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ broker_app = typer.Typer(no_args_is_help=True, help="A real Apache Kafka on this
 topics_app = typer.Typer(no_args_is_help=True, help="The topics that the worker reads and writes.")
 
 _Folder = Annotated[Path, typer.Option("--folder", help="Where the broker keeps its data, logs and state.")]
-_Json = Annotated[bool, typer.Option("--json", help="For programs: one JSON object on standard output.")]
 _FOLDER = Path(".intent/broker")
 
 
@@ -29,7 +30,7 @@ def broker_start(
     nodes: Annotated[int, typer.Option(min=1, max=5, help="3 for fail-over tests: replication 3, 2 in sync.")] = 1,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="The first node's port; 0 chooses free ones.")] = 9092,
     folder: _Folder = _FOLDER,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Start Kafka in the background and wait until it answers. Does nothing when it runs already.
 
@@ -49,11 +50,11 @@ def broker_start(
     out.print(f"Kafka runs on [bold]{servers}[/], {how}", highlight=False)
     if servers != "127.0.0.1:9092":
         out.print(f"  export INTENT_KAFKA__BOOTSTRAP_SERVERS={servers}", highlight=False, soft_wrap=True)
-    out.print("next: [bold]intent topics create[/]; stop it with [bold]intent broker stop[/]" + _option(folder))
+    out.print("next: [bold]intent topics create[/]; stop it with [bold]intent broker stop[/]" + escape(_option(folder)))
 
 
 @broker_app.command("status")
-def broker_status(*, folder: _Folder = _FOLDER, as_json: _Json = False) -> None:
+def broker_status(*, folder: _Folder = _FOLDER, as_json: Json = False) -> None:
     """Say which nodes run, and where. Exit code 3 when not all of them do."""
     from worker.kafka import daemon
 
@@ -64,7 +65,7 @@ def broker_status(*, folder: _Folder = _FOLDER, as_json: _Json = False) -> None:
         table = Table("node", "state", "pid", "log", title=f"Kafka on {status.bootstrap_servers}", title_justify="left")
         for number, running in status.running.items():
             state = "[green]running[/]" if running else "[red]gone[/]"
-            table.add_row(str(number), state, str(status.pids[number]), os.path.relpath(status.logs[number]))
+            table.add_row(str(number), state, str(status.pids[number]), escape(os.path.relpath(status.logs[number])))
         out.print(table)
     if not status.complete:
         option = _option(folder)
@@ -76,7 +77,7 @@ def broker_status(*, folder: _Folder = _FOLDER, as_json: _Json = False) -> None:
 
 
 @broker_app.command("stop")
-def broker_stop(*, folder: _Folder = _FOLDER, as_json: _Json = False) -> None:
+def broker_stop(*, folder: _Folder = _FOLDER, as_json: Json = False) -> None:
     """Stop it in order, and by force when it takes more than ten seconds. The data stays in the folder."""
     from worker.kafka import daemon
 
@@ -85,11 +86,12 @@ def broker_stop(*, folder: _Folder = _FOLDER, as_json: _Json = False) -> None:
     if as_json:
         out.print_json(json.dumps({"stopped": stopped}))
     else:
-        out.print(f"stopped {stopped} node{'s' * (stopped > 1)}" if stopped else f"no Kafka runs below {folder}")
+        none = f"no Kafka runs below {escape(str(folder))}"
+        out.print(f"stopped {stopped} node{'s' * (stopped > 1)}" if stopped else none)
 
 
 @topics_app.command("create")
-def topics_create(*, as_json: _Json = False) -> None:
+def topics_create(*, as_json: Json = False) -> None:
     """Create the topics that are missing, with their partitions and settings. Touches none that exists."""
     from worker.config import load
     from worker.kafka import topics
@@ -117,7 +119,7 @@ def topics_create(*, as_json: _Json = False) -> None:
 
 
 @topics_app.command("check")
-def topics_check(*, as_json: _Json = False) -> None:
+def topics_check(*, as_json: Json = False) -> None:
     """Name each difference between the topics and what they should be. Exit code 3 when there is one."""
     from worker.config import load
     from worker.kafka import topics

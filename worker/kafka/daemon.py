@@ -141,6 +141,10 @@ def _read(folder: Path) -> State:
         return msgspec.json.decode(path.read_bytes(), type=State)
     except FileNotFoundError:
         return State("", ())
+    except OSError as error:
+        raise IntentError(
+            f"the state of a broker, {path}, cannot be read ({error.strerror}); name its folder by --folder"
+        ) from None
     except msgspec.MsgspecError as error:
         raise IntentError(f"{path} is no state of a broker ({error}); remove it, and end the broker by hand") from None
 

@@ -11,8 +11,7 @@ from typing import Final, NamedTuple
 import orjson
 
 STALLED_AFTER_S: Final = 120.0
-"""No progress for this long while there is work is a stall: four times a transaction's default time-out, which ends a
-worker that merely waits for the broker well before."""
+"""No progress for this long while there is work is a stall, at least: see `stalled_after_s`."""
 
 CONTENT_TYPE: Final = "application/json"
 
@@ -21,8 +20,9 @@ CONTENT_TYPE: Final = "application/json"
 class State:
     """What is known of the worker at one instant. Taking it must not wait for anything.
 
-    `lag_events` is the work left: source events, or changelog records while it recovers. `since_progress_s` is the age
-    of the newest of: a commit, a recovered record, the arrival of work when none was left.
+    `lag_events` is the work left: source events of the partitions that run. One that is being recovered has none yet;
+    if it stands still the watchdog ends the worker. `since_progress_s` is the age of the newest of: a commit, a
+    recovered record, the arrival of work when none was left.
     """
 
     recovered: bool
@@ -37,6 +37,11 @@ class Answer(NamedTuple):
 
     status: int
     body: bytes
+
+
+def stalled_after_s(transaction_timeout_s: float) -> float:
+    """Four times a transaction's limit: that ends a worker which merely waits for the broker well before."""
+    return max(STALLED_AFTER_S, 4 * transaction_timeout_s)
 
 
 def liveness(state: State, *, stalled_after_s: float = STALLED_AFTER_S) -> Answer:

@@ -236,6 +236,11 @@ class Metrics:
             registry=registry,
         )
 
+        self.ready = Gauge(
+            "intent_ready",
+            "1 while /readyz answers 200: events that arrive now get scores.",
+            registry=registry,
+        )
         self.tasks = Gauge(
             "intent_tasks",
             "Tasks of the event loop: a number that only grows is a leak.",

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from worker import options
 from worker.errors import SettingError
 from worker.terminal import err, out
 
@@ -38,9 +38,7 @@ def replay(
     state: Annotated[
         Literal["memory", "disk"], typer.Option(help="Where windows live meanwhile; disk for many millions of users.")
     ] = "memory",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="For programs: the report as JSON on standard output.")
-    ] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Score a stretch of a topic's history with the live worker's own code.
 
@@ -114,18 +112,9 @@ def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memo
     try:
         with (
             ParquetSink(file, topic=plan.topic, origin=origin) as sink,
-            Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("offsets"),
-                TimeRemainingColumn(),
-                console=err,
-                transient=True,
-                disable=not err.is_terminal,
-            ) as progress,
+            options.progress() as progress,
         ):
-            bar = progress.add_task("replay", total=plan.offsets)
+            bar = progress.add_task("offsets", total=plan.offsets)
             asyncio.run(
                 play(
                     plan,

@@ -32,6 +32,7 @@ _NOBODY: Final = {
     KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 - as above
 }
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_OFFSET: Final = "[0-9]{1,10}:[0-9]{1,19}"  # Kafka's numbers have no more digits
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -116,7 +117,7 @@ def parse_bound(text: str, *, option: str) -> Bound:
     for edge in (EARLIEST, LATEST):
         if text == edge.name:
             return edge
-    if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
+    if re.fullmatch(f"{_OFFSET}(,{_OFFSET})*", text):
         pairs = [pair.split(":") for pair in text.split(",")]
         offsets = {int(partition): int(offset) for partition, offset in pairs}
         if len(offsets) != len(pairs):
@@ -133,6 +134,12 @@ def parse_bound(text: str, *, option: str) -> Bound:
         if len(text) > len("2017-08-01"):
             raise SettingError(f"{option} is {text!r}: a time needs its offset to UTC; write for example {text}Z")
         time = time.replace(tzinfo=dt.UTC)
+    try:
+        time = time.astimezone(dt.UTC)
+    except OverflowError:
+        raise SettingError(
+            f"{option} is {text!r}: in UTC that is outside of the years 1 to 9999; earliest and latest are the ends"
+        ) from None
     return Instant((time - _EPOCH) // dt.timedelta(milliseconds=1))
 
 

@@ -8,12 +8,14 @@ from typing import Final
 
 import numpy as np
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from worker.errors import CheckFailed
 from worker.fold import Batch
 from worker.replay.plan import Plan
 from worker.scores import HORIZONS, Model, Rating
+from worker.terminal import printable
 
 QUANTILES: Final = (0.01, 0.1, 0.5, 0.9, 0.99)
 _BINS: Final = 100_000
@@ -141,7 +143,7 @@ class Report:
             "scores written": f"{self.rows:,} to {self.out}",
         }
         for name, shown in rows.items():
-            counts.add_row(name, shown)
+            counts.add_row(*(escape(printable(cell)) for cell in (name, shown)))
         spread = Table(title="Scores", title_justify="left")
         spread.add_column("")
         columns = ("mean", *(f"p{quantile * 100:g}" for quantile in QUANTILES), "max")

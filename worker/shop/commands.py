@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 import_app = typer.Typer(no_args_is_help=True, help="Publish recorded events to the events topic.")
 
-_Json = Annotated[bool, typer.Option("--json", help="For programs: one JSON object on standard output.")]
 _INTERRUPTED = 130
 
 
@@ -45,7 +44,7 @@ def simulate(
     late: Annotated[float, typer.Option(min=0, max=0.9, help="Share that comes 11 to 60 min late.")] = 0.0,
     poison: Annotated[float, typer.Option(min=0, max=0.9, help="Share that cannot be read, in 15 ways.")] = 0.0,
     daily_rhythm: Annotated[bool, typer.Option(help="Let the rate follow the hours of the shop's day.")] = False,
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Play shoppers into the events topic: sessions that follow the statistics of a real shop.
 
@@ -89,7 +88,7 @@ def import_ga360(
     speed: Annotated[
         float | None, typer.Option(min=0.001, help="So many times real time; default: as fast as possible.")
     ] = None,
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Publish a slice of the real GA360 sample to the events topic, in its order and with its own event times."""
     from worker.config import load
@@ -117,7 +116,7 @@ def import_table(
     speed: Annotated[
         float | None, typer.Option(min=0.001, help="So many times real time; default: as fast as possible.")
     ] = None,
-    as_json: _Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Publish any shop's recorded events to the events topic, by time and with their own event times.
 

@@ -6,7 +6,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol
 
 from worker.errors import IntentError
 from worker.events import Event
@@ -24,12 +24,6 @@ class Splits:
     end: int
     outages: tuple[tuple[int, int], ...] = ()
     """From when to when no purchase was recorded: what looks into one is no example."""
-
-    @classmethod
-    def by_shares(cls, start: int, end: int, *, validation: float, test: float) -> Self:
-        """Validation and test begin after the given shares of the time."""
-        span = end - start
-        return cls(start=start, validation=start + round(span * validation), test=start + round(span * test), end=end)
 
     @property
     def week_validation(self) -> int:

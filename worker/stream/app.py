@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final, NoReturn, cast
 
 import faust
@@ -68,6 +69,7 @@ class IntentApp(faust.App):
         self.metrics = metrics
         self.watchdog = Watchdog()
         worker, kafka = settings.worker, settings.kafka
+        web_port = worker.web_port or free_port()
         super().__init__(
             worker.application_id,
             broker=[f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
@@ -78,7 +80,7 @@ class IntentApp(faust.App):
             broker_max_poll_interval=worker.recovery_timeout_s,
             broker_commit_interval=1.0,
             # A static member gets the assignment of its former life, in which Faust looks for its own address.
-            canonical_url=f"http://{worker.instance_id}" if worker.instance_id else None,
+            canonical_url=f"http://{worker.instance_id or _authority(worker.web_host, web_port)}",
             consumer_auto_offset_reset="earliest",
             consumer_group_instance_id=worker.instance_id,
             consumer_max_fetch_size=_FETCH_BYTES,
@@ -93,7 +95,7 @@ class IntentApp(faust.App):
             topic_replication_factor=settings.topics.replication_factor,
             web_host=worker.web_host,
             web_bind=worker.web_host,
-            web_port=worker.web_port or free_port(),
+            web_port=web_port,
             web_router_enabled=False,  # the port has no login: it tells nothing of keys and tables
             web_tables_enabled=False,
             worker_redirect_stdouts=False,
@@ -114,6 +116,7 @@ class IntentApp(faust.App):
         )
         metrics.show_model(name=engine.model.name, version=engine.model.version)
         metrics.engine_queue_windows.set_function(lambda: engine.queued)
+        metrics.ready.set_function(lambda: self._readiness().status == HTTPStatus.OK)
         metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
         events = self.topic(
             settings.topics.events, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
@@ -217,11 +220,18 @@ class IntentApp(faust.App):
             since_progress_s=time.monotonic() - self.partitions.progressed_at,
         )
 
+    @property
+    def _stalled_after_s(self) -> float:
+        return health.stalled_after_s(self.settings.worker.transaction_timeout_s)
+
+    def _readiness(self) -> health.Answer:
+        return health.readiness(self.condition(), stalled_after_s=self._stalled_after_s)
+
     async def _livez(self, request: Any) -> Any:  # noqa: ARG002
-        return self._answer(health.liveness(self.condition()))
+        return self._answer(health.liveness(self.condition(), stalled_after_s=self._stalled_after_s))
 
     async def _readyz(self, request: Any) -> Any:  # noqa: ARG002
-        return self._answer(health.readiness(self.condition()))
+        return self._answer(self._readiness())
 
     async def _metrics_page(self, request: Any) -> Any:  # noqa: ARG002
         return self.web.bytes(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -234,6 +244,11 @@ async def _subscribe(stream: Any) -> None:
     """Makes Faust subscribe to the topic and assign the table's partitions with it; the partitions do the work."""
     async for _ in stream:
         raise AssertionError("the consumer never feeds streams")
+
+
+def _authority(host: str, port: int) -> str:
+    """Of a URL; Faust's own has no brackets around an address with colons."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _credentials(settings: Settings) -> SASLCredentials | SSLCredentials | None:

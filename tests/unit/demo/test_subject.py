@@ -38,7 +38,7 @@ def test_counts_over_a_kill_and_knows_what_is_done(tmp_path: Path, monkeypatch: 
 
 
 def test_says_why_the_worker_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = tmp_path / "worker" / "cli.py"
+    broken = tmp_path / "worker" / "__main__.py"
     broken.parent.mkdir()
     (broken.parent / "__init__.py").touch()
     broken.write_text("import sys; print('out of paper'); sys.exit(7)")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +20,12 @@ from tests.unit.shop.test_table import GA4
 from worker import cli, facts
 from worker.drift import values
 from worker.drift.findings import findings, unseen_items
-from worker.drift.matured import calibrations, of_rows
+from worker.drift.matured import Rows, calibrations
 from worker.drift.monitor import PARTS, SHARE, Monitor
 from worker.drift.reference import Feature, Reference
 from worker.drift.report import Watch
-from worker.errors import CheckFailed, SettingError
-from worker.events import Event
+from worker.errors import CheckFailed, IntentError, SettingError
+from worker.events import Event, decode, encode
 from worker.ops.metrics import Metrics
 from worker.scores import HORIZONS
 from worker.scoring import bundle as bundles
@@ -202,17 +203,17 @@ def test_a_monitor_that_fails_leaves_the_scoring_alone(watched: Bundle) -> None:
 def test_calibration_on_matured_labels(off: float, verdict: str) -> None:
     """Scores that come true as often as they say, and scores that promise more; those not yet mature do not count."""
     rng = np.random.default_rng(31)
-    n, rows, p = 6000, [], []
+    n, rows, p = 6000, Rows(), []
     for user in range(n):
         promised = float(rng.uniform(0.02, 0.3))
-        rows.append((str(user), user, True, False))
+        rows.add(str(user), user, instant=True, purchase=False)
         p.append(promised * off)
         if rng.random() < promised:
-            rows.append((str(user), user + 20 * MINUTE, False, True))
+            rows.add(str(user), user + 20 * MINUTE, instant=False, purchase=True)
             p.append(0.9)  # at no instant: never counted
-    rows += [("late", n + 40 * MINUTE, True, False)]
+    rows.add("late", n + 40 * MINUTE, instant=True, purchase=False)
     p.append(1.0)
-    found = calibrations(of_rows(rows), np.repeat(np.array(p, np.float32)[:, None], 3, axis=1))
+    found = calibrations(rows.events(), np.repeat(np.array(p, np.float32)[:, None], 3, axis=1))
     (half_hour,) = found  # a day and a week have not passed for anybody
     assert (half_hour.scores, half_hour.verdict) == (n, verdict)
     assert half_hour.ratio == pytest.approx(1 / off, rel=0.1)
@@ -253,6 +254,38 @@ def test_a_report_says_what_is_to_be_done(watched: Bundle) -> None:
         report.check()
 
 
+def test_too_few_for_any_verdict_is_nothing_to_compare(watched: Bundle, tmp_path: Path) -> None:
+    """A scheduler's alarm does not stay silent where a handful of events came and nothing could be judged."""
+    bundles.save(tmp_path / "b", watched)
+    file = write(tmp_path / "few.csv", of_events(shop(46, visitors=2)))
+    arguments = ["drift", "data", str(file), "--map", str(GA4), "--bundle", str(tmp_path / "b")]
+    run = CliRunner().invoke(cli.app, arguments)
+    assert "too few" in run.stdout
+    assert isinstance(run.exception, IntentError)
+    assert run.exception.exit_code == 1
+    assert "there is nothing to compare" in str(run.exception)
+
+
+def test_a_watch_keeps_some_30_bytes_an_event(watched: Bundle) -> None:
+    """Each event's user is a text of its own, as a record's is."""
+    events = shop(47, visitors=200)
+    records = [(encode(event), event.user_id.encode()) for event in events]
+    windows, intent = list(folded(events)), np.zeros((len(events), 3), np.float32)
+    watch, rounds, before = Watch(watched), 10, 0
+    tracemalloc.start()
+    try:
+        for turn in range(rounds + 1):
+            if turn == 1:  # users, names and what is loaded once
+                before = tracemalloc.get_traced_memory()[0]
+            decoded = [decode(value, key=key, timestamp_ms=making.START_MS + 10**10) for value, key in records]
+            watch.add(decoded, windows, intent.copy(), [True] * len(events))
+            del decoded
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert held / (rounds * len(events)) < 40
+
+
 def test_a_report_fits_a_terminal_and_is_json(watched: Bundle) -> None:
     """Nothing of a name is cut at 80 columns, and what there is no number of is null."""
     watch = Watch(watched)
@@ -265,7 +298,7 @@ def test_a_report_fits_a_terminal_and_is_json(watched: Bundle) -> None:
     shown.print(replace(report, findings=[evil, *report.findings[1:]]).table(), highlight=False)
     assert isinstance(shown.file, io.StringIO)
     text = shown.file.getvalue()
-    assert "c1�[2J[red]" in text
+    assert r"c1\x1b[2J[red]" in text
     assert "…" not in text
     assert all(feature.name in text for feature in reference(watched).features)
     assert f"of {len(events) + 3} records: scored {len(events)}, dead 3" in text

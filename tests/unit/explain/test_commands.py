@@ -1,7 +1,10 @@
 """From a file of events to a table, a document and a page."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,6 +124,60 @@ def test_explain_as_tables_from_standard_input(file: Path, folder: Path) -> None
     assert run.exit_code == 0, run.output
     assert "after 3 events" in run.stdout  # add_to_cart, view_cart, and the former duplicate
     assert "integrated" not in run.stdout
+
+
+def test_a_shops_words_are_shown_as_they_are(tmp_path: Path, folder: Path) -> None:
+    """Marks are no marks, and nothing steers the terminal."""
+    file = tmp_path / "user.jsonl"
+    told = making.event(1, user_id="a[/x][bold]1", type="kind[/y]\x1b[2J", page="/\x1b]0;title\x07")
+    file.write_bytes(events.encode(told))
+    command = ["explain", "--events", str(file), "--bundle", str(folder), "--method", "occlusion"]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 0, run.output
+    shown = "".join(run.stdout.split())
+    assert "givesa[/x][bold]1purchase" in shown
+    assert r"kind[/y]\x1b[2J" in shown
+    assert r"/\x1b]0;title\x07" in shown
+    assert "\x1b" not in run.stdout
+
+
+def test_users_that_are_one_too_many_are_told_safely() -> None:
+    lines = [events.encode(making.event(n, user_id=f"u{n}\x1b[2J")) for n in range(2)]
+    with pytest.raises(IntentError, match=r"'u0\\x1b\[2J'"):
+        story.read(lines, source="FILE", user=None)
+
+
+def test_a_page_that_cannot_be_written_is_a_sentence(file: Path, folder: Path) -> None:
+    command = ["explain", "--events", str(file), "--bundle", str(folder), "--method", "occlusion"]
+    run = CliRunner().invoke(app, [*command, "--page", "/dev/full"])
+    assert isinstance(run.exception, IntentError)
+    assert "--page is '/dev/full', which cannot be written: No space left on device" in str(run.exception)
+
+
+def test_a_page_that_is_closed_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.W_OK)
+    command = ["explain", "--events", "-", "--page", str(tmp_path / "why.html")]
+    run = CliRunner().invoke(app, command, env={"COLUMNS": "300"})
+    assert run.exit_code == 2
+    assert "closed to this user" in run.output
+
+
+def test_occlusion_does_without_captum_and_the_module(file: Path, folder: Path) -> None:
+    """Neither is needed, and the module takes seconds to make."""
+    program = (
+        "import sys; sys.modules['captum'] = None; from worker.scoring.bundle import Bundle; Bundle.model = None; "
+        "from worker.cli import app; app(sys.argv[1:])"
+    )
+    command = ["explain", "--events", str(file), "--bundle", str(folder), "--page", str(file.with_suffix(".html"))]
+    run = subprocess.run(
+        [sys.executable, "-c", program, *command, "--method", "occlusion"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "occlusion" in run.stdout
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@ version changes the part or what is relied on. What runs in a moment is run; of 
 """
 
 import asyncio
+import dataclasses
 import inspect
 import re
 import signal
 import tomllib
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +43,7 @@ from prometheus_client import CollectorRegistry
 
 from worker import config
 from worker.kafka.topics import Changelog
+from worker.ops.health import State
 from worker.ops.metrics import Metrics
 from worker.stream import consumer
 from worker.stream.app import IntentApp, Runner
@@ -397,17 +400,50 @@ def test_an_app_makes_its_transport_once_by_the_hook(app: faust.App, monkeypatch
     assert made == []
 
 
-def test_faust_s_own_pages_are_off() -> None:
-    """The port has no login: Faust's tables and router would tell of keys and partitions."""
-    engine = Mock(model=SimpleNamespace(version="1"))
+def intent_app(**worker: object) -> IntentApp:
+    engine = Mock(model=SimpleNamespace(version="1"), queued=0)
     engine.model.name = "m"
-    app = IntentApp(
-        config.load(),
+    return IntentApp(
+        config.load({"worker": worker}),
         engine=engine,
         metrics=Metrics(CollectorRegistry()),
         changelog=Changelog("topic", 0),
         shadow=None,
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "url"), [("::", "http://[::]:6066"), ("::1", "http://[::1]:6066"), ("here", "http://here:6066")]
+)
+def test_an_address_with_colons_has_a_url(host: str, url: str) -> None:
+    """Faust makes none of it that can be read, and needs one to start."""
+    assert str(intent_app(web_host=host).conf.canonical_url) == url
+    assert str(intent_app(web_host=host, instance_id="only").conf.canonical_url) == "http://only"
+
+
+async def test_the_metric_says_what_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = intent_app(transaction_timeout_s=600)
+    state = State(recovered=True, engine_alive=True, broker_reachable=True, lag_events=1, since_progress_s=2000.0)
+    monkeypatch.setattr(app, "condition", lambda: state)
+    ready = partial(app.metrics.registry.get_sample_value, "intent_ready")
+    assert ready() == 1.0
+    state = dataclasses.replace(state, since_progress_s=2500.0)
+    assert ready() == 0.0
+
+
+async def test_a_long_transaction_is_no_reason_to_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = State(recovered=True, engine_alive=True, broker_reachable=True, lag_events=1, since_progress_s=2000.0)
+    alive = []
+    for limit_s in (600, 30):
+        app = intent_app(transaction_timeout_s=limit_s)
+        monkeypatch.setattr(app, "condition", lambda: state)
+        alive.append((await app._livez(None)).status)
+    assert alive == [200, 503]
+
+
+def test_faust_s_own_pages_are_off() -> None:
+    """The port has no login: Faust's tables and router would tell of keys and partitions."""
+    app = intent_app()
     assert [str(blueprint) for _, blueprint in app.web._enabled_blueprints()] == [
         "faust.web.apps.production_index:blueprint"
     ]

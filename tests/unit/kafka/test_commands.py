@@ -1,0 +1,32 @@
+"""What `intent broker` says of folders that are none, and of odd names."""
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from worker.errors import CheckFailed, IntentError
+from worker.kafka.commands import broker_app
+
+
+@pytest.fixture
+def program() -> typer.Typer:
+    app = typer.Typer()
+    app.add_typer(broker_app, name="broker")
+    return app
+
+
+@pytest.mark.parametrize("command", ["start", "status", "stop"])
+def test_a_folder_that_is_a_file_is_an_error_of_ours(program: typer.Typer, tmp_path: Path, command: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    done = CliRunner().invoke(program, ["broker", command, "--folder", str(file)])
+    assert type(done.exception) is IntentError
+    assert str(file) in str(done.exception)
+
+
+def test_a_name_with_marks_is_said_as_it_is(program: typer.Typer) -> None:
+    assert "no Kafka runs below [/x]" in CliRunner().invoke(program, ["broker", "stop", "--folder", "[/x]"]).output
+    done = CliRunner().invoke(program, ["broker", "status", "--folder", "[/x]"])
+    assert isinstance(done.exception, CheckFailed)

@@ -1,0 +1,62 @@
+"""Signals, as the program hears them: in its first moment, and while a command works."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+IMPORTING = """
+import os, signal, sys, time
+
+class Stopping:
+    def find_spec(self, name, *_):
+        if name == "worker.cli":
+            os.kill(os.getpid(), signal.{signal})
+            time.sleep(10)
+
+from worker.__main__ import main
+sys.meta_path.insert(0, Stopping())
+main()
+"""
+WORKING = """
+import sys, tempfile, time
+from worker import cli
+from worker.__main__ import main
+
+@cli.app.command()
+def slow(folder: str) -> None:
+    with tempfile.TemporaryDirectory(dir=folder):
+        print("begun", flush=True)
+        time.sleep(60)
+
+main()
+"""
+
+
+def importing(number: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """The program, which gets the signal while it imports its commands."""
+    command = [sys.executable, "-c", IMPORTING.format(signal=number.name)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_ctrl_c_before_any_command_is_no_traceback() -> None:
+    done = importing(signal.SIGINT)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_a_stop_is_heard_before_any_command() -> None:
+    done = importing(signal.SIGTERM)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
+def test_a_stop_unwinds_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WORKING, "slow", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "begun\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        program.terminate()
+        assert program.wait(30) == 143
+        assert program.stderr is not None
+        assert program.stderr.read() == ""
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,31 @@
+"""What the console script starts, also `python -m worker`: signals are heard before anything slow is imported."""
+
+import signal
+import sys
+from types import FrameType
+from typing import Final, NoReturn
+
+_INTERRUPTED: Final = 130
+
+
+def main() -> None:
+    """Entry of the console script. SIGTERM unwinds any command, until one that serves installs a handler of its own.
+
+    The kernel's default would leave windows and half-written files behind, and in a container, as its first process,
+    do nothing at all.
+    """
+    try:
+        signal.signal(signal.SIGTERM, _terminated)
+        from worker import cli
+
+        cli.main()
+    except KeyboardInterrupt:  # while modules are imported; later typer hears it
+        sys.exit(_INTERRUPTED)
+
+
+def _terminated(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()
