@@ -8,6 +8,7 @@ successor's first transaction. Knows nothing of windows.
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -82,7 +83,7 @@ async def end(sender: AIOKafkaProducer, topics: Topics, *, partition: int) -> in
         return None
     shown = await _shown(sender, topics, tp, stray)
     await _end(sender, tp, stray, also=() if shown else topics.outputs, commit=shown)
-    if (await marks.ends(sender, [tp], marks.COMMITTED))[tp] <= stray:
+    if await _left_open(sender, tp) == stray:  # as long as recovery would not read it, whose end is that of readers
         raise Fatal(
             f"a transaction that began at offset {stray} of {tp.topic} in partition {partition} hangs and is of a "
             "producer that Kafka has forgotten; abort it with `kafka-transactions.sh --bootstrap-server ... abort "
@@ -101,11 +102,12 @@ async def settle(sender: AIOKafkaProducer, topics: Topics, *, partition: int, do
     strays = await asyncio.gather(*(_left_open(sender, tp) for tp in tps))
     for tp, stray in zip(tps, strays, strict=True):
         if stray is not None:
-            end = (await marks.ends(sender, [tp], marks.UNCOMMITTED))[tp]
+            end, newest = (await marks.ends(sender, [tp], marks.UNCOMMITTED))[tp], -1
             async with _Reading(topics.reader("read_uncommitted")) as reading:
-                places = [topics.place(list(record.headers)) for record in await reading.between(tp, stray, end)]
+                async for record in reading.between(tp, stray, end):
+                    place = topics.place(list(record.headers))
+                    newest = newest if place is None else max(newest, place)
             # Behind an open transaction of others stand ours that are committed, before the one that hangs.
-            newest = max((place for place in places if place is not None), default=-1)
             await _end(sender, tp, stray, commit=newest <= done)
 
 
@@ -142,11 +144,10 @@ async def _shown(sender: AIOKafkaProducer, topics: Topics, changelog: TopicParti
     """Whether readers of committed records see in any output something of what hangs in the changelog from `stray` on:
     of the source offsets behind the watermark before it, up to its own.
     """
-    end = (await marks.ends(sender, [changelog], marks.UNCOMMITTED))[changelog]
+    end, last, since_ms = (await marks.ends(sender, [changelog], marks.UNCOMMITTED))[changelog], -1, sys.maxsize
     async with _Reading(topics.reader("read_uncommitted")) as reading:
-        hanging = await reading.between(changelog, stray, end)
-    last = max((_done(record) for record in hanging), default=-1)
-    since_ms = min((record.timestamp for record in hanging), default=0) - _APART_MS
+        async for record in reading.between(changelog, stray, end):
+            last, since_ms = max(last, _done(record)), min(since_ms, record.timestamp - _APART_MS)
     async with _Reading(topics.reader("read_committed")) as reading:
         before = -1
         async for record in reading.back(changelog, stray):
@@ -181,21 +182,21 @@ class _Reading:
     async def __aexit__(self, *_: object) -> None:
         await self._consumer.stop()
 
-    async def between(self, tp: TopicPartition, start: int, end: int) -> list[Any]:
+    async def between(self, tp: TopicPartition, start: int, end: int) -> AsyncIterator[Any]:
         """The records from `start` on and before `end`."""
-        found: list[Any] = []
         try:
             self._consumer.assign([tp])
             self._consumer.seek(tp, start)
             while await self._consumer.position(tp) < end:
                 for records in (await self._consumer.getmany(tp, timeout_ms=1000)).values():
-                    found += [record for record in records if record.offset < end]
+                    for record in records:
+                        if record.offset < end:
+                            yield record
         except TopicAuthorizationFailedError as error:
             raise Fatal(
                 f"Kafka lost the marks of a commit, and what hangs in {tp.topic} cannot be told from what counts, "
                 f"since this worker may not read the topic; grant it READ on {tp.topic}"
             ) from error
-        return found
 
     async def back(self, tp: TopicPartition, end: int) -> AsyncIterator[Any]:
         """All records before `end`, the newest first."""
@@ -203,6 +204,6 @@ class _Reading:
         chunk, most = _CHUNKS
         while end > beginning:
             start = max(beginning, end - chunk)
-            for record in reversed(await self.between(tp, start, end)):
+            for record in reversed([record async for record in self.between(tp, start, end)]):
                 yield record
             end, chunk = start, min(4 * chunk, most)
