@@ -17,10 +17,13 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.producer.sender import AddPartitionsToTxnHandler, EndTxnHandler
 
 from tests.chaos import digest
+from worker import cache
 
 
 def forget(order: Path, then: signal.Signals, more: int, topic: str | None) -> None:
     """Of the producers of this process, of which there is one. `topic`: the one that is forgotten; `None` for all."""
+    stores: Any = cache
+    stores.WRITE_S = 0.0  # what it takes for committed it stores at once
     forgotten: list[Any] = []
     ends = 0
     begin, add, end = AIOKafkaProducer.begin_transaction, AddPartitionsToTxnHandler.do, EndTxnHandler.do

@@ -103,7 +103,7 @@ async def test_what_a_successor_aborted_is_not_taken_for_committed(
         sender._txn_manager.committing_transaction()
         sender._txn_manager.complete_transaction()
         await successor.start()
-        await asyncio.sleep(transaction._SURE_S)
+        await asyncio.sleep(transaction.SURE_S)
 
     monkeypatch.setattr(sender, "commit_transaction", forgotten)
     records = {own.topics.scores: [OutRecord(b"user", b"score", [])]}

@@ -206,9 +206,9 @@ def _letters(settings: "Settings", begin: str, end: str, reasons: list[str] | No
 
 def _one(settings: "Settings", letter_id: str) -> "Letter":
     from worker.dlq import letters
-    from worker.replay.plan import Offsets
+    from worker.replay.plan import OFFSET, Offsets
 
-    if not re.fullmatch(r"[0-9]{1,10}:[0-9]{1,19}", letter_id):
+    if not re.fullmatch(OFFSET, letter_id):
         raise SettingError(f"ID is {letter_id!r}; accepted is partition:offset, as `intent dlq list` shows it")
     partition, offset = map(int, letter_id.split(":"))
     chosen = letters.plan(settings, Offsets({partition: offset}), Offsets({partition: offset + 1}))

@@ -32,7 +32,8 @@ _NOBODY: Final = {
     KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 - as above
 }
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_OFFSET: Final = "[0-9]{1,10}:[0-9]{1,19}"  # Kafka's numbers have no more digits
+OFFSET: Final = "[0-9]{1,10}:[0-9]{1,19}"
+"""A regular expression for partition:offset. Kafka's numbers have no more digits."""
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -117,7 +118,7 @@ def parse_bound(text: str, *, option: str) -> Bound:
     for edge in (EARLIEST, LATEST):
         if text == edge.name:
             return edge
-    if re.fullmatch(f"{_OFFSET}(,{_OFFSET})*", text):
+    if re.fullmatch(f"{OFFSET}(,{OFFSET})*", text):
         pairs = [pair.split(":") for pair in text.split(",")]
         offsets = {int(partition): int(offset) for partition, offset in pairs}
         if len(offsets) != len(pairs):

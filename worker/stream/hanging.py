@@ -24,7 +24,7 @@ from worker.kafka import clients
 from worker.scores import Headers
 from worker.settings import Settings
 from worker.stream import marks
-from worker.stream.transaction import add
+from worker.stream.transaction import SURE_S, add
 from worker.watermark import Watermark
 
 Place = Callable[[Headers], int | None]
@@ -32,8 +32,8 @@ Place = Callable[[Headers], int | None]
 Isolation = Literal["read_committed", "read_uncommitted"]
 Reader = Callable[[Isolation], AIOKafkaConsumer]
 
-SETTLED_S: Final = 2.0
-"""So long after a former owner's end is marked in every log, the readers' end may take to show it."""
+_SETTLED_S: Final = 2 * SURE_S
+"""So long a former owner's marks may take, and the readers' end behind them, before a transaction is said to hang."""
 _ASK_AGAIN_S: Final = 0.05
 _FETCH_WAIT_MS: Final = 20
 """aiokafka asks a broker for no other chunk while one is awaited."""
@@ -135,7 +135,7 @@ async def _left_open(sender: AIOKafkaProducer, tp: TopicPartition) -> int | None
             return None
         if stable != stood:  # at first, and wherever others get on
             stood, since = stable, time.monotonic()
-        if time.monotonic() - since > SETTLED_S:
+        if time.monotonic() - since > _SETTLED_S:
             return stable
         await asyncio.sleep(_ASK_AGAIN_S)
 

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, Literal
 
 import structlog
@@ -167,10 +168,14 @@ async def _open(sender: AIOKafkaProducer, tps: Iterable[TopicPartition]) -> Coll
     try:
         return await _patiently(sender, tps, ask)
     except (TopicAuthorizationFailedError, IncompatibleBrokerVersion, UnsupportedVersionError) as error:
-        log.warning(
-            "whose marks are missing cannot be told: it takes READ on the topic, and Kafka 2.8", error=repr(error)
-        )
+        _tell_blind(repr(error))
         return set(tps)
+
+
+@cache
+def _tell_blind(error: str) -> None:
+    """Once, however often it is asked."""
+    log.warning("whose marks are missing cannot be told: it takes READ on the topic, and Kafka 2.8", error=error)
 
 
 async def _patiently(

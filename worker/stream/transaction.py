@@ -47,8 +47,8 @@ def _increment_sequence(manager: TransactionManager, tp: TopicPartition, count: 
 # aiokafka goes on at -2**31, Kafka at 0: it would refuse the batch behind the 2,147,483,648th record of a partition.
 TransactionManager.increment_sequence_number = _increment_sequence
 
-_SURE_S: Final = 1.0
-"""So soon after its commit nobody can have aborted a transaction: a successor waits for longer, `hanging.SETTLED_S`."""
+SURE_S: Final = 1.0
+"""So soon after its commit nobody can have aborted a transaction: a successor waits for longer (`hanging`)."""
 
 MAX_RECORD_BATCH_BYTES: Final = 512 << 10
 MAX_REQUEST_BYTES: Final = 16 << 20
@@ -106,7 +106,7 @@ async def commit(
     begin = time.monotonic()
     await sender.commit_transaction()
     await marks.seen(sender, {TopicPartition(topic, partition): end for topic, end in ends.items()})
-    if time.monotonic() - begin > _SURE_S:
+    if time.monotonic() - begin > SURE_S:
         # A successor that found it without marks may have aborted it. One that exists has fenced this producer off.
         await sender.begin_transaction()
         add(sender, ends, partition)

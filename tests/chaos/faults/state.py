@@ -47,9 +47,8 @@ def deleted(world: World, rng: random.Random) -> str:
 def corrupted(world: World, rng: random.Random) -> str:
     """Bytes of one file are not what they were."""
     with world.workers.one(rng) as place:
-        if not await_(
-            lambda: bool(_files(place)), START_S
-        ):  # it may be starting with an empty folder, beside other faults
+        # it may be starting with an empty folder, beside other faults
+        if not await_(lambda: bool(_files(place)), START_S):
             raise Broken(f"{place.name} kept no state within {START_S:.0f} s")
         place.kill(rest=True)
         damaged = _damage(place, rng)
