@@ -2,7 +2,7 @@
 
 Whatever waits when the device is free is scored together, up to a budget of tokens: no timer. Owns the thread, what a
 failure and a cancellation mean, and that the challenger never delays the champion. Knows neither Kafka nor the
-pipeline; what waits is `lanes`' business, which model is to come `changes`', how scores come about `device`'s.
+pipeline; what waits is `lanes`' business, which model is to come `changes`', what a batch's answers are `flight`'s.
 """
 
 import asyncio
@@ -17,21 +17,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
-import numpy as np
 import structlog
 import torch
 from msgspec import structs
-from numpy.typing import NDArray
 
 from worker import facts, window
 from worker.errors import Fatal, IntentError
 from worker.scores import Model as ModelName
-from worker.scoring import reasons, risk
 from worker.scoring.answer import Scores
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
 from worker.scoring.changes import Change, Changes
-from worker.scoring.device import Device, Pending, Runner
+from worker.scoring.device import Device, Runner
+from worker.scoring.flight import Flight
 from worker.scoring.lanes import Job, Lane, Part, halves, settle
 from worker.scoring.pace import Pace
 from worker.settings import Model as ModelSettings
@@ -64,25 +62,6 @@ class Report:
     first_score_s: float | None  # of the first batch that was asked for
     model_bytes: int  # of the champion, with what it needs to run
     device_bytes: int  # reserved on a CUDA device by this process
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A batch under way."""
-
-    parts: list[Part]
-    runner: Runner
-    batch: Batch
-    pending: Pending
-    began_s: float
-    launched_s: float
-    ended_s: float | None = None  # where the engine saw the device end it
-    beside: "_Beside | None" = None
-
-    @property
-    def tokens(self) -> int:
-        """In all."""
-        return sum(part.tokens for part in self.parts)
 
 
 class Engine:
@@ -305,7 +284,7 @@ class Engine:
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)  # of this thread, which is the one that computes
-        under_way: deque[_Flight] = deque()
+        under_way: deque[Flight] = deque()
         try:
             while under_way or self._work():
                 self._change()
@@ -331,7 +310,7 @@ class Engine:
                 self._lock.wait()
             return not self._closed
 
-    def _take(self, under_way: Sequence[_Flight]) -> list[Part]:
+    def _take(self, under_way: Sequence[Flight]) -> list[Part]:
         """The next batch of the champion; behind one under way, as late as its preparation allows."""
         if under_way:
             self._linger(under_way[-1])
@@ -342,10 +321,10 @@ class Engine:
             settle(waiter, None)
         return parts
 
-    def _linger(self, flight: _Flight) -> None:
+    def _linger(self, flight: Flight) -> None:
         """Until the next batch has to be taken, or the device has ended the last one sooner than was expected."""
         with suppress(Exception):  # it fails again where its jobs hear of it
-            _beside(flight)
+            flight.beside()
         tokens = min(max(flight.tokens, self._champions.tokens), self.max_batch_tokens)
         running = False
         while (spare_s := self._pace.spare_s(tokens)) > 0:
@@ -355,16 +334,16 @@ class Engine:
             running = True
             time.sleep(min(spare_s, LOOK_S))
 
-    def _begin(self, parts: list[Part], under_way: deque[_Flight]) -> None:
+    def _begin(self, parts: list[Part], under_way: deque[Flight]) -> None:
         try:
-            flight = self._start(parts, self._champion)
+            flight = Flight.launch(parts, self._champion)
         except Exception as error:
             self._failed(parts, self._champion, error)
             return
         self._pace.begun(flight.began_s, flight.tokens)
         under_way.append(flight)
 
-    def _finish(self, flight: _Flight) -> None:
+    def _finish(self, flight: Flight) -> None:
         since_s = max(flight.launched_s, self._free_s)
         try:
             self._deliver(flight)
@@ -376,30 +355,10 @@ class Engine:
         if self._first_score_s is None:
             self._first_score_s = now_s - flight.began_s
 
-    def _start(self, parts: list[Part], runner: Runner) -> _Flight:
-        began_s = time.perf_counter()
-        batch = Batch.of([one for part in parts for one in part.windows])
-        pending = runner.begin(batch)
-        return _Flight(parts, runner, batch, pending, began_s=began_s, launched_s=time.perf_counter())
-
-    def _deliver(self, flight: _Flight) -> None:
-        """Computes on the host what the device does not, waits for the device, answers."""
-        batch, bundle = flight.batch, flight.runner.bundle
-        (risk_score, risk_mask), (codes, weights) = _beside(flight)
-        seen = flight.pending.done()
-        intent = flight.pending.wait()
-        if not seen:
-            flight.ended_s = time.perf_counter()
-        if not np.isfinite(intent).all():
-            raise IntentError(f"model {bundle.name} {bundle.version} gave scores that are not numbers")
-        ranks = None if bundle.percentiles is None else bundle.percentiles.of(intent)
-        scores = Scores(intent, risk_score, risk_mask, codes, weights, bundle.label, ranks)
-        end = 0
-        for part in flight.parts:
-            start, end = end, end + part.end - part.start
-            part.job.add(part.start, scores.part(start, end))
+    def _deliver(self, flight: Flight) -> None:
+        intent = flight.deliver()
         if self.observer is not None and flight.runner is self._champion:
-            self.observer(batch, intent, bundle)
+            self.observer(flight.batch, intent, flight.runner.bundle)
 
     def _failed(self, parts: list[Part], runner: Runner, error: Exception) -> None:
         """What becomes of the jobs of a batch that failed. Raises what ends the thread, after telling them."""
@@ -431,7 +390,7 @@ class Engine:
 
     def _again(self, parts: list[Part], runner: Runner) -> None:
         try:
-            self._deliver(self._start(parts, runner))
+            self._deliver(Flight.launch(parts, runner))
         except Exception as error:
             self._failed(parts, runner, error)
 
@@ -466,18 +425,6 @@ class Engine:
         for job in offers:
             job.answer.cancel()
         change.done.set_result(None)
-
-
-_Beside = tuple[tuple[Floats, NDArray[np.uint8]], tuple[NDArray[np.uint8], Floats]]
-"""What the host makes of a batch: risk with its codes' bits, reason codes with their weights."""
-
-
-def _beside(flight: _Flight) -> _Beside:
-    """Computed once, while the device has the batch."""
-    if flight.beside is None:
-        batch, bundle = flight.batch, flight.runner.bundle
-        flight.beside = risk.risk(batch, bundle.habits), reasons.top(batch, bundle.surrogate)
-    return flight.beside
 
 
 def _warm_up() -> list[bytes]:
