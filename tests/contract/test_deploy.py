@@ -25,7 +25,7 @@ from worker.settings import Settings, leaves
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE = ["compose.yaml", "compose.gpu.yaml"]
 TEXTS = [
-    *(DEPLOY.parent / name for name in ("README.md", "CONTRIBUTING.md", "loadtest/README.md")),
+    *(DEPLOY.parent / name for name in ("README.md", "CONTRIBUTING.md", "loadtest/README.md", "loadtest/results.md")),
     DEPLOY.parent / "worker/training/README.md",
     *sorted(path for path in DEPLOY.rglob("*") if path.suffix in {".md", ".yaml", ".yml", ".toml"}),
 ]
