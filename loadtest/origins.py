@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from loadtest import workload
-from worker.errors import SettingError
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
 from worker.scoring.encode import Vocabulary
@@ -38,10 +37,7 @@ Probabilities = NDArray[np.float64]
 
 def read(sample: Path | None, runs: Path) -> tuple[Events, Windows]:
     """The real sample's events and windows; there is no study without them."""
-    source = sample or workload.sample_folder()
-    if source is None:
-        raise SettingError("the study needs the GA360 sample: name its folder with --sample or INTENT_GA360")
-    return offline.build(Sample(source), runs / "cache")
+    return offline.build(Sample(workload.needed_sample(sample)), runs / "cache")
 
 
 def plan(seed: int) -> finetune.Plan:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from loadtest import taken
 from loadtest.conclude import conclude
-from loadtest.options import Json, Sample
+from loadtest.options import Json, RealSample, chosen, out
 from worker.shop.ga360 import parse_time
 from worker.terminal import err
 
@@ -60,11 +60,9 @@ def continual(
     only: Annotated[list[str] | None, typer.Option(help="An arm's label; once for each. Default: all.")] = None,
     draws: Annotated[int, typer.Option(min=10, help="Resamples of the visitors for the intervals.")] = 200,
     seed: Annotated[int, typer.Option(min=0)] = 1,
-    sample: Sample = None,
+    sample: RealSample = None,
     runs: Annotated[Path, typer.Option(help="Where `intent train` keeps the folded windows.")] = Path("runs"),
-    folder: Annotated[Path, typer.Option("--out", help="Folder for continual.json and .png, and the base.")] = Path(
-        "runs/continual"
-    ),
+    folder: Annotated[Path, out("continual.json and .png, and the base")] = Path("runs/continual"),
     as_json: Json = False,
 ) -> None:
     """Measure what a weekly refit gains over none, and what it forgets, with guards against forgetting beside it.
@@ -79,10 +77,8 @@ def continual(
     from worker.training.labels import HORIZONS_MS, START, TEST
 
     load = taken.load_before(err)
-    arms = [arm for arm in ARMS if not only or arm.label in only]
-    if only and len(arms) < len(only):
-        known = ", ".join(arm.label for arm in ARMS)
-        raise typer.BadParameter(f"{', '.join(only)}: one is none of {known}", param_hint="--only")
+    names = chosen("--only", only, [arm.label for arm in ARMS])
+    arms = [arm for arm in ARMS if arm.label in names]
     torch.set_num_threads(1)
     dates = [parse_time(date) for date in (BASE_UNTIL, *REFITS)]
     with err.status("folding the events into windows") as status:
