@@ -29,8 +29,10 @@ from worker.scoring.bundle import Bundle
 CHECKED: Final = 256
 """The first windows of *real* whose scores are compared; a random model is spread over the same."""
 
-_PARTS: Final = (0, 1, 3, 7, 15, 31, CHECKED)
-"""Where they are cut to be scored once more: what a score owes to its batch."""
+_PARTS: Final = (0, 1, 3, 7, 15, 31)
+"""Where the first of them are cut to be scored once more, in small batches: what a score owes to its batch. All of them
+again would take a large model as long as the comparison itself.
+"""
 
 _MOST_BATCHES: Final = 8
 _WARM_BATCHES: Final = 2
