@@ -30,6 +30,8 @@ _AT_ONCE: Final = 10_000
 """Scores that the reader takes in one call."""
 DRAIN_S: Final = 60.0
 """How long after the last scheduled send a score may come: later ones count as missing."""
+_SILENT_S: Final = 0.5
+"""With every score in hand, silence of that length ends the reading: what comes again comes behind the first ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,6 @@ class Result:
     missing: int
     repeated: int
     sent: Sent
-    elapsed_s: float
     histogram: HdrHistogram
     batches: int = 0
     """Transactions of what was measured; a worker's only, as what follows."""
@@ -84,14 +85,12 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
     after = Page(scrape(settings))
     generator.check(sent)
     histogram = _latencies(load, schedule, read_ns, skip=skip)
-    elapsed_s = (time.monotonic_ns() - schedule.start_ns) / 1e9
     return Result(
         load=load,
         measured=histogram.get_total_count(),
         missing=int((read_ns == 0).sum()),
         repeated=repeated,
         sent=sent,
-        elapsed_s=elapsed_s,
         histogram=histogram,
         batches=after.batches(before),
         parts_ms=after.means_ms(before),
@@ -105,7 +104,7 @@ def _page_at(settings: Settings, at_ns: int) -> Page:
 
 
 def _read(consumer: Consumer, load: Load, schedule: Schedule) -> tuple[NDArray[np.int64], int]:
-    """When each event's score was first in hand, monotonic ns, 0 for never; and how many came again.
+    """When each event's score was first in hand, monotonic ns, 0 for never; and how many came again, the last's too.
 
     No more is done with a score while others come: what the reader takes of the machine, the worker lacks.
     """
@@ -113,9 +112,11 @@ def _read(consumer: Consumer, load: Load, schedule: Schedule) -> tuple[NDArray[n
     read_ns = np.zeros(load.count, np.int64)
     repeated, left = 0, load.count
     give_up_ns = schedule.due_ns(load.count) + round(DRAIN_S * 1e9)
-    while left and time.monotonic_ns() < give_up_ns:
-        first = consumer.poll(0.5)
+    while time.monotonic_ns() < give_up_ns:
+        first = consumer.poll(_SILENT_S)
         if first is None:
+            if not left:
+                break
             continue
         messages = [first, *consumer.consume(_AT_ONCE, 0)]
         now_ns = time.monotonic_ns()
