@@ -5,6 +5,7 @@ shows in every event that was due meanwhile (coordinated omission does not arise
 """
 
 import multiprocessing
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from confluent_kafka import Consumer, TopicPartition
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
-from loadtest import generator
+from loadtest import apart, generator
 from loadtest.generator import MAX_US, Load, Schedule, ScoredEvent, Sent
 from loadtest.scrape import scrape
 from loadtest.waits import Page
@@ -63,25 +64,26 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
     """Send one load and read its scores. Blocks until all have come, or `DRAIN_S` after the last was sent."""
     consumer = _at_the_end(settings)
     mine, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=generator.generate, args=(settings, load, theirs), daemon=True
-    )
-    process.start()
+    process = apart.started(generator.generate, settings, load, theirs)
     theirs.close()
     try:
         schedule = mine.recv()
         skip = round(load.rate * warmup_s)
+        over = threading.Event()
         with ThreadPoolExecutor(1) as beside:
-            warm = beside.submit(_page_at, settings, schedule.due_ns(skip))
-            read_ns, repeated = _read(consumer, load, schedule)
-            sent = mine.recv()
+            warm = beside.submit(_page_at, settings, schedule.due_ns(skip), over)
+            try:
+                read_ns, repeated = _read(consumer, load, schedule)
+                sent = mine.recv()
+            finally:
+                over.set()
         before = warm.result()
     except EOFError:
         raise IntentError("the generator ended early; its error is above") from None
     finally:
         consumer.close()
-        process.join(10)
-        process.kill()
+        process.kill()  # it has told all, or is not wanted any more
+        process.join()
     after = Page(scrape(settings))
     generator.check(sent)
     histogram = _latencies(load, schedule, read_ns, skip=skip)
@@ -97,9 +99,9 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
     )
 
 
-def _page_at(settings: Settings, at_ns: int) -> Page:
-    """The worker's metrics at that moment of the monotonic clock."""
-    time.sleep(max(0, at_ns - time.monotonic_ns()) / 1e9)
+def _page_at(settings: Settings, at_ns: int, over: threading.Event) -> Page:
+    """The worker's metrics at that moment of the monotonic clock, or at once when all is over before."""
+    over.wait(max(0, at_ns - time.monotonic_ns()) / 1e9)
     return Page(scrape(settings))
 
 

@@ -23,7 +23,7 @@ import rocksdict
 import typer
 from rich.table import Table
 
-from loadtest import population, taken, workload
+from loadtest import apart, population, taken, workload
 from loadtest.conclude import conclude
 from loadtest.options import Json, Sample, chosen, out
 from loadtest.population import Population
@@ -115,10 +115,7 @@ def state(
 
 def _apart(name: str, folder: Path, *, users: int, events: int) -> Size:
     mine, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_measured, args=(name, folder, users, events, theirs), daemon=True
-    )
-    process.start()
+    process = apart.started(_measured, name, folder, users, events, theirs)
     theirs.close()
     try:
         if not mine.poll(_TIMEOUT_S):
