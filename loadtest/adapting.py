@@ -5,7 +5,7 @@ begins, and is measured on that slice. The methods are in `worker.training.adapt
 """
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -118,11 +118,7 @@ def peft(
             line["numbers"] = judges.numbers(p)
             for other in ("none", ALL):
                 if other in scored and line["label"] != other:
-                    found = judges.against(scored[other], p, draws=draws)
-                    line[f"against {other}"] = {
-                        horizon: {name: asdict(each) for name, each in metrics.items()}
-                        for horizon, metrics in found.items()
-                    }
+                    line[f"against {other}"] = judges.against(scored[other], p, draws=draws)
     document = {
         "taken": taken.provenance(load_before=load, packages=("numpy", "torch", "transformers", "peft")),
         "windows": windows,

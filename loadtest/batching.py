@@ -19,6 +19,7 @@ from loadtest import taken
 from loadtest.conclude import conclude
 from loadtest.options import Json, Sample, out
 from loadtest.queueing import POLICIES, Costs, Seconds, poisson, simulate
+from worker.ops import logs
 from worker.terminal import err
 
 
@@ -70,6 +71,7 @@ def batching(
     from loadtest.scorers.task import Task
     from worker.scoring.engine import Engine
 
+    logs.quiet()
     loads, seconds, runs = ((0.4, 0.9), 1.0, 1) if quick else (LOADS, seconds, runs)
     threads = threads or max(1, len(psutil.Process().cpu_affinity() or ()) - 1)
     load_before = taken.load_before(err)

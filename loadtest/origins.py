@@ -5,6 +5,7 @@ Owns the folder of such models, kept for the next study. A model's date is when 
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from worker.training import continual, finetune, finish, loop
 from worker.training import windows as offline
 from worker.training.examples import Examples, fresh
 from worker.training.labels import NAMES, START, Bools, Events, held_out, labels
-from worker.training.metrics import Estimate, measure
+from worker.training.metrics import measure
 from worker.training.succession import differences
 from worker.training.windows import Windows
 
@@ -91,12 +92,14 @@ class Judges:
         """`metrics.METRICS` of each horizon that has instants."""
         return {name: measure(p[rows, at], self.y[rows, at]) for at, name, rows in self._horizons()}
 
-    def against(self, former: Probabilities, p: Probabilities, *, draws: int) -> dict[str, dict[str, Estimate]]:
-        """Those of `p` minus those of `former`, paired, with intervals by visitor."""
-        return {
-            name: differences(former[rows, at], p[rows, at], self.y[rows, at], self.visitor[rows], draws=draws)
-            for at, name, rows in self._horizons()
-        }
+    def against(self, former: Probabilities, p: Probabilities, *, draws: int) -> dict[str, dict[str, dict[str, float]]]:
+        """Those of `p` minus those of `former`, paired, with intervals by visitor; as plain JSON values."""
+        found = {}
+        for at, name, rows in self._horizons():
+            y, visitor = self.y[rows, at], self.visitor[rows]
+            estimates = differences(former[rows, at], p[rows, at], y, visitor, draws=draws)
+            found[name] = {metric: asdict(each) for metric, each in estimates.items()}
+        return found
 
     def _horizons(self) -> list[tuple[int, str, NDArray[np.bool_]]]:
         rows = list(self.member.T)

@@ -5,7 +5,7 @@ dates lie before the test slice. What an update does is in `worker.training.cont
 """
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -131,11 +131,11 @@ def continual(
             if label != NONE:
                 none, none_old = scored[NONE]
                 line["weeks_against"] = [
-                    _plain(judges.against(one, other, draws=draws))
+                    judges.against(one, other, draws=draws)
                     for judges, one, other in zip(weeks, none, after, strict=True)
                 ]
-                line["all_against"] = _plain(whole.against(np.concatenate(none), np.concatenate(after), draws=draws))
-                line["old_against"] = _plain(old.against(none_old, before_all, draws=draws))
+                line["all_against"] = whole.against(np.concatenate(none), np.concatenate(after), draws=draws)
+                line["old_against"] = old.against(none_old, before_all, draws=draws)
             lines.append(line)
     document = {
         "taken": taken.provenance(load_before=load, packages=("numpy", "torch", "transformers")),
@@ -146,10 +146,6 @@ def continual(
     }
     plot = partial(_plot, document)
     conclude(document, folder, "continual", lambda: [_table(document)], as_json=as_json, plot=plot)
-
-
-def _plain(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    return {horizon: {name: asdict(each) for name, each in metrics.items()} for horizon, metrics in found.items()}
 
 
 def _table(document: dict[str, Any]) -> Table:
