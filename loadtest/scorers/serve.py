@@ -100,7 +100,8 @@ def main() -> None:
     if task.scorer.startswith("peak-"):
         _serve_peak(task)
         return
-    with tempfile.TemporaryDirectory(prefix="intent-inductor-") as cache:
+    # Below the parent's folder, which is removed even where this process is killed.
+    with tempfile.TemporaryDirectory(prefix="inductor-", dir=task.folder) as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # of its own: a warm-up is to be a whole one
         _serve(task, began_s=began_s)
 

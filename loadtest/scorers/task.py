@@ -15,7 +15,7 @@ class Task:
     size: str
     device: str
     threads: int
-    folder: str  # the pools, and the exported model where one is there
+    folder: str  # the pools, the exported model where one is there, compilers' caches
     packages: str = ""  # the folder of the runtimes' packages
 
     def dump(self) -> str:
