@@ -7,7 +7,7 @@ import typer
 from worker.errors import IntentError
 from worker.terminal import leave
 
-_HELP: Final = """Measures the worker on a real Kafka: speed, latency, recovery, size, endurance.
+_HELP: Final = """Measures the worker: speed, latency, recovery and endurance on a real Kafka; its scoring; its models.
 
 Each command starts what it needs on this machine and removes it again; results are a table, a plot and JSON, with
 the command, the commit and the machine. Exit codes: 0 done, 1 failed, 2 bad usage or settings, 3 a check did not hold.
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 
 def _mount() -> None:
-    """Every command. The modules named here import only what their options need."""
+    """Every command. The modules named here import only what their options need: torch takes seconds."""
     from loadtest.adapting import peft
     from loadtest.batching import batching
     from loadtest.engine import engine
@@ -42,27 +42,11 @@ def _mount() -> None:
     from loadtest.state import state
     from loadtest.transfer import transfer
 
-    app.command()(pipeline)
-    app.command()(stages)
-    app.command()(gather)
-    app.command()(latency)
-    app.command()(models)
-    app.command()(recovery)
-    app.command()(state)
-    app.command()(scale)
-    app.command()(soak)
-    app.command()(engine)
-    app.command()(batching)
-    app.command()(transfer)
-    app.command()(reasons)
-    app.command()(risk)
-    app.command()(peft)
-    app.command()(continual)
-
-
-@app.callback()
-def _group() -> None:
-    """Commands have names even while there is but one."""
+    stream = (pipeline, stages, latency, models, recovery, state, scale, soak)
+    scoring = (gather, engine, batching, reasons)
+    studies = (risk, transfer, peft, continual)
+    for command in (*stream, *scoring, *studies):
+        app.command()(command)
 
 
 _mount()

@@ -5,7 +5,7 @@ begins, and is measured on that slice. The methods are in `worker.training.adapt
 """
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from loadtest import taken
 from loadtest.conclude import conclude
-from loadtest.options import Json, Sample
+from loadtest.options import Json, RealSample, chosen, out
 from worker.shop.ga360 import parse_time
 from worker.terminal import err
 
@@ -54,12 +54,12 @@ def peft(
     *,
     windows: Annotated[int, typer.Option(min=1024, help="That each contender learns from.")] = 10_240,
     rate: Annotated[float, typer.Option(min=0.01, max=100, help="Multiplies every learning rate.")] = 1.0,
-    only: Annotated[list[str] | None, typer.Option(help="A contender's label; once for each.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="A contender's label; once for each. Default: all.")] = None,
     draws: Annotated[int, typer.Option(min=10, help="Resamples of the visitors for the intervals.")] = 100,
     seed: Annotated[int, typer.Option(min=0)] = 1,
-    sample: Sample = None,
+    sample: RealSample = None,
     runs: Annotated[Path, typer.Option(help="Where `intent train` keeps the folded windows.")] = Path("runs"),
-    folder: Annotated[Path, typer.Option("--out", help="Folder for peft.json, and for the base.")] = Path("runs/peft"),
+    folder: Annotated[Path, out("peft.json, and for the base")] = Path("runs/peft"),
     as_json: Json = False,
 ) -> None:
     """Compare ways to fine-tune few parameters with full fine-tuning: size, time, AUC and AP on later labels.
@@ -74,10 +74,8 @@ def peft(
     from worker.training.adapt import METHODS
 
     load = taken.load_before(err)
-    chosen = [one for one in contenders() if not only or one.label in only]
-    if only and len(chosen) < len(only):
-        known = ", ".join(one.label for one in contenders())
-        raise typer.BadParameter(f"{', '.join(only)}: one is none of {known}", param_hint="--only")
+    names = chosen("--only", only, [one.label for one in contenders()])
+    taking_part = [one for one in contenders() if one.label in names]
     torch.set_num_threads(1)
     with err.status("folding the events into windows") as status:
         events, kept = origins.read(sample, runs)
@@ -95,7 +93,7 @@ def peft(
         )
         scored = {"none": judges.probabilities(began.model, began.vocabulary)}
         lines: list[dict[str, Any]] = [{"label": "none", "parameters": 0, "cpu_s": 0.0, "serves": True}]
-        for one in chosen:
+        for one in taking_part:
             status.update(one.label)
             usual = continual.FULL_RATE if one.method is None else METHODS[one.method].learning_rate
             update = replace(change, method=one.method, head=one.head, learning_rate=usual * rate)
@@ -120,11 +118,7 @@ def peft(
             line["numbers"] = judges.numbers(p)
             for other in ("none", ALL):
                 if other in scored and line["label"] != other:
-                    found = judges.against(scored[other], p, draws=draws)
-                    line[f"against {other}"] = {
-                        horizon: {name: asdict(each) for name, each in metrics.items()}
-                        for horizon, metrics in found.items()
-                    }
+                    line[f"against {other}"] = judges.against(scored[other], p, draws=draws)
     document = {
         "taken": taken.provenance(load_before=load, packages=("numpy", "torch", "transformers", "peft")),
         "windows": windows,

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from loadtest import taken
 from loadtest.conclude import conclude
-from loadtest.options import Json, Sample
+from loadtest.options import Json, Sample, out
 from loadtest.queueing import POLICIES, Costs, Seconds, poisson, simulate
+from worker.ops import logs
 from worker.terminal import err
 
 
@@ -54,9 +55,7 @@ def batching(
     runs: Annotated[int, typer.Option(min=1, help="Of each policy and load, in turn; they are put together.")] = 2,
     quick: Annotated[bool, typer.Option("--quick", help="Two loads, one run of a second.")] = False,
     sample: Sample = None,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for batching.json and batching.png.")] = Path(
-        "runs/batching"
-    ),
+    folder: Annotated[Path, out("batching.json and batching.png")] = Path("runs/batching"),
     as_json: Json = False,
 ) -> None:
     """Compare batching policies: late freeze, greedy in turn, timers of 2 and 10 ms, at 20 to 95 % of capacity.
@@ -72,6 +71,7 @@ def batching(
     from loadtest.scorers.task import Task
     from worker.scoring.engine import Engine
 
+    logs.quiet()
     loads, seconds, runs = ((0.4, 0.9), 1.0, 1) if quick else (LOADS, seconds, runs)
     threads = threads or max(1, len(psutil.Process().cpu_affinity() or ()) - 1)
     load_before = taken.load_before(err)

@@ -15,7 +15,7 @@ import typer
 
 from loadtest import taken
 from loadtest.conclude import conclude, save
-from loadtest.options import Json, Sample
+from loadtest.options import Json, Sample, chosen, out
 from worker.errors import IntentError, SettingError
 from worker.terminal import err
 
@@ -56,7 +56,7 @@ def engine(
         bool, typer.Option("--quick", help="The shipped model, batches of 32, two runs of 0.3 s.")
     ] = False,
     sample: Sample = None,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for engine.json and engine.png.")] = Path("runs/engine"),
+    folder: Annotated[Path, out("engine.json and engine.png")] = Path("runs/engine"),
     as_json: Json = False,
 ) -> None:
     """Compare scoring: windows a second by model, window lengths and batch. Without Kafka.
@@ -141,17 +141,15 @@ def _check_batches(cuts: Sequence[str]) -> None:
             raise SettingError(f"--batch is {cut!r}; accepted is a number of windows (32), or of positions (4096t)")
 
 
-def _taking_part(chosen: Sequence[str] | None, *, device: str) -> tuple[list[str], dict[str, str], str]:
+def _taking_part(scorer: Sequence[str] | None, *, device: str) -> tuple[list[str], dict[str, str], str]:
     """Who takes part; who does not, and why; where the runtimes' packages are."""
     from loadtest import environment
     from loadtest.scorers.contest import REFERENCE, RUNTIMES
     from loadtest.scorers.eager import no_compiler
     from loadtest.scorers.serve import SCORERS
 
-    unknown = [name for name in chosen or () if name not in SCORERS]
-    if unknown:
-        raise SettingError(f"--scorer is {unknown[0]!r}; accepted are {', '.join(SCORERS)}")
-    names = [name for name in SCORERS if chosen is None or name in {*chosen, REFERENCE}]
+    wanted = {*chosen("--scorer", scorer, SCORERS), REFERENCE}
+    names = [name for name in SCORERS if name in wanted]
     packages, no_runtimes = "", "" if device == "cpu" else "the packages that are pinned here compute on CPUs"
     if not no_runtimes and any(name.startswith(RUNTIMES) for name in names):
         try:

@@ -1,6 +1,6 @@
-"""Several workers of one deployment, each a process that can be started, asked, stopped and killed by itself.
+"""Workers of one deployment, each a process that can be started, asked, stopped and killed by itself.
 
-Knows nothing of load. What one worker beside one load needs is in `system`.
+Knows nothing of load. A broker with one worker beside it is in `system`.
 """
 
 import os
@@ -30,8 +30,15 @@ _STOP_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.02
 
 
-def deployment(folder: Path, *, servers: str, partitions: int, worker: Mapping[str, object] | None = None) -> Settings:
-    """Settings and topics of a deployment of its own. `worker` are further settings of that section."""
+def deployment(
+    folder: Path,
+    *,
+    servers: str,
+    partitions: int,
+    worker: Mapping[str, object] | None = None,
+    model: Mapping[str, object] | None = None,
+) -> Settings:
+    """Settings and topics of a deployment of its own. `worker` and `model` are further settings of these sections."""
     mark = f"loadtest-{os.getpid()}-{time.monotonic_ns() % 10**9}"
     names = ("events", "scores", "latest", "dead_letters", "shadow")
     settings = config.load(
@@ -40,6 +47,7 @@ def deployment(folder: Path, *, servers: str, partitions: int, worker: Mapping[s
             "topics": {"partitions": partitions, **{name: f"{mark}.{name}" for name in names}},
             "worker": {"application_id": mark, "data_dir": folder / "state", "web_port": 0, **(worker or {})},
             "log": {"level": "info", "format": "json"},
+            "model": model or {},
         }
     )
     topics.create(settings)
@@ -47,7 +55,9 @@ def deployment(folder: Path, *, servers: str, partitions: int, worker: Mapping[s
 
 
 class Member:
-    """One worker. It keeps its state folder and its log over restarts."""
+    """One worker, or what stands in its place: `module` is run with the settings. It keeps its state folder and its log
+    over restarts.
+    """
 
     def __init__(self, settings: Settings, folder: Path, *, name: str, module: str = "loadtest.constant") -> None:
         own = {"data_dir": folder / name, "web_port": free_port()}
@@ -86,6 +96,10 @@ class Member:
         except (urllib.error.URLError, OSError):
             return None
 
+    def partitions(self) -> set[int]:
+        """Those that it works on."""
+        return {int(partition) for partition in self.metric("intent_watermark_offset")}
+
     def metric(self, name: str) -> dict[str, float]:
         """Samples of one metric with at most one label, by that label's value."""
         return {next(iter(labels), ""): value for (found, *labels), value in self._samples().items() if found == name}
@@ -110,11 +124,18 @@ class Member:
         """Poll until it holds. Raises `IntentError` with the log's end when the worker ends or the time is up."""
         deadline = time.monotonic() + within_s
         while not condition():
-            ended = self._process is not None and self._process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                last = self.log.read_text(errors="replace")[-2000:]
-                raise IntentError(f"{'the worker ended' if ended else f'not within {within_s:g} s'}: {what}\n{last}")
+            self.check()
+            if time.monotonic() > deadline:
+                raise IntentError(f"not within {within_s:g} s: {what}\n{self._last_lines()}")
             time.sleep(_POLL_S)
+
+    def check(self) -> None:
+        """Raises `IntentError` with the log's end when the worker has ended by itself."""
+        if self._process is not None and (code := self._process.poll()) is not None:
+            raise IntentError(f"the worker ended, with {code}:\n{self._last_lines()}")
+
+    def _last_lines(self) -> str:
+        return self.log.read_text(errors="replace")[-2000:]
 
     def kill(self) -> None:
         """At once, with no chance to do anything."""
@@ -140,6 +161,18 @@ def stopped_at_the_end(*members: Member) -> Iterator[None]:
     finally:
         for member in members:
             member.stop()
+
+
+@contextmanager
+def paused(*members: Member) -> Iterator[None]:
+    """They keep their partitions and do nothing meanwhile: for less than the session's time-out."""
+    try:
+        for member in members:
+            member.process.suspend()
+        yield
+    finally:
+        for member in members:
+            member.process.resume()
 
 
 def _variables(settings: Settings) -> Iterator[tuple[str, str]]:

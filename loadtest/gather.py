@@ -15,7 +15,7 @@ from rich.table import Table
 
 from loadtest import taken, workload
 from loadtest.conclude import conclude
-from loadtest.options import Json, Sample
+from loadtest.options import Json, Sample, out
 from worker.errors import Invalid
 from worker.terminal import err
 
@@ -38,7 +38,7 @@ def gather(
     count: Annotated[int, typer.Option("--batch", min=1, max=65_536, help="Windows a batch.")] = 1024,
     rounds: Annotated[int, typer.Option(min=1, help="Times that each of the 16 batches is gathered.")] = 40,
     sample: Sample = None,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for gather.json.")] = Path("runs/gather"),
+    folder: Annotated[Path, out("gather.json")] = Path("runs/gather"),
     as_json: Json = False,
 ) -> None:
     """Measure the host's part of scoring: microseconds of a window from `list[bytes]` to arrays, by part.

@@ -13,7 +13,7 @@ from loadtest.conclude import conclude
 from loadtest.contenders.task import Job
 from loadtest.generator import APART, Load
 from loadtest.openloop import Result, measure
-from loadtest.options import Json
+from loadtest.options import Json, out
 from worker.errors import CheckFailed, SettingError
 from worker.terminal import err
 
@@ -63,9 +63,7 @@ def latency(
     ] = None,
     bootstrap_servers: Annotated[str | None, typer.Option(help="Your own Kafka; default: one is started here.")] = None,
     seed: Annotated[int, typer.Option(help="Of users, kinds and items.")] = 1,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for latency.json and latency.png.")] = Path(
-        "runs/latency"
-    ),
+    folder: Annotated[Path, out("latency.json and latency.png")] = Path("runs/latency"),
     as_json: Json = False,
 ) -> None:
     """Measure latency under open-loop load: from an event's scheduled send to its committed score in a reader's hand.
@@ -83,6 +81,7 @@ def latency(
     load_before = taken.load_before(err)
     programs: dict[str, Program] = {THIS: scorer, **{name.value: name.value for name in beside or ()}}
     found: dict[str, list[Result]] = {}
+    settled: list[Result] = []
     for name, program in programs.items():
         with (
             err.status(f"{name}: starting, with Kafka") as status,
@@ -92,7 +91,7 @@ def latency(
             if settle:
                 status.update(f"{name}: settling, {max(rates):,.0f} events/s for {settle:.0f} s")
                 first = Load(rate=max(rates), seconds=settle, users=users, seed=seed, first=next(numbers), job=job)
-                measure(settings, first, warmup_s=settle)
+                settled.append(measure(settings, first, warmup_s=settle))
             found[name] = []
             for each in rates:
                 status.update(f"{name}: {each:,.0f} events/s for {warmup + seconds:.0f} s")
@@ -109,7 +108,7 @@ def latency(
         as_json=as_json,
         plot=partial(report.plot, found, title=title),
     )
-    results = [result for some in found.values() for result in some]
+    results = [*settled, *(result for some in found.values() for result in some)]
     missing, repeated = (sum(getattr(result, name) for result in results) for name in ("missing", "repeated"))
     if missing or repeated:
         raise CheckFailed(f"{missing} scores are missing and {repeated} came twice")

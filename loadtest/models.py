@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -21,14 +21,12 @@ from rich.table import Table
 from loadtest import openloop, taken
 from loadtest.conclude import conclude
 from loadtest.generator import APART, MAX_US, Load
-from loadtest.options import Json
+from loadtest.options import Json, out
 from loadtest.scrape import scrape
-from worker.errors import CheckFailed
+from worker.errors import CheckFailed, IntentError
 from worker.registry.alias import CHALLENGER, CHAMPION, promoted
-from worker.registry.source import push
 from worker.registry.store import Store
 from worker.scores import rfc3339
-from worker.scoring import bundle as bundles
 from worker.settings import Settings
 from worker.terminal import err
 
@@ -42,23 +40,31 @@ _SETTLE_S: Final = 30.0
 class Registry:
     """Three versions of one bundle, that differ in their cards alone."""
 
-    def __init__(self, folder: Path, bundle: Path) -> None:
+    def __init__(self, folder: Path, bundle: Path | None) -> None:
+        from worker.registry.source import push
+        from worker.scoring import bundle as bundles
+
         self.store = Store(str(folder / "store"))
-        self.versions = []
+        self.versions: list[str] = []
         for number in range(3):
-            copy = Path(shutil.copytree(bundle, folder / f"bundle-{number}"))
+            copy = Path(shutil.copytree(bundle or bundles.SHIPPED, folder / f"bundle-{number}"))
             with (copy / bundles.CARD).open("a") as card:
                 card.write(f"\nCopy {number}.\n")
             bundles.seal(copy)
             loaded, _ = push(self.store, copy)
             self.name = loaded.name
             self.versions.append(loaded.version)
-        self.point(CHAMPION, self.versions[0])
+        self._champions = cycle(self.versions[:2])
+        self.swap()
 
     def point(self, alias: str, version: str) -> None:
         """Move the alias."""
         now = rfc3339(time.time_ns() // 1_000_000)
         self.store.move(self.name, alias, promoted(self.store.alias(self.name, alias), version, at=now))
+
+    def swap(self) -> None:
+        """The champion is the other one of two versions."""
+        self.point(CHAMPION, next(self._champions))
 
     def settings(self, share: float) -> Mapping[str, object]:
         """For a worker that follows it."""
@@ -79,38 +85,40 @@ def models(
     share: Annotated[float, typer.Option(min=0.01, max=1, help="Of users in the shadow.")] = 1.0,
     partitions: Annotated[int, typer.Option(min=1, max=1024, help="Of each topic.")] = 4,
     bundle: Annotated[Path | None, typer.Option(help="Bundle folder; default: the one shipped.")] = None,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for models.json.")] = Path("runs/models"),
+    folder: Annotated[Path, out("models.json")] = Path("runs/models"),
     as_json: Json = False,
 ) -> None:
     """Measure the champion's latency while its model is reloaded, and while a challenger is scored in the shadow.
 
     Open loop, from an event's scheduled send to its committed score in a reader's hand, as `latency`. Exit code 3 when
-    a score is missing or comes twice.
+    a score is missing or comes twice, or when no model moved in or no challenger scored: then nothing was measured.
     """
     from loadtest.system import running
 
     load_before = taken.load_before(err)
     histograms = {phase: HdrHistogram(1, MAX_US, 3) for phase in PHASES}
-    wrong = 0
+    wrong = reloads = 0
     with (
         tempfile.TemporaryDirectory(prefix="intent-models-") as place,
         err.status("starting Kafka and the worker") as status,
     ):
-        registry = Registry(Path(place), bundle or bundles.SHIPPED)
+        registry = Registry(Path(place), bundle)
         with running(program="bundle", partitions=partitions, servers=None, model=registry.settings(share)) as settings:
             firsts = count(step=APART)
             for number in range(rounds):
                 for phase in PHASES:
                     status.update(f"round {number + 1} of {rounds}: {phase}")
+                    before = _moved_in(settings)
                     with _phase(phase, registry, settings, every_s=every):
                         load = Load(rate=rate, seconds=2 + seconds, users=2_000, seed=number, first=next(firsts))
                         found = openloop.measure(settings, load, warmup_s=2)
+                    if phase == "reload":  # the challenger's coming and going counts as well
+                        reloads += _moved_in(settings) - before
                     histograms[phase].add(found.histogram)
                     wrong += found.missing + found.repeated
             time.sleep(1)  # until the last shadow scores are acknowledged, and told
             counted = scrape(settings)
-    reloads = int(counted.get(("intent_model_reloads_total", "done"), 0))
-    document = {
+    document: dict[str, Any] = {
         "taken": taken.provenance(load_before=load_before),
         "rate": rate,
         "seconds": seconds * rounds,
@@ -125,6 +133,9 @@ def models(
     conclude(document, folder, "models", lambda: [_table(document)], as_json=as_json)
     if wrong:
         raise CheckFailed(f"{wrong} scores are missing or came twice")
+    shadowed = document["shadow"]["scores"]
+    if not reloads or not shadowed:
+        raise CheckFailed(f"{reloads} models moved in and {shadowed:.0f} shadow scores came: nothing was measured")
 
 
 @contextmanager
@@ -135,18 +146,16 @@ def _phase(phase: Phase, registry: Registry, settings: Settings, *, every_s: flo
         return
     if phase == "shadow":
         registry.point(CHALLENGER, registry.versions[2])
-        _until(lambda: _challenged(settings))
+        _until(lambda: _challenged(settings), "the worker has the challenger")
         yield
         registry.store.forget(registry.name, CHALLENGER)
-        _until(lambda: not _challenged(settings))
+        _until(lambda: not _challenged(settings), "the worker has let the challenger go")
         return
     over = threading.Event()
 
     def move() -> None:
-        turn = 0
         while not over.wait(every_s):
-            turn += 1
-            registry.point(CHAMPION, registry.versions[turn % 2])
+            registry.swap()
 
     mover = threading.Thread(target=move, daemon=True)
     mover.start()
@@ -162,9 +171,16 @@ def _challenged(settings: Settings) -> bool:
     return any(key[0] == "intent_challenger_info" for key in scrape(settings))
 
 
-def _until(condition: Callable[[], bool]) -> None:
+def _moved_in(settings: Settings) -> int:
+    """Models, of any alias."""
+    return int(scrape(settings).get(("intent_model_reloads_total", "done"), 0))
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + _SETTLE_S
-    while not condition() and time.monotonic() < deadline:
+    while not condition():
+        if time.monotonic() > deadline:
+            raise IntentError(f"not within {_SETTLE_S:g} s: {what}")
         time.sleep(_LOOK_S)
 
 

@@ -5,6 +5,7 @@ shows in every event that was due meanwhile (coordinated omission does not arise
 """
 
 import multiprocessing
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from confluent_kafka import Consumer, TopicPartition
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
-from loadtest import generator
+from loadtest import apart, generator
 from loadtest.generator import MAX_US, Load, Schedule, ScoredEvent, Sent
 from loadtest.scrape import scrape
 from loadtest.waits import Page
@@ -30,6 +31,8 @@ _AT_ONCE: Final = 10_000
 """Scores that the reader takes in one call."""
 DRAIN_S: Final = 60.0
 """How long after the last scheduled send a score may come: later ones count as missing."""
+_SILENT_S: Final = 0.5
+"""With every score in hand, silence of that length ends the reading: what comes again comes behind the first ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,6 @@ class Result:
     missing: int
     repeated: int
     sent: Sent
-    elapsed_s: float
     histogram: HdrHistogram
     batches: int = 0
     """Transactions of what was measured; a worker's only, as what follows."""
@@ -62,50 +64,49 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
     """Send one load and read its scores. Blocks until all have come, or `DRAIN_S` after the last was sent."""
     consumer = _at_the_end(settings)
     mine, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=generator.generate, args=(settings, load, theirs), daemon=True
-    )
-    process.start()
+    process = apart.started(generator.generate, settings, load, theirs)
     theirs.close()
     try:
         schedule = mine.recv()
         skip = round(load.rate * warmup_s)
+        over = threading.Event()
         with ThreadPoolExecutor(1) as beside:
-            warm = beside.submit(_page_at, settings, schedule.due_ns(skip))
-            read_ns, repeated = _read(consumer, load, schedule)
-            sent = mine.recv()
+            warm = beside.submit(_page_at, settings, schedule.due_ns(skip), over)
+            try:
+                read_ns, repeated = _read(consumer, load, schedule)
+                sent = mine.recv()
+            finally:
+                over.set()
         before = warm.result()
     except EOFError:
         raise IntentError("the generator ended early; its error is above") from None
     finally:
         consumer.close()
-        process.join(10)
-        process.kill()
+        process.kill()  # it has told all, or is not wanted any more
+        process.join()
     after = Page(scrape(settings))
     generator.check(sent)
     histogram = _latencies(load, schedule, read_ns, skip=skip)
-    elapsed_s = (time.monotonic_ns() - schedule.start_ns) / 1e9
     return Result(
         load=load,
         measured=histogram.get_total_count(),
         missing=int((read_ns == 0).sum()),
         repeated=repeated,
         sent=sent,
-        elapsed_s=elapsed_s,
         histogram=histogram,
         batches=after.batches(before),
         parts_ms=after.means_ms(before),
     )
 
 
-def _page_at(settings: Settings, at_ns: int) -> Page:
-    """The worker's metrics at that moment of the monotonic clock."""
-    time.sleep(max(0, at_ns - time.monotonic_ns()) / 1e9)
+def _page_at(settings: Settings, at_ns: int, over: threading.Event) -> Page:
+    """The worker's metrics at that moment of the monotonic clock, or at once when all is over before."""
+    over.wait(max(0, at_ns - time.monotonic_ns()) / 1e9)
     return Page(scrape(settings))
 
 
 def _read(consumer: Consumer, load: Load, schedule: Schedule) -> tuple[NDArray[np.int64], int]:
-    """When each event's score was first in hand, monotonic ns, 0 for never; and how many came again.
+    """When each event's score was first in hand, monotonic ns, 0 for never; and how many came again, the last's too.
 
     No more is done with a score while others come: what the reader takes of the machine, the worker lacks.
     """
@@ -113,9 +114,11 @@ def _read(consumer: Consumer, load: Load, schedule: Schedule) -> tuple[NDArray[n
     read_ns = np.zeros(load.count, np.int64)
     repeated, left = 0, load.count
     give_up_ns = schedule.due_ns(load.count) + round(DRAIN_S * 1e9)
-    while left and time.monotonic_ns() < give_up_ns:
-        first = consumer.poll(0.5)
+    while time.monotonic_ns() < give_up_ns:
+        first = consumer.poll(_SILENT_S)
         if first is None:
+            if not left:
+                break
             continue
         messages = [first, *consumer.consume(_AT_ONCE, 0)]
         now_ns = time.monotonic_ns()

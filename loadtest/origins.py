@@ -5,6 +5,7 @@ Owns the folder of such models, kept for the next study. A model's date is when 
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from loadtest import workload
-from worker.errors import SettingError
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
 from worker.scoring.encode import Vocabulary
@@ -23,7 +23,7 @@ from worker.training import continual, finetune, finish, loop
 from worker.training import windows as offline
 from worker.training.examples import Examples, fresh
 from worker.training.labels import NAMES, START, Bools, Events, held_out, labels
-from worker.training.metrics import Estimate, measure
+from worker.training.metrics import measure
 from worker.training.succession import differences
 from worker.training.windows import Windows
 
@@ -38,10 +38,7 @@ Probabilities = NDArray[np.float64]
 
 def read(sample: Path | None, runs: Path) -> tuple[Events, Windows]:
     """The real sample's events and windows; there is no study without them."""
-    source = sample or workload.sample_folder()
-    if source is None:
-        raise SettingError("the study needs the GA360 sample: name its folder with --sample or INTENT_GA360")
-    return offline.build(Sample(source), runs / "cache")
+    return offline.build(Sample(workload.needed_sample(sample)), runs / "cache")
 
 
 def plan(seed: int) -> finetune.Plan:
@@ -95,12 +92,14 @@ class Judges:
         """`metrics.METRICS` of each horizon that has instants."""
         return {name: measure(p[rows, at], self.y[rows, at]) for at, name, rows in self._horizons()}
 
-    def against(self, former: Probabilities, p: Probabilities, *, draws: int) -> dict[str, dict[str, Estimate]]:
-        """Those of `p` minus those of `former`, paired, with intervals by visitor."""
-        return {
-            name: differences(former[rows, at], p[rows, at], self.y[rows, at], self.visitor[rows], draws=draws)
-            for at, name, rows in self._horizons()
-        }
+    def against(self, former: Probabilities, p: Probabilities, *, draws: int) -> dict[str, dict[str, dict[str, float]]]:
+        """Those of `p` minus those of `former`, paired, with intervals by visitor; as plain JSON values."""
+        found = {}
+        for at, name, rows in self._horizons():
+            y, visitor = self.y[rows, at], self.visitor[rows]
+            estimates = differences(former[rows, at], p[rows, at], y, visitor, draws=draws)
+            found[name] = {metric: asdict(each) for metric, each in estimates.items()}
+        return found
 
     def _horizons(self) -> list[tuple[int, str, NDArray[np.bool_]]]:
         rows = list(self.member.T)

@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from loadtest import environment, outputs, standings, taken, workload
 from loadtest.conclude import conclude
 from loadtest.contenders.task import Job, Taken, Task
-from loadtest.options import Json
+from loadtest.options import Json, out
 from loadtest.standings import Place
 from loadtest.workload import Workload
 from worker.errors import CheckFailed, IntentError
@@ -83,9 +83,7 @@ def pipeline(
         typer.Option(help="Folder of the GA360 sample, for the full job; default: INTENT_GA360, or else simulated."),
     ] = None,
     bootstrap_servers: Annotated[str | None, typer.Option(help="Your own Kafka; default: one is started here.")] = None,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for pipeline.json and pipeline.png.")] = Path(
-        "runs/pipeline"
-    ),
+    folder: Annotated[Path, out("pipeline.json and pipeline.png")] = Path("runs/pipeline"),
     as_json: Json = False,
 ) -> None:
     """Compare throughput: the same job by this worker, Faust, Quix Streams and a bare confluent-kafka loop.

@@ -50,15 +50,16 @@ def made(sample: Path | None) -> Population:
     """From the sample in this folder, or from simulated shoppers where it is None."""
     windows: dict[str, bytes] = {}
     rules = window.Rules()
-    for event in _events(sample):
+    for event in events(sample, count=_SIMULATED):
         windows[event.user_id] = window.fold(windows.get(event.user_id), facts.of(event), rules=rules).window
     return Population(list(windows.values()), "the GA360 sample" if sample else "simulated shoppers")
 
 
-def _events(sample: Path | None) -> Iterator[Event]:
+def events(sample: Path | None, *, count: int) -> Iterator[Event]:
+    """The sample's events, all of them, or `count` of simulated shoppers where it is None, twenty of each."""
     if sample is not None:
         yield from ga360.Sample(sample).events()
         return
-    crowd = Crowd(rate=500, users=10_000, speed=200)
-    for sent in islice(Simulator(statistics.load(), crowd, seed=1, start_ms=_START_MS), _SIMULATED):
+    crowd = Crowd(rate=500, users=max(1, count // 20), speed=200)
+    for sent in islice(Simulator(statistics.load(), crowd, seed=1, start_ms=_START_MS), count):
         yield decode(sent.value, key=sent.key, timestamp_ms=NEWEST_MS)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from loadtest import gather, taken, workload
 from loadtest.conclude import conclude
-from loadtest.options import Json, Sample
+from loadtest.options import Json, Sample, out
 from worker.errors import CheckFailed
 from worker.ops import logs
 from worker.terminal import err
@@ -31,7 +31,7 @@ def reasons(
     count: Annotated[int, typer.Option("--batch", min=1, max=65_536, help="Windows a batch.")] = 512,
     rounds: Annotated[int, typer.Option(min=1, help="Times that each of the 4 batches is scored.")] = 10,
     sample: Sample = None,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for reasons.json.")] = Path("runs/reasons"),
+    folder: Annotated[Path, out("reasons.json")] = Path("runs/reasons"),
     as_json: Json = False,
 ) -> None:
     """Measure reason codes and risk: CPU microseconds of a window, and their share of scoring it.

@@ -16,14 +16,13 @@ from statistics import median
 from typing import Annotated, Final
 
 import typer
-from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
 from rich.table import Table
 
 from loadtest import fleet, population, taken, workload
 from loadtest.conclude import conclude
 from loadtest.fleet import Member
-from loadtest.options import Json, Sample
+from loadtest.options import Json, Sample, out
 from worker.errors import CheckFailed, IntentError
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
@@ -75,9 +74,9 @@ def recovery(
     records: Annotated[int, typer.Option(min=1000, help="Users in the changelog, a record each.")] = 1_000_000,
     stock_records: Annotated[int, typer.Option(min=1000, help="The same for Faust as it comes.")] = 50_000,
     runs: Annotated[int, typer.Option(min=1, help="Rebuilds of each, in turn.")] = 3,
-    partitions: Annotated[int, typer.Option(min=1, max=1024)] = 4,
+    partitions: Annotated[int, typer.Option(min=1, max=1024, help="Of each topic.")] = 4,
     sample: Sample = None,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for recovery.json.")] = Path("runs/recovery"),
+    folder: Annotated[Path, out("recovery.json")] = Path("runs/recovery"),
     as_json: Json = False,
 ) -> None:
     """Measure recovery: a changelog rebuilt into an empty folder, against stock Faust; a reopen; a standby's take-over.
@@ -134,7 +133,8 @@ def recovery(
         lambda: [_table(ours, theirs, reopened, took_over, mean_bytes=users.mean_bytes), spent],
         as_json=as_json,
     )
-    if any(each.records != records + partitions for each in ours) or any(each.records for each in reopened):
+    rebuilt = [(each, records) for each in ours] + [(each, stock_records) for each in theirs]
+    if any(each.records != wanted + partitions for each, wanted in rebuilt) or any(each.records for each in reopened):
         raise CheckFailed("a rebuild is incomplete, or an intact folder was replayed; the JSON tells which")
 
 
@@ -145,31 +145,7 @@ def fill(kafka: Kafka, topic: str, users: Iterable[tuple[bytes, bytes]], *, part
     """
     windows = ((key, value, number % partitions) for number, (key, value) in enumerate(users))
     marks = ((KEY, Watermark(-1, 0).encode(), number) for number in range(partitions))
-    put(kafka, topic, chain(windows, marks))
-
-
-def put(kafka: Kafka, topic: str, records: Iterable[tuple[bytes, bytes, int]]) -> None:
-    """(key, value, partition) each. Blocks until all is acknowledged. Raises `IntentError` when it is not."""
-    producer = Producer(
-        {
-            **clients.librdkafka(kafka),
-            "compression.type": "lz4",
-            "linger.ms": 50,
-            "batch.size": 512 << 10,
-            "queue.buffering.max.messages": 1_000_000,
-            "enable.idempotence": True,
-        }
-    )
-    for key, value, partition in records:
-        while True:
-            try:
-                producer.produce(topic, value, key, partition=partition)
-            except BufferError:
-                producer.poll(0.1)
-            else:
-                break
-    if producer.flush(60):
-        raise IntentError(f"the topic {topic} does not take its records; look at the broker's log")
+    workload.put(kafka, topic, chain(windows, marks), compression="lz4")  # as a worker's are
 
 
 def _size(folder: Path, topic: str) -> int:
@@ -206,7 +182,7 @@ def _take_over(first: Member, second: Member, *, partitions: int) -> TakenOver:
         first.until(first.ready, "the first worker is ready", within_s=_TIMEOUT_S)
         second.start()
         second.until(
-            lambda: {line["partition"] for line in second.said("standing by")} >= _owned(first) != set(),
+            lambda: {line["partition"] for line in second.said("standing by")} >= first.partitions() != set(),
             "the second worker stands by for the first",
             within_s=_TIMEOUT_S,
         )
@@ -215,16 +191,12 @@ def _take_over(first: Member, second: Member, *, partitions: int) -> TakenOver:
         killed = time.monotonic()
         second.until(lambda: len(second.said("assigned")) > assignments, "the group notices", within_s=_TIMEOUT_S)
         noticed = time.monotonic()
-        second.until(lambda: len(_owned(second)) == partitions, "it works on all partitions", within_s=_TIMEOUT_S)
+        second.until(lambda: len(second.partitions()) == partitions, "it works on all partitions", within_s=_TIMEOUT_S)
         return TakenOver(
             records=sum(line["records"] for line in second.said("recovered")[recoveries:]),
             noticed_s=round(noticed - killed, 2),
             seconds=round(time.monotonic() - noticed, 2),
         )
-
-
-def _owned(member: Member) -> set[int]:
-    return {int(partition) for partition in member.metric("intent_watermark_offset")}
 
 
 def _stock_topics(settings: Settings, users: Iterable[tuple[bytes, bytes]], *, partitions: int) -> str:

@@ -1,5 +1,6 @@
 """What was measured, as a table, a plot and JSON, with what a number needs to mean something: where it was taken."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ from loadtest import taken
 from loadtest.openloop import PERCENTILES, Result
 from loadtest.waits import PARTS
 
+BEYOND: Final = "batch committed to score read"
 _PLOT_PERCENTILES: Final = tuple(100 * (1 - 10 ** (-step / 20)) for step in range(81))  # 0 to 99.99, even on the axis
 
 
@@ -52,8 +54,9 @@ def table(found: Found, *, title: str) -> Table:
 
 
 def times(result: Result, other: Result, percentile: float) -> float:
-    """How many times the other's latency that is."""
-    return result.percentile_ms(percentile) / other.percentile_ms(percentile)
+    """How many times the other's latency that is; NaN where nothing came of the other."""
+    theirs = other.percentile_ms(percentile)
+    return result.percentile_ms(percentile) / theirs if theirs else math.nan
 
 
 def parts(results: Sequence[Result]) -> Table:
@@ -70,7 +73,7 @@ def parts(results: Sequence[Result]) -> Table:
     for part in PARTS:
         times = (result.parts_ms.get(part) for result in results)
         shown.add_row(part, *("" if time is None else f"{time:,.1f}" for time in times))
-    shown.add_row("batch committed to score read", *(f"{beyond_ms(result):,.1f}" for result in results))
+    shown.add_row(BEYOND, *(f"{beyond_ms(result):,.1f}" for result in results))
     return shown
 
 
@@ -104,7 +107,7 @@ def document(found: Found, *, scorer: str, job: str, partitions: int, load_befor
                     "mean": round(result.histogram.get_mean_value() / 1000, 3),
                 },
                 "batches": result.batches,
-                "parts_ms": {**result.parts_ms, "batch committed to score read": beyond_ms(result)},
+                "parts_ms": {**result.parts_ms, BEYOND: beyond_ms(result)} if result.parts_ms else {},
                 "sent_late_ms": {"p99": result.sent.p99_late_us / 1000, "max": result.sent.max_late_us / 1000},
                 # whole distribution: decodes with any HdrHistogram, and adds up with other runs'
                 "hdr_us": result.histogram.encode().decode(),

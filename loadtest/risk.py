@@ -13,9 +13,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from loadtest import taken
+from loadtest import taken, workload
 from loadtest.conclude import conclude
-from loadtest.options import Json
+from loadtest.options import Json, RealSample, out
 from loadtest.recall import CHOSEN_ON, Measured, plot, recalls, table
 from worker.errors import IntentError
 from worker.terminal import err
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 def risk(
     *,
-    sample: Annotated[Path, typer.Option("--sample", help="Folder of the GA360 sample.")],
+    sample: RealSample = None,
     runs: Annotated[Path, typer.Option(help="Keeps the folded windows for the next run.")] = Path("runs"),
     abusers: Annotated[int, typer.Option(min=20, help="Of each kind of synthetic abuse.")] = 500,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for risk.json and risk.png.")] = Path("runs/risk"),
+    folder: Annotated[Path, out("risk.json and risk.png")] = Path("runs/risk"),
     as_json: Json = False,
 ) -> None:
     """Measure the risk score on synthetic abuse: recall by kind at 0.1 % and 1 % false alarms. Without Kafka.
 
     Habits are learnt from the training slice, which no abuse was put into. Abuse is injected behind real visitors'
-    windows of the validation week; false alarms are that week's other visitors, bot-like ones left out. The sample's
-    bot-like visitors (over 100 hits, a median gap below 1 s) are counted apart. The test slice is not read.
+    windows of the validation week; false alarms are that week's visitors as they were, bot-like ones left out. The
+    sample's bot-like visitors (over 100 hits, a median gap below 1 s) are counted apart. The test slice is not read.
     """
     from worker.scoring.batch import Batch
     from worker.shop.ga360 import Sample
@@ -51,7 +51,7 @@ def risk(
     load_before = taken.load_before(err)
     rng = np.random.default_rng(seed)
     with err.status("folding the sample") as status:
-        events, kept = build(Sample(sample), runs / "cache")
+        events, kept = build(Sample(workload.needed_sample(sample)), runs / "cache")
         status.update("learning habits from the training slice")
         known = learning.fit(events, kept, seed=seed)
         status.update("measuring the background")

@@ -5,7 +5,7 @@ dates lie before the test slice. What an update does is in `worker.training.cont
 """
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from loadtest import taken
 from loadtest.conclude import conclude
-from loadtest.options import Json, Sample
+from loadtest.options import Json, RealSample, chosen, out
 from worker.shop.ga360 import parse_time
 from worker.terminal import err
 
@@ -60,11 +60,9 @@ def continual(
     only: Annotated[list[str] | None, typer.Option(help="An arm's label; once for each. Default: all.")] = None,
     draws: Annotated[int, typer.Option(min=10, help="Resamples of the visitors for the intervals.")] = 200,
     seed: Annotated[int, typer.Option(min=0)] = 1,
-    sample: Sample = None,
+    sample: RealSample = None,
     runs: Annotated[Path, typer.Option(help="Where `intent train` keeps the folded windows.")] = Path("runs"),
-    folder: Annotated[Path, typer.Option("--out", help="Folder for continual.json and .png, and the base.")] = Path(
-        "runs/continual"
-    ),
+    folder: Annotated[Path, out("continual.json and .png, and the base")] = Path("runs/continual"),
     as_json: Json = False,
 ) -> None:
     """Measure what a weekly refit gains over none, and what it forgets, with guards against forgetting beside it.
@@ -79,10 +77,8 @@ def continual(
     from worker.training.labels import HORIZONS_MS, START, TEST
 
     load = taken.load_before(err)
-    arms = [arm for arm in ARMS if not only or arm.label in only]
-    if only and len(arms) < len(only):
-        known = ", ".join(arm.label for arm in ARMS)
-        raise typer.BadParameter(f"{', '.join(only)}: one is none of {known}", param_hint="--only")
+    names = chosen("--only", only, [arm.label for arm in ARMS])
+    arms = [arm for arm in ARMS if arm.label in names]
     torch.set_num_threads(1)
     dates = [parse_time(date) for date in (BASE_UNTIL, *REFITS)]
     with err.status("folding the events into windows") as status:
@@ -135,11 +131,11 @@ def continual(
             if label != NONE:
                 none, none_old = scored[NONE]
                 line["weeks_against"] = [
-                    _plain(judges.against(one, other, draws=draws))
+                    judges.against(one, other, draws=draws)
                     for judges, one, other in zip(weeks, none, after, strict=True)
                 ]
-                line["all_against"] = _plain(whole.against(np.concatenate(none), np.concatenate(after), draws=draws))
-                line["old_against"] = _plain(old.against(none_old, before_all, draws=draws))
+                line["all_against"] = whole.against(np.concatenate(none), np.concatenate(after), draws=draws)
+                line["old_against"] = old.against(none_old, before_all, draws=draws)
             lines.append(line)
     document = {
         "taken": taken.provenance(load_before=load, packages=("numpy", "torch", "transformers")),
@@ -150,10 +146,6 @@ def continual(
     }
     plot = partial(_plot, document)
     conclude(document, folder, "continual", lambda: [_table(document)], as_json=as_json, plot=plot)
-
-
-def _plain(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    return {horizon: {name: asdict(each) for name, each in metrics.items()} for horizon, metrics in found.items()}
 
 
 def _table(document: dict[str, Any]) -> Table:

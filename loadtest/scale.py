@@ -4,16 +4,18 @@ Throughput is that of a topic that is full beforehand; a rebalance is seen by a 
 steady load; the cost of users is CPU an event with so many windows in the state folders.
 """
 
+import datetime as dt
 import random
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -24,10 +26,10 @@ from rich.table import Table
 from loadtest import fleet, population, recovery, taken, workload
 from loadtest.conclude import conclude
 from loadtest.fleet import Member
-from loadtest.options import Json
+from loadtest.options import Json, out
 from loadtest.population import Population
 from loadtest.steady import Stream, sending
-from worker.errors import CheckFailed
+from worker.errors import CheckFailed, IntentError
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
 from worker.settings import Settings
@@ -37,6 +39,8 @@ _PARTITIONS: Final = 8
 _READY_S: Final = 180.0
 _SESSION_S: Final = 6.0
 _SETTLE_S: Final = 5.0
+_PAUSABLE: Final = {"session_timeout_s": 25.0}
+"""Workers that are paused while a topic is filled stay in their group."""
 _EVENT: Final = b'{"event_id":"e%d","user_id":"%s","event_time":%d,"type":"view_item"}'
 
 
@@ -50,7 +54,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """So many workers on a full topic, between a tenth and nine tenths of it; CPU is that of all workers."""
+    """So many workers, all at work on a full topic, between a tenth and nine tenths of it; CPU is of all of them."""
 
     workers: int
     events_per_s: float
@@ -78,26 +82,38 @@ class Crowd:
 
 
 class _Score(msgspec.Struct, frozen=True):
+    event_id: str
     event_time: str
+
+
+class Seen(NamedTuple):
+    """A committed score in a reader's hand: whose, and when (s since 1970, s after its event was due)."""
+
+    event_id: str
+    partition: int
+    arrival_s: float
+    latency_s: float
 
 
 def scale(
     *,
     part: Annotated[list[Part] | None, typer.Option(help="Only these; repeat for several. Default: all.")] = None,
-    workers: Annotated[list[int] | None, typer.Option(min=1, help="Repeat for several. Default: 1, 2 and 4.")] = None,
+    workers: Annotated[
+        list[int] | None, typer.Option(min=1, max=_PARTITIONS, help="Repeat for several. Default: 1, 2 and 4.")
+    ] = None,
     events: Annotated[int, typer.Option(min=1000, help="Of a full topic, for throughput.")] = 300_000,
     rate: Annotated[float, typer.Option(min=1, help="Events a second while workers come and go.")] = 2000.0,
     seconds: Annotated[float, typer.Option(min=1, help="Of each stretch of that.")] = 10.0,
     users: Annotated[
         list[int] | None, typer.Option(min=100, help="Repeat for several. Default: 1,000 to 1,000,000 by tens.")
     ] = None,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for scale.json.")] = Path("runs/scale"),
+    folder: Annotated[Path, out("scale.json")] = Path("runs/scale"),
     as_json: Json = False,
 ) -> None:
     """Measure scaling: throughput of several workers, the pause when one joins, leaves or dies, cost of more users.
 
     Eight partitions; workers, broker and load share this machine's cores, so more workers than cores bring nothing
-    here. Exit code 3 when scores are missing.
+    here. Exit code 3 when a score is missing or comes twice.
     """
     parts = part or list(Part)
     load_before = taken.load_before(err)
@@ -110,10 +126,10 @@ def scale(
                 status.update(f"throughput of {count} workers")
                 throughput.append(_throughput(place, servers, workers=count, events=events))
             phases: list[Phase] = []
-            missing = 0
+            missing = repeated = 0
             if Part.REBALANCES in parts:
                 status.update("workers come and go")
-                phases, missing = _rebalances(place, servers, rate=rate, seconds=seconds)
+                phases, missing, repeated = _rebalances(place, servers, rate=rate, seconds=seconds)
             crowds = []
             if Part.USERS in parts:
                 status.update("making windows")
@@ -125,35 +141,58 @@ def scale(
         "taken": taken.provenance(load_before=load_before),
         "partitions": _PARTITIONS,
         "throughput": [asdict(each) for each in throughput],
-        "rebalances": {"rate": rate, "missing": missing, "phases": [asdict(each) for each in phases]},
+        "rebalances": {
+            "rate": rate,
+            "missing": missing,
+            "repeated": repeated,
+            "phases": [asdict(each) for each in phases],
+        },
         "users": [asdict(each) for each in crowds],
     }
     conclude(document, folder, "scale", lambda: _tables(throughput, phases, crowds, rate=rate), as_json=as_json)
-    if missing:
-        raise CheckFailed(f"{missing} scores are missing")
+    if missing or repeated:
+        raise CheckFailed(f"{missing} scores are missing and {repeated} came twice")
 
 
 # -- throughput --------------------------------------------------------------------------------------------------------
 
 
 def _throughput(place: Path, servers: str, *, workers: int, events: int) -> Throughput:
-    settings = fleet.deployment(place, servers=servers, partitions=_PARTITIONS)
+    settings = fleet.deployment(place, servers=servers, partitions=_PARTITIONS, worker=_PAUSABLE)
     load = workload.make("light", events, sample=None)
-    workload.publish(settings.kafka, settings.topics.events, load.records)
     members = [Member(settings, place, name=f"{workers}-workers-{number}") for number in range(workers)]
-    with fleet.stopped_at_the_end(*members):
+    with _at_work(members):
+        with fleet.paused(*members):
+            workload.publish(settings.kafka, settings.topics.events, load.records)
         rate, cpu_us = _worked_off(members, events)
     return Throughput(workers=workers, events_per_s=rate, cpu_us_per_event=cpu_us)
 
 
+@contextmanager
+def _at_work(members: Sequence[Member]) -> Iterator[None]:
+    """Each has its partitions. The topic is filled only then: the first could be through before the last has joined."""
+
+    def joined() -> bool:
+        for member in members:
+            member.check()
+        owned = [member.partitions() for member in members]
+        return all(owned) and sum(map(len, owned)) == _PARTITIONS
+
+    with fleet.stopped_at_the_end(*members):
+        for member in members:
+            member.start()
+        members[0].until(joined, "every worker has its partitions", within_s=_READY_S)
+        yield
+
+
 def _worked_off(members: Sequence[Member], events: int) -> tuple[float, float]:
-    """Start them; events a second and CPU microseconds an event, between a tenth and nine tenths of the events."""
+    """Events a second and CPU microseconds an event, between a tenth and nine tenths of the events."""
 
     def done() -> float:
+        for member in members:
+            member.check()
         return sum(member.metrics("intent_events_total")["intent_events_total"] for member in members)
 
-    for member in members:
-        member.start()
     members[0].until(lambda: done() >= 0.1 * events, "a tenth is done", within_s=_READY_S)
     began, first, cpu = time.monotonic(), done(), _cpu_s(members)
     members[0].until(lambda: done() >= 0.9 * events, "nine tenths are done", within_s=_READY_S)
@@ -169,8 +208,8 @@ def _cpu_s(members: Sequence[Member]) -> float:
 # -- rebalances --------------------------------------------------------------------------------------------------------
 
 
-def _rebalances(place: Path, servers: str, *, rate: float, seconds: float) -> tuple[list[Phase], int]:
-    """One worker; another joins, leaves, joins again and is killed. The phases, and how many scores are missing."""
+def _rebalances(place: Path, servers: str, *, rate: float, seconds: float) -> tuple[list[Phase], int, int]:
+    """One worker; another joins, leaves, joins again and is killed. The phases; scores missing, and repeated."""
     settings = fleet.deployment(
         place, servers=servers, partitions=_PARTITIONS, worker={"session_timeout_s": _SESSION_S}
     )
@@ -190,7 +229,7 @@ def _rebalances(place: Path, servers: str, *, rate: float, seconds: float) -> tu
             if act is not None:
                 act()
             if act == second.start:
-                second.until(lambda: bool(second.metric("intent_watermark_offset")), "it joins", within_s=_READY_S)
+                second.until(lambda: bool(second.partitions()), "it joins", within_s=_READY_S)
             time.sleep(seconds + (_SESSION_S if act == second.kill else 0))  # before that nobody notices
         borders.append(time.time())
         process.terminate()
@@ -199,12 +238,17 @@ def _rebalances(place: Path, servers: str, *, rate: float, seconds: float) -> tu
         deadline = time.monotonic() + _READY_S
         while len(seen) < sent and time.monotonic() < deadline:
             time.sleep(0.1)
-    table = np.array(seen, dtype=np.float64)
     phases = [
-        _phase(name, table, begin=begin, end=end)
+        _phase(name, seen, begin=begin, end=end)
         for name, begin, end in zip(stretches, borders[:-1], borders[1:], strict=True)
     ]
-    return phases, sent - len(seen)
+    return phases, *missing_and_repeated(seen, sent)
+
+
+def missing_and_repeated(seen: Sequence[Seen], sent: int) -> tuple[int, int]:
+    """Of so many events: how many have no score, and how many scores are of an event that has one already."""
+    times = Counter(each.event_id for each in seen)
+    return sent - len(times), len(seen) - len(times)
 
 
 def _count(settings: Settings) -> int:
@@ -217,25 +261,30 @@ def _count(settings: Settings) -> int:
         consumer.close()
 
 
-def _phase(name: str, table: np.ndarray, *, begin: float, end: float) -> Phase:
-    """`table` [n, 3]: partition, arrival (s since 1970), latency (s). A partition may be silent up to the very end."""
-    within = table[(table[:, 1] >= begin) & (table[:, 1] < end)]
-    arrivals = [within[within[:, 0] == partition][:, 1] for partition in np.unique(table[:, 0])]
-    pauses = [float(np.diff(np.concatenate([[begin], each, [end]])).max()) for each in arrivals]
-    p50, p99 = np.percentile(within[:, 2], [50, 99]) * 1000
+def _phase(name: str, seen: Sequence[Seen], *, begin: float, end: float) -> Phase:
+    """From `begin` to `end` (s since 1970). A partition may be silent up to the very end."""
+    within = [each for each in seen if begin <= each.arrival_s < end]
+    if not within:
+        raise IntentError(f"no score came in {end - begin:.1f} s ({name}); give a higher --rate or more --seconds")
+    latencies_ms = np.array([each.latency_s for each in within]) * 1000
+    arrivals: dict[int, list[float]] = {each.partition: [begin] for each in seen}
+    for each in within:
+        arrivals[each.partition].append(each.arrival_s)
+    pauses = [float(np.diff([*each, end]).max()) for each in arrivals.values()]
+    p50, p99 = np.percentile(latencies_ms, [50, 99])
     return Phase(
         name=name,
         p50_ms=round(float(p50), 1),
         p99_ms=round(float(p99), 1),
-        max_ms=round(float(within[:, 2].max()) * 1000, 1),
+        max_ms=round(float(latencies_ms.max()), 1),
         pause_ms=round(max(pauses) * 1000, 1),
     )
 
 
 @contextmanager
-def _reading(settings: Settings) -> Iterator[list[tuple[int, float, float]]]:
-    """Follow the committed scores in a thread: (partition, arrival, latency) of each."""
-    seen: list[tuple[int, float, float]] = []
+def _reading(settings: Settings) -> Iterator[list[Seen]]:
+    """Follow the committed scores in a thread."""
+    seen: list[Seen] = []
     ended = threading.Event()
 
     def follow() -> None:
@@ -257,8 +306,9 @@ def _reading(settings: Settings) -> Iterator[list[tuple[int, float, float]]]:
             for message in messages:
                 partition, value = message.partition(), message.value()
                 if message.error() is None and partition is not None and isinstance(value, bytes):
-                    due = np.datetime64(decoder.decode(value).event_time.removesuffix("Z"), "ms").astype(int) / 1000
-                    seen.append((partition, now, now - due))
+                    score = decoder.decode(value)
+                    due_s = dt.datetime.fromisoformat(score.event_time).timestamp()
+                    seen.append(Seen(score.event_id, partition, now, now - due_s))
         consumer.close()
 
     thread = threading.Thread(target=follow, name="reader")
@@ -275,7 +325,7 @@ def _reading(settings: Settings) -> Iterator[list[tuple[int, float, float]]]:
 
 def _crowd(place: Path, servers: str, people: Population, *, users: int, events: int) -> Crowd:
     """One worker whose state holds so many users' windows, and events of users drawn at random."""
-    settings = fleet.deployment(place, servers=servers, partitions=_PARTITIONS)
+    settings = fleet.deployment(place, servers=servers, partitions=_PARTITIONS, worker=_PAUSABLE)
     keys: list[bytes] = []
 
     def kept() -> Iterator[tuple[bytes, bytes]]:
@@ -291,9 +341,10 @@ def _crowd(place: Path, servers: str, people: Population, *, users: int, events:
         (keys[user], _EVENT % (number, keys[user], newest_ms), user % _PARTITIONS)  # where the user's window is
         for number, user in chosen
     )
-    recovery.put(settings.kafka, settings.topics.events, records)
     member = Member(settings, place, name=f"{users}-users")
-    with fleet.stopped_at_the_end(member):
+    with _at_work([member]):
+        with fleet.paused(member):
+            workload.put(settings.kafka, settings.topics.events, records, compression="lz4")
         rate, cpu_us = _worked_off([member], events)
     return Crowd(users=users, events_per_s=rate, cpu_us_per_event=cpu_us)
 

@@ -1,6 +1,6 @@
 """How scorers compare: rates, ratios, shares of the peak, costs of starting; as tables, a plot and JSON."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -8,6 +8,7 @@ from typing import Any, Final
 from rich.table import Table
 
 from loadtest.scorers.contest import OURS, REFERENCE, Cell, Found, Standings
+from loadtest.standings import spread
 
 _MIXES: Final = {"fixed": "64 positions each", "real": "the sample's lengths"}
 
@@ -144,7 +145,7 @@ def cells(standings: Standings) -> list[Cell]:
 def document(standings: Standings) -> dict[str, Any]:
     """For programs; plain JSON values."""
     return {
-        "peak_flops_per_s": {name: _spread(found) for name, found in standings.peaks.items()},
+        "peak_flops_per_s": {name: spread(found) for name, found in standings.peaks.items()},
         "left_out": standings.left_out,
         "scorers": {
             name: {
@@ -155,9 +156,9 @@ def document(standings: Standings) -> dict[str, Any]:
                 "most_difference_by_batch": standings.dependence(name),
                 "cells": {
                     f"{cell.mix}/{cell.batch}": {
-                        "windows_per_s": _spread(rates(found)),
-                        "positions_per_s": _spread([turn.positions / turn.seconds for turn in found.turns]),
-                        "cpu_us_per_window": _spread(cpu_us(found)),
+                        "windows_per_s": spread(rates(found)),
+                        "positions_per_s": spread([turn.positions / turn.seconds for turn in found.turns]),
+                        "cpu_us_per_window": spread(cpu_us(found)),
                         "ratio_to_eager_fp32": round(ratio(standings, name, cell), 3),
                         "share_of_peak": None if (part := share(standings, name, cell)) is None else round(part, 4),
                         "first_batches_s": round(found.warm_up_s, 3),
@@ -215,7 +216,3 @@ def plot(models: Mapping[str, Standings], path: Path, *, title: str) -> None:
 
 def _batch(size: str) -> str:
     return f"batches of {size.removesuffix('t')} {'positions' if size.endswith('t') else 'windows'}"
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {name: round(of(values), 2) for name, of in (("median", median), ("min", min), ("max", max))}

@@ -20,15 +20,17 @@ from rich.table import Table
 from loadtest import fleet, taken
 from loadtest.conclude import conclude
 from loadtest.fleet import Member
-from loadtest.options import Json
+from loadtest.options import Json, out
 from loadtest.steady import Stream, sending
-from worker.errors import CheckFailed, IntentError
+from worker.errors import CheckFailed, IntentError, SettingError
 from worker.kafka.broker import EmbeddedBroker
 from worker.terminal import err
 
 _READY_S: Final = 120.0
 _DRAIN_S: Final = 60.0
 _BURST: Final = 200_000
+_FEWEST: Final = 10
+"""Samples of a soak: of one or two in the second half, a line says nothing."""
 _POLL_S: Final = 0.05
 
 
@@ -108,7 +110,7 @@ def soak(
     ] = 10_000,
     partitions: Annotated[int, typer.Option(min=1, max=1024, help="Of each topic.")] = 4,
     every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between samples.")] = 5.0,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for soak.json and soak.png.")] = Path("runs/soak"),
+    folder: Annotated[Path, out("soak.json and soak.png")] = Path("runs/soak"),
     as_json: Json = False,
 ) -> None:
     """Soak: a steady load, and whether memory, file handles, threads, queue and lag stay flat.
@@ -116,6 +118,11 @@ def soak(
     Each is judged by a line through the second half of its samples. Exit code 3 when one grows beyond its bound, or
     events are missing at the end.
     """
+    if minutes * 60 < every_s * _FEWEST:
+        raise SettingError(
+            f"--every is {every_s:g} s, of which --minutes {minutes:g} has {minutes * 60 / every_s:.1f}; accepted is "
+            f"what gives {_FEWEST} samples at least, half of them for a line"
+        )
     load_before = taken.load_before(err)
     with (
         tempfile.TemporaryDirectory(prefix="intent-soak-") as temporary,
@@ -192,6 +199,7 @@ def _done(member: Member) -> float:
 
 
 def _sample(member: Member, at_s: float) -> Sample:
+    member.check()
     process = member.process
     page = member.metrics("intent_tasks", "intent_lag_events", "intent_stream_queue_events", "intent_events_total")
     with process.oneshot():

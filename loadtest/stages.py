@@ -11,7 +11,7 @@ from rich.table import Table
 
 from loadtest import taken
 from loadtest.conclude import conclude
-from loadtest.options import Json, Sample
+from loadtest.options import Json, Sample, out
 from worker.terminal import err
 
 STAGES: Final = (
@@ -56,7 +56,7 @@ def stages(
     *,
     count: Annotated[int, typer.Option("--events", min=20_000, help="Of the full job.")] = 200_000,
     sample: Sample = None,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for stages.json and stages.png.")] = Path("runs/stages"),
+    folder: Annotated[Path, out("stages.json and stages.png")] = Path("runs/stages"),
     as_json: Json = False,
 ) -> None:
     """Profile this worker: microseconds of an event by stage.

@@ -23,9 +23,9 @@ import rocksdict
 import typer
 from rich.table import Table
 
-from loadtest import population, taken, workload
+from loadtest import apart, population, taken, workload
 from loadtest.conclude import conclude
-from loadtest.options import Json, Sample
+from loadtest.options import Json, Sample, chosen, out
 from loadtest.population import Population
 from worker.errors import IntentError
 from worker.stream.rocksdb import CHOSEN, Choice, options
@@ -76,9 +76,11 @@ def state(
     *,
     users: Annotated[int, typer.Option(min=1000, help="With a window each.")] = 1_000_000,
     events: Annotated[int, typer.Option(min=1000, help="Of users drawn at random, once all are there.")] = 200_000,
-    case: Annotated[list[str] | None, typer.Option(help="Only these choices; repeat for several.")] = None,
+    case: Annotated[
+        list[str] | None, typer.Option(help="Only these choices; repeat for several. Default: all.")
+    ] = None,
     sample: Sample = None,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for state.json.")] = Path("runs/state"),
+    folder: Annotated[Path, out("state.json")] = Path("runs/state"),
     as_json: Json = False,
 ) -> None:
     """Measure state: bytes a user on disk, memory, and microseconds, for the options chosen and for others.
@@ -86,12 +88,13 @@ def state(
     Window lengths and contents are those of real visitors, drawn at random. Each case differs from the chosen options
     in what its name says.
     """
+    names = chosen("--case", case, CASES)
     load_before = taken.load_before(err)
     results: dict[str, Size] = {}
     with err.status("making windows") as status, tempfile.TemporaryDirectory(prefix="intent-state-") as temporary:
         people = population.made(sample or workload.sample_folder())
         (Path(temporary) / "population").write_bytes(pickle.dumps(people))
-        for name in case or CASES:
+        for name in names:
             status.update(name)
             results[name] = _apart(name, Path(temporary), users=users, events=events)
     document = {
@@ -112,10 +115,7 @@ def state(
 
 def _apart(name: str, folder: Path, *, users: int, events: int) -> Size:
     mine, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_measured, args=(name, folder, users, events, theirs), daemon=True
-    )
-    process.start()
+    process = apart.started(_measured, name, folder, users, events, theirs)
     theirs.close()
     try:
         if not mine.poll(_TIMEOUT_S):
@@ -143,20 +143,20 @@ def measure(name: str, people: Population, folder: Path, *, users: int, events: 
     keys: list[bytes] = []
     fill_s = 0.0
     source = people.users(users, seed=1)
-    for chunk in _chunks(source, _FILL):
+    for block, chunk in enumerate(_chunks(source, _FILL)):
         keys += [key for key, _ in chunk]
         begin = time.thread_time()
-        _write(databases[len(keys) // _FILL % _PARTITIONS], chunk)
+        _write(databases[block % _PARTITIONS], chunk)
         fill_s += time.thread_time() - begin
     keys_bytes = users * 80  # the list above is not the store's
     rng = random.Random(2)
     event_s = 0.0
     for _ in range(events // _BATCH):
-        block = rng.randrange(users // _FILL or 1)
-        database = databases[(block + 1) % _PARTITIONS]
-        chosen = [keys[min(block * _FILL + rng.randrange(_FILL), users - 1)] for _ in range(_BATCH)]
+        first = rng.randrange(0, users, _FILL)
+        database = databases[first // _FILL % _PARTITIONS]
+        chosen = [keys[rng.randrange(first, min(first + _FILL, users))] for _ in range(_BATCH)]
         begin = time.thread_time()
-        _write(database, [(key, database.get(key) or b"") for key in chosen])
+        _write(database, [(key, _held(database, key)) for key in chosen])
         event_s += time.thread_time() - begin
     absent = [b"%019d" % (rng.randrange(10**12) * 10**7 + users + number) for number in range(events // 10)]
     begin = time.thread_time()
@@ -190,6 +190,12 @@ def _opened(name: str, folder: Path, partition: int) -> rocksdict.Rdict:
         how.disable_wal = True  # type: ignore[assignment,method-assign]  # a property, which its stub does not know
         database.set_write_options(how)
     return database
+
+
+def _held(database: rocksdict.Rdict, key: bytes) -> bytes:
+    value = database.get(key)
+    assert isinstance(value, bytes), "a user that was put in is not there"
+    return value
 
 
 def _write(database: rocksdict.Rdict, items: list[tuple[bytes, bytes]]) -> None:

@@ -3,7 +3,6 @@
 An event's time is when it was due, so whoever reads its score knows its latency. Knows nothing of scores.
 """
 
-import multiprocessing
 import random
 import time
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Final
 
 from confluent_kafka import Producer
 
+from loadtest import apart
 from worker.kafka import clients
 from worker.settings import Settings
 
@@ -71,6 +71,4 @@ def send(settings: Settings, stream: Stream) -> None:
 
 def sending(settings: Settings, stream: Stream) -> BaseProcess:
     """The same in a process of its own, started."""
-    process = multiprocessing.get_context("spawn").Process(target=send, args=(settings, stream), daemon=True)
-    process.start()
-    return process
+    return apart.started(send, settings, stream)

@@ -1,254 +1,62 @@
 """`python -m loadtest transfer`: what another shop's model is worth to a shop that is just beginning to collect.
 
-A part of the real sample's visitors becomes a foreign shop: chosen by the channel of their first visit, so that the mix
-differs, with items, categories and pages renamed by a keyed hash. A donor learns from the other visitors only; shares
-of the foreign shop's training visitors then train a network of the same size from scratch, and one that begins as the
-donor. Both are measured on the foreign shop's validation weeks. The test slice is never read.
+Owns the options and the table; the study is `loadtest.foreign`'s.
 """
 
-import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import torch
 import typer
 from rich.table import Table
 
-from loadtest import taken
+from loadtest import taken, workload
 from loadtest.conclude import conclude
-from loadtest.options import Json
-from worker.facts import hash32
-from worker.scoring import encode, model
-from worker.scoring.batch import Floats
-from worker.scoring.bundle import Bundle
-from worker.scoring.head import Shape
-from worker.shop.ga360 import Sample
+from loadtest.options import Json, RealSample, out
 from worker.terminal import err
-from worker.training import finetune, finish, loop
-from worker.training.examples import (
-    STANDARD_WINDOWS,
-    Bools,
-    Examples,
-    Places,
-    fresh,
-    learn_vocabulary,
-    predict,
-    standardise,
-)
-from worker.training.labels import NAMES, Events, labels, member
-from worker.training.metrics import Estimate, estimates, resampled
-from worker.training.optimiser import Optimiser
-from worker.training.transplant import transplant
-from worker.training.windows import Windows, build
-from worker.window import ROW, ROWS_AT
 
-CHANNELS: Final = ("Direct", "Paid Search", "Display", "Affiliates")
-"""Of the first visit: these visitors are the foreign shop's."""
-
-SHARES: Final = (0.01, 0.1, 1.0)
-METRICS: Final = ("auc", "ap")
-SHAPE: Final = Shape(layers=2, hidden=64, heads=2)
-BATCH: Final = 256
-CHECKS: Final = 5
-WATCHED: Final = 4096
-"""Windows at most that a checkpoint is chosen on."""
-
-_RENAMED = ("item", "category", "page")
-_ROW = np.dtype(
-    [("time", "<u4"), ("item", "<u4"), ("category", "<u4"), ("page", "<u4"), ("kind_price", "<u4"), ("session", "<u2")]
-)
-assert _ROW.itemsize == ROW.size
-_CHANNEL_AT = 12  # of a window's header: the context's first hash
-
-
-@dataclass(frozen=True, slots=True)
-class Foreign(Windows):
-    """Windows whose items, categories and pages have other names."""
-
-    key: int
-
-    def take(self, places: Places) -> list[bytes]:
-        """As `Windows.take`."""
-        return [window[:ROWS_AT] + self._renamed(window[ROWS_AT:]) for window in Windows.take(self, places)]
-
-    def _renamed(self, content: bytes) -> bytes:
-        rows = np.frombuffer(content, _ROW).copy()
-        for field in _RENAMED:
-            mixed = (rows[field].astype(np.uint64) + np.uint64(self.key)) * np.uint64(0x9E3779B97F4A7C15)
-            named = ((mixed ^ (mixed >> np.uint64(29))) >> np.uint64(16)).astype(np.uint32)
-            rows[field] = np.where(rows[field] == 0, 0, np.maximum(named, 1))
-        return rows.tobytes()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One share and horizon: scratch beside transfer, and the paired difference."""
-
-    share: float
-    visitors: int
-    windows: int
-    horizon: str
-    metric: str
-    scratch: Estimate
-    transfer: Estimate
-    difference: Estimate
+if TYPE_CHECKING:
+    from loadtest.foreign import Line
+    from worker.training.metrics import Estimate
 
 
 def transfer(
-    sample: Annotated[Path, typer.Option(help="Folder of the GA360 sample.")],
     *,
     windows: Annotated[int, typer.Option(min=1024, help="That the donor, and the largest share, learn from.")] = 30_720,
     draws: Annotated[int, typer.Option(min=10, help="Resamples of the visitors.")] = 100,
+    sample: RealSample = None,
     runs: Annotated[Path, typer.Option(help="Keeps the folded windows.")] = Path("runs"),
-    folder: Annotated[Path, typer.Option("--out", help="Folder for transfer.json.")] = Path("runs/transfer"),
+    folder: Annotated[Path, out("transfer.json")] = Path("runs/transfer"),
     as_json: Json = False,
 ) -> None:
-    """Train on 1, 10 and 100 % of a foreign shop's visitors, from scratch and from another shop's model."""
-    load_before, began = taken.load_before(err), time.monotonic()
-    events, kept = build(Sample(sample), runs / "cache")
-    foreign = foreigners(events, kept)
-    own = Examples.of(events, kept, "train")
-    other = replace(own, windows=Foreign(kept.content, kept.ends, key=20_240_501))
-    in_train, y = own.counted.any(axis=1), labels(events)
-    donor = _donor(_of(own, in_train & ~foreign), windows)
-    err.print(f"donor: {time.monotonic() - began:.0f} s")
-    lines = []
-    measured = np.flatnonzero(member(events, "validation").any(axis=1) & foreign)
-    for share in SHARES:
-        learnt = max(BATCH * CHECKS, round(windows * share**0.5))
-        some = _of(other, _drawn(events.visitor, in_train & foreign, share))
-        vocabulary = learn_vocabulary(some.windows, some.pool, least=20 if share == 1 else 5)
-        torch.manual_seed(1)
-        scratch = model.build(donor.shape, vocabulary)
-        standardise(scratch, some.windows, np.random.default_rng(1).permutation(some.pool)[:STANDARD_WINDOWS])
-        begun = {"scratch": scratch, "transfer": transplant(donor, vocabulary)}
-        scores = {}
-        for name, network in begun.items():
-            rate = 1e-3 if name == "scratch" else 3e-4
-            _fit(network, vocabulary, some, rate=rate, windows=learnt)
-            scores[name] = predict(model.weights(network), vocabulary, other.windows, measured)
-            err.print(f"{share:.0%} {name}: {time.monotonic() - began:.0f} s")
-        people = len(np.unique(events.visitor[some.pool]))
-        lines += _compared(events, y, measured, scores, draws=draws, learnt=(share, people, learnt))
-    untrained = predict(donor.weights, donor.vocabulary, other.windows, measured)
-    same = {"scratch": untrained, "transfer": untrained}
-    lines += _compared(events, y, measured, same, draws=draws, learnt=(0.0, 0, 0))
-    title = f"foreign shop: {len(measured):,} validation instants, {time.monotonic() - began:.0f} s"
+    """Train on 1, 10 and 100 % of a foreign shop's visitors, from scratch and from another shop's model.
+
+    The foreign shop is a part of the sample's visitors, its items, categories and pages renamed; the donor learns from
+    the others. Both are measured on the foreign shop's validation weeks.
+    """
+    load_before = taken.load_before(err)
+    source = workload.needed_sample(sample)
+    with err.status("loading the training") as status:
+        from loadtest import foreign
+
+        found = foreign.study(source, runs / "cache", windows=windows, draws=draws, say=status.update)
     document = {
         "taken": taken.provenance(load_before=load_before, packages=("numpy", "torch", "transformers")),
         "windows": windows,
-        "instants": len(measured),
-        "lines": [asdict(line) for line in lines],
+        "instants": found.instants,
+        "lines": [asdict(line) for line in found.lines],
     }
-    conclude(document, folder, "transfer", lambda: [table(lines, title)], as_json=as_json)
+    title = f"foreign shop: {found.instants:,} validation instants"
+    conclude(document, folder, "transfer", lambda: [table(found.lines, title)], as_json=as_json)
 
 
-def foreigners(events: Events, windows: Windows) -> Bools:
-    """[n] events of visitors whose first event came by one of `CHANNELS`."""
-    starts = np.concatenate([[0], windows.ends[:-1]])
-    _, first = np.unique(events.visitor, return_index=True)
-    at = starts[first][:, None] + _CHANNEL_AT + np.arange(4)
-    channel = windows.content[at].copy().view("<u4")[:, 0]
-    return np.asarray(np.isin(channel, [hash32(name) for name in CHANNELS])[events.visitor])
-
-
-def _of(examples: Examples, chosen: Bools) -> Examples:
-    """Those of them that are chosen, [n]."""
-    return replace(examples, counted=examples.counted & chosen[:, None])
-
-
-def _drawn(visitor: Places, chosen: Bools, share: float) -> Bools:
-    """[n] events of a share of the visitors that have chosen ones, who are among those of every larger share."""
-    order = np.random.default_rng(9).permutation(int(visitor.max()) + 1)
-    people = np.unique(visitor[chosen])
-    some = people[np.argsort(order[people])][: max(1, round(share * len(people)))]
-    return np.asarray(chosen & np.isin(visitor, some))
-
-
-def _donor(examples: Examples, windows: int) -> Bundle:
-    """A model of the other visitors."""
-    network, vocabulary = fresh(examples, SHAPE, seed=2)
-    _fit(network, vocabulary, examples, rate=1e-3, windows=windows)
-    return finish.bare("donor", SHAPE, vocabulary, network)
-
-
-def _fit(
-    network: model.IntentModel,
-    vocabulary: encode.Vocabulary,
-    examples: Examples,
-    *,
-    rate: float,
-    windows: int,
-) -> None:
-    """Trains in place; to the checkpoint of least log loss on a fifth of the visitors."""
-    plan = finetune.Plan(seed=5, batch_windows=BATCH, bf16=False, shape=SHAPE)
-    steps = max(CHECKS, windows // BATCH)
-    aside = examples.visitor % 5 == 0
-    watched = np.random.default_rng(plan.seed).permutation(_of(examples, aside).pool)[:WATCHED]
-    draw = loop.Draw(_of(examples, ~aside).pool, BATCH, seed=plan.seed)
-
-    def gradients(step: int, rng: np.random.Generator) -> float:
-        return finetune.Step(network, vocabulary, examples, draw(step, rng), plan, rng, head_alone=False).backward()
-
-    loop.run(
-        network,
-        gradients,
-        Optimiser([(network, 1.0)], steps=steps, learning_rate=rate, weight_decay=plan.weight_decay, warm_up=0.1),
-        loop.Stage(name="transfer", steps=steps, batch_windows=BATCH, seed=plan.seed, evaluations=CHECKS),
-        report=lambda _: None,
-        check=lambda one: {"score": -_loss(one, vocabulary, examples, watched)},
-    )
-
-
-def _loss(network: model.IntentModel, vocabulary: encode.Vocabulary, examples: Examples, places: Places) -> float:
-    """Mean log loss over the labels that count."""
-    logits, y = predict(model.weights(network), vocabulary, examples.windows, places), examples.y[places]
-    return float(np.logaddexp(0.0, np.where(y, -logits, logits))[examples.counted[places]].mean())
-
-
-def _compared(
-    events: Events,
-    y: Bools,
-    places: Places,
-    scores: dict[str, Floats],
-    *,
-    draws: int,
-    learnt: tuple[float, int, int],
-) -> list[Line]:
-    """Paired: both are measured on the same resampled visitors."""
-    inside = member(events, "validation")[places]
-    lines = []
-    for at, horizon in enumerate(NAMES):
-        rows = inside[:, at]
-        truth = y[places[rows], at]
-        p = {name: 1 / (1 + np.exp(-logits[rows, at].astype(np.float64))) for name, logits in scores.items()}
-        drawn = resampled(p, truth, events.visitor[places[rows]], draws=draws, seed=0)
-        scratch, transferred = estimates(drawn["scratch"]), estimates(drawn["transfer"])
-        gained = estimates(drawn["transfer"] - drawn["scratch"])
-        lines += [
-            Line(
-                share=learnt[0],
-                visitors=learnt[1],
-                windows=learnt[2],
-                horizon=horizon,
-                metric=metric,
-                scratch=scratch[metric],
-                transfer=transferred[metric],
-                difference=gained[metric],
-            )
-            for metric in METRICS
-        ]
-    return lines
-
-
-def table(lines: list[Line], title: str) -> Table:
+def table(lines: "Sequence[Line]", title: str) -> Table:
     """For a terminal."""
     shown = Table(title=title, title_justify="left")
     for name in ("share", "visitors", "horizon", "metric", "from scratch", "from the donor", "difference"):
         shown.add_column(name, justify="right")
-    for line in sorted(lines, key=lambda line: (line.share, NAMES.index(line.horizon))):
+    for line in sorted(lines, key=lambda line: line.share):  # horizons stay in their order
         scratch = "-" if line.share == 0 else _said(line.scratch)
         difference = "" if line.share == 0 else _said(line.difference)
         cells = (line.horizon, line.metric.upper(), scratch, _said(line.transfer), difference)
@@ -256,5 +64,5 @@ def table(lines: list[Line], title: str) -> Table:
     return shown
 
 
-def _said(found: Estimate) -> str:
+def _said(found: "Estimate") -> str:
     return f"{found.value:.3f} ({found.low:.3f}–{found.high:.3f})"

@@ -3,8 +3,7 @@
 import json
 import os
 import random
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -12,7 +11,7 @@ from typing import Final, NamedTuple
 from confluent_kafka import Producer
 
 from loadtest.contenders.task import Job
-from worker.errors import IntentError
+from worker.errors import IntentError, SettingError
 from worker.kafka import clients
 from worker.settings import Kafka
 from worker.shop import ga360, statistics
@@ -27,6 +26,8 @@ _SEED: Final = 1
 _LIGHT_KINDS: Final = ("view_item", "page_view", "add_to_cart", "search", "select_item")
 _LIGHT_START_MS: Final = 1_700_000_000_000
 _SIMULATED_RATE: Final = 20_000.0
+_BY_KEY: Final = -1
+"""In place of a partition."""
 
 
 class Workload(NamedTuple):
@@ -41,9 +42,18 @@ class Workload(NamedTuple):
 
 
 def sample_folder() -> Path | None:
-    """Where the real sample is: `INTENT_GA360`, or beside the checkout; None where it is not."""
-    folder = Path(os.environ.get("INTENT_GA360", _SAMPLE))
-    return folder if (folder / "hits.parquet").exists() else None
+    """Where the real sample is: `INTENT_GA360`, whatever is there, or beside the checkout; None where it is not."""
+    if named := os.environ.get("INTENT_GA360"):
+        return Path(named)  # a wrong name is to be told, not simulated
+    return _SAMPLE if (_SAMPLE / "hits.parquet").exists() else None
+
+
+def needed_sample(sample: Path | None) -> Path:
+    """The folder, or that of `sample_folder`; for studies, which there are none of without it."""
+    source = sample or sample_folder()
+    if source is None:
+        raise SettingError("the study needs the GA360 sample: name its folder with --sample or INTENT_GA360")
+    return source
 
 
 def make(job: Job, count: int, *, sample: Path | None) -> Workload:
@@ -90,25 +100,30 @@ def _light() -> Iterator[tuple[bytes, bytes]]:
 
 def publish(kafka: Kafka, topic: str, records: Sequence[tuple[bytes, bytes]]) -> None:
     """All of them, keyed as every Kafka client keys by default. Blocks until they are acknowledged."""
+    put(kafka, topic, ((key, value, _BY_KEY) for key, value in records))
+
+
+def put(kafka: Kafka, topic: str, records: Iterable[tuple[bytes, bytes, int]], *, compression: str = "none") -> None:
+    """(key, value, partition) each. Blocks until all are acknowledged. Raises `IntentError` when one is not."""
     failed: list[str] = []
     producer = Producer(
         {
             **clients.librdkafka(kafka),
             "enable.idempotence": True,
+            "compression.type": compression,
             "linger.ms": 20,
             "partitioner": "murmur2_random",
             "queue.buffering.max.messages": 500_000,
         }
     )
-    timestamp_ms = time.time_ns() // 1_000_000
-    for key, value in records:
+    for key, value, partition in records:
         while True:
             try:
                 producer.produce(
                     topic,
                     value,
                     key,
-                    timestamp=timestamp_ms,
+                    partition,
                     on_delivery=lambda error, _: failed.append(error.str()) if error else None,
                 )
                 break
@@ -116,4 +131,4 @@ def publish(kafka: Kafka, topic: str, records: Sequence[tuple[bytes, bytes]]) ->
                 producer.poll(0.1)
     left = producer.flush(60)
     if failed or left:
-        raise IntentError(failed[0] if failed else f"{left} events of {topic} were not acknowledged")
+        raise IntentError(f"{topic}: {failed[0] if failed else f'{left} records were not acknowledged'}")

@@ -69,8 +69,9 @@ class Standings:
         return _most(self.places[name].ready.scores, self.places[REFERENCE].ready.scores)
 
     def dependence(self, name: str) -> float:
-        """The most that a probability of the check windows differs from itself in a batch of another size."""
-        return _most(self.places[name].ready.scores, self.places[name].ready.parted)
+        """The most that a probability of the check windows differs from itself in a smaller batch."""
+        ready = self.places[name].ready
+        return _most(ready.scores[: len(ready.parted)], ready.parted)
 
 
 def _most(some: list[list[float]], others: list[list[float]]) -> float:

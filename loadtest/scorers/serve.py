@@ -29,8 +29,10 @@ from worker.scoring.bundle import Bundle
 CHECKED: Final = 256
 """The first windows of *real* whose scores are compared; a random model is spread over the same."""
 
-_PARTS: Final = (0, 1, 3, 7, 15, 31, CHECKED)
-"""Where they are cut to be scored once more: what a score owes to its batch."""
+_PARTS: Final = (0, 1, 3, 7, 15, 31)
+"""Where the first of them are cut to be scored once more, in small batches: what a score owes to its batch. All of them
+again would take a large model as long as the comparison itself.
+"""
 
 _MOST_BATCHES: Final = 8
 _WARM_BATCHES: Final = 2
@@ -98,7 +100,8 @@ def main() -> None:
     if task.scorer.startswith("peak-"):
         _serve_peak(task)
         return
-    with tempfile.TemporaryDirectory(prefix="intent-inductor-") as cache:
+    # Below the parent's folder, which is removed even where this process is killed.
+    with tempfile.TemporaryDirectory(prefix="inductor-", dir=task.folder) as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # of its own: a warm-up is to be a whole one
         _serve(task, began_s=began_s)
 

@@ -15,7 +15,7 @@ class Task:
     size: str
     device: str
     threads: int
-    folder: str  # the pools, and the exported model where one is there
+    folder: str  # the pools, the exported model where one is there, compilers' caches
     packages: str = ""  # the folder of the runtimes' packages
 
     def dump(self) -> str:
@@ -36,7 +36,7 @@ class Ready:
     first_score_s: float  # process begun to first score in hand, the interpreter's imports included
     memory_mb: float  # device memory, or what the process has grown by since before the load
     scores: list[list[float]]  # probabilities of the check windows, in one batch
-    parted: list[list[float]]  # of the same in batches of other sizes
+    parted: list[list[float]]  # of the first of them in smaller batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

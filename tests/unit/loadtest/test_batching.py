@@ -100,6 +100,12 @@ def test_a_backlog_goes_in_full_batches(policy: Policy) -> None:
     assert scorer.batches[: len(most)] == most
 
 
+def test_capacity_is_not_that_of_a_cold_start() -> None:
+    took_s = iter([60.0, 2.0, 4.0, 3.0])
+    found = schedulers.saturated(lambda some, _: np.linspace(0, next(took_s), len(some)), WINDOWS)
+    assert found == len(WINDOWS) / 3
+
+
 def test_the_engine_itself_answers_for_every_window() -> None:
     with Engine(bundle.load, device="cpu") as engine:
         latency = schedulers.play_engine(

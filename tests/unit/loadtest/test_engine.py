@@ -48,6 +48,12 @@ def test_fixed_windows_have_64_positions_and_real_ones_what_shoppers_left() -> N
     assert len(set(real.tolist())) > 5
 
 
+def test_few_batches_have_the_lengths_of_all() -> None:
+    lengths = work.positions(POOL.windows["real"])
+    means = [lengths[start : start + 32].mean() for start in range(0, 288, 32)]
+    assert means == pytest.approx([lengths.mean()] * 9, rel=0.1)
+
+
 def test_the_pool_reaches_the_scorers_as_it_was_made(tmp_path: Path) -> None:
     POOL.save(tmp_path)
     assert {mix: work.Pool.load(tmp_path, mix) for mix in work.MIXES} == POOL.windows
@@ -130,7 +136,8 @@ def test_a_scorers_process_scores_then_measures_what_it_is_told(
     ready, opened, turn = (orjson.loads(line) for line in capsys.readouterr().out.splitlines())
     started = Ready(**ready)
     assert np.array(started.scores).shape == (serve.CHECKED, 3)
-    assert np.abs(np.subtract(started.scores, started.parted)).max() <= 1e-5
+    assert 0 < len(started.parted) < 64, "a large model is not to score all of them twice"
+    assert np.abs(np.subtract(started.scores[: len(started.parted)], started.parted)).max() <= 1e-5
     assert opened["warm_up_s"] > 0
     took = Turn(**turn)
     assert took.windows == 10 * took.batches
@@ -143,6 +150,11 @@ def test_a_scorer_that_fails_says_why() -> None:
     task = Task(scorer="nobody", size="tiny", device="cpu", threads=1, folder="/nowhere")
     with Child(task, module="nothing") as child, pytest.raises(IntentError, match=r"nobody ended with 1: .*nothing"):
         child.hear()
+
+
+def test_what_a_score_owes_to_its_batch_is_seen_in_the_first_windows() -> None:
+    ready = Ready(load_s=0, first_score_s=0, memory_mb=0, scores=[[0.1], [0.2], [0.3]], parted=[[0.1], [0.25]])
+    assert Standings({"one": Place(ready)}, {}, {}).dependence("one") == pytest.approx(0.05)
 
 
 def standings() -> Standings:

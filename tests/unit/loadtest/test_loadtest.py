@@ -1,7 +1,12 @@
 """The load test's own arithmetic: schedule, ids, report."""
 
 import io
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import orjson
 import pytest
@@ -9,7 +14,7 @@ from hdrh.histogram import HdrHistogram
 from prometheus_client import CollectorRegistry, Summary, generate_latest
 from rich.console import Console
 
-from loadtest import report
+from loadtest import models, openloop, report, workload
 from loadtest.constant import Constant, ConstantEngine
 from loadtest.contenders.jobs import light_time
 from loadtest.contenders.task import Job
@@ -19,6 +24,8 @@ from loadtest.scrape import samples
 from loadtest.waits import Page
 from worker import events, pipeline
 from worker.errors import IntentError
+from worker.registry.alias import CHAMPION
+from worker.settings import Kafka
 
 LOAD = Load(rate=200.0, seconds=0.5, users=10, seed=1, first=1000)
 
@@ -33,7 +40,6 @@ def result(*latencies_us: int, missing: int = 0) -> Result:
         missing=missing,
         repeated=0,
         sent=Sent(p99_late_us=1500, max_late_us=2000),
-        elapsed_s=1.0,
         histogram=histogram,
     )
 
@@ -117,6 +123,88 @@ def test_a_missing_score_shows_in_the_table() -> None:
     written = io.StringIO()
     Console(file=written, width=100).print(report.table({"this worker": [result(1000, missing=7)]}, title="t"))
     assert " 7 " in written.getvalue()
+
+
+def test_parts_are_told_of_the_worker_alone() -> None:
+    worker = replace(result(10_000), parts_ms={"event sent to batch committed": 4.0})
+    found = {"this worker": [worker], "bare": [result(6_000)]}
+    first, other = report.document(found, scorer="constant", job="full", partitions=4, load_before=0.5)["loads"]
+    assert first["parts_ms"][report.BEYOND] == pytest.approx(6, rel=0.01)
+    assert other["parts_ms"] == {}
+
+
+def test_who_scored_nothing_is_told_too() -> None:
+    written = io.StringIO()
+    found = {"this worker": [result(missing=100)], "bare": [result(25_000)]}
+    Console(file=written, width=120).print(report.table(found, title="t"))
+    assert "nan / nan" in written.getvalue()
+
+
+class Scores:
+    """Stands where the consumer does: one poll after another, an event's number a score."""
+
+    def __init__(self, *polls: int | None) -> None:
+        self._polls = iter(polls)
+
+    def poll(self, _timeout_s: float) -> Any:
+        number = next(self._polls)
+        if number is None:
+            return None
+        return SimpleNamespace(error=lambda: None, value=lambda: b'{"event_id":"%d"}' % number)
+
+    def consume(self, _count: int, _timeout_s: float) -> list[Any]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("polls", "repeated"),
+    [
+        pytest.param([1000, None, 1001, None], 0, id="each once"),
+        pytest.param([1000, 1000, 1001, None], 1, id="one again"),
+        pytest.param([1000, 1001, 1001, None], 1, id="the last again"),
+    ],
+)
+def test_repeated_scores_are_counted_to_the_end(polls: list[int | None], repeated: int) -> None:
+    load = Load(rate=200.0, seconds=0.01, users=1, seed=1, first=1000)
+    schedule = Schedule(start_ns=time.monotonic_ns(), rate=200.0, count=2)
+    read_ns, found = openloop._read(Scores(*polls), load, schedule)  # type: ignore[arg-type]  # a stand-in
+    assert (read_ns > 0).all()
+    assert found == repeated
+
+
+def test_a_phase_that_never_begins_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_SETTLE_S", 0.0)
+    models._until(lambda: True, "the worker has the challenger")
+    with pytest.raises(IntentError, match="not within 0 s: the worker has the challenger"):
+        models._until(lambda: False, "the worker has the challenger")
+
+
+def test_the_champion_is_swapped_with_every_move(tmp_path: Path) -> None:
+    registry = models.Registry(tmp_path, None)
+    first, second, challenger = registry.versions
+    seen = [registry.store.alias(registry.name, CHAMPION)]
+    for _ in range(3):
+        registry.swap()
+        seen.append(registry.store.alias(registry.name, CHAMPION))
+    assert [alias.version for alias in seen if alias] == [first, second, first, second]
+    assert challenger not in {first, second}
+
+
+def test_records_that_are_refused_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused:
+        def __init__(self, _: object) -> None:
+            self._told: list[Callable[[Any, Any], None]] = []
+
+        def produce(self, *_: object, on_delivery: Callable[[Any, Any], None]) -> None:
+            self._told.append(on_delivery)
+
+        def flush(self, _: float) -> int:
+            self._told[0](SimpleNamespace(str=lambda: "too large"), None)
+            return 0
+
+    monkeypatch.setattr(workload, "Producer", Refused)
+    with pytest.raises(IntentError, match="windows: too large"):
+        workload.put(Kafka(), "windows", [(b"k", b"v", 0)], compression="lz4")
 
 
 def test_another_s_latencies_are_told_as_times_the_first_s() -> None:

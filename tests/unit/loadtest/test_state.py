@@ -3,15 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from loadtest import scale, soak, state
 from loadtest.population import Population
 from loadtest.recovery import Rebuilt
+from loadtest.scale import Seen
 from loadtest.soak import Sample
 from loadtest.steady import Stream
 from worker import facts, window
+from worker.errors import IntentError, SettingError
 from worker.events import decode
 
 CALM = Sample(
@@ -60,12 +61,28 @@ def test_growth_of_the_first_half_alone_is_a_warm_up() -> None:
 
 
 def test_a_pause_is_the_longest_silence_of_one_partition() -> None:
-    seen = np.array([(0, 1.0, 0.01), (1, 1.1, 0.02), (0, 1.2, 0.01), (1, 4.1, 3.0), (0, 4.2, 3.0)])
+    came = [(0, 1.0, 0.01), (1, 1.1, 0.02), (0, 1.2, 0.01), (1, 4.1, 3.0), (0, 4.2, 3.0)]
+    seen = [Seen(f"e{number}", *one) for number, one in enumerate(came)]
     phase = scale._phase("joined", seen, begin=1, end=5)
     assert phase.pause_ms == 3000
     assert scale._phase("killed", seen, begin=1, end=9).pause_ms == 4900, "silent to the end"
     assert phase.max_ms == 3000
     assert phase.p50_ms == 20
+
+
+def test_a_stretch_without_scores_is_told() -> None:
+    with pytest.raises(IntentError, match=r"no score came in 2\.0 s \(killed\); give a higher --rate"):
+        scale._phase("killed", [Seen("e", 0, 1.0, 0.1)], begin=5, end=7)
+
+
+def test_a_repeated_score_does_not_stand_in_for_a_missing_one() -> None:
+    seen = [Seen(event, 0, 1.0, 0.1) for event in ("e0", "e1", "e1", "e3")]
+    assert scale.missing_and_repeated(seen, 4) == (1, 1)
+
+
+def test_a_soak_of_few_samples_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"--every is 5 s, of which --minutes 0\.5 has 6\.0"):
+        soak.soak(minutes=0.5, every_s=5.0)
 
 
 def test_rates_and_counts() -> None:

@@ -1,0 +1,49 @@
+"""Workers as processes: other programs stand in their place."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtest import fleet
+from loadtest.fleet import Member
+from worker import config
+from worker.errors import IntentError
+
+
+def member(folder: Path, module: str) -> Member:
+    return Member(config.load({}), folder, name="one", module=module)
+
+
+def stopped(waiting: Member) -> bool:
+    return waiting.process.status() == psutil.STATUS_STOPPED
+
+
+def test_one_that_ended_is_told_with_its_last_words(tmp_path: Path) -> None:
+    ended = member(tmp_path, "loadtest.nothing")
+    ended.check()  # not started yet
+    ended.start()
+    with pytest.raises(IntentError, match=r"(?s)the worker ended, with 1:.*No module named loadtest\.nothing"):
+        ended.until(lambda: False, "it is ready", within_s=30)
+    with pytest.raises(IntentError, match="the worker ended"):
+        ended.check()
+
+
+def test_what_does_not_come_in_time_is_told(tmp_path: Path) -> None:
+    waiting = member(tmp_path, "http.server --bind 127.0.0.1 0")
+    with fleet.stopped_at_the_end(waiting):
+        waiting.start()
+        with pytest.raises(IntentError, match="not within 0 s: it is ready"):
+            waiting.until(lambda: False, "it is ready", within_s=0)
+    waiting.stop()  # once more changes nothing
+
+
+def test_the_paused_go_on_whatever_happens(tmp_path: Path) -> None:
+    waiting = member(tmp_path, "http.server --bind 127.0.0.1 0")
+    with fleet.stopped_at_the_end(waiting):
+        waiting.start()
+        with suppress(ZeroDivisionError), fleet.paused(waiting):
+            waiting.until(lambda: stopped(waiting), "it is paused", within_s=30)
+            raise ZeroDivisionError
+        waiting.until(lambda: not stopped(waiting), "it goes on", within_s=30)
