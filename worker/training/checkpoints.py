@@ -1,16 +1,15 @@
 """Where an interrupted run goes on: a file a stage, in the run's folder. Owns the files; does not know what is in them.
 
-A file is complete or not there: it is written beside its place and then moved. Loading accepts tensors and plain values
-only, nothing that would be executed.
+Loading accepts tensors and plain values only, nothing that would be executed.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from worker.errors import IntentError
+from worker.whole import written
 
 
 class Checkpoints:
@@ -22,12 +21,8 @@ class Checkpoints:
     def save(self, stage: str, state: dict[str, Any]) -> None:
         """Replaces the stage's former one."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(stage)
-        beside = path.with_suffix(".part")
-        torch.save(state, beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with written(self._path(stage)) as beside:
+            torch.save(state, beside)
 
     def load(self, stage: str) -> dict[str, Any] | None:
         """The stage's last one; None where it has none. Raises `IntentError` for a file that is none."""
