@@ -2,8 +2,9 @@
 
 A bundle may carry `metrics.json`. One that continues another carries the paired differences from it, on the newest
 labels (`intent train --from`): it is worse where such a difference lies wholly below 0. Otherwise the file is what
-`intent evaluate` says of it: of two that were measured on the same slice, one is worse where its interval lies
-wholly below the other's. What may be chance holds nothing up.
+`intent evaluate` says of it: of two that were measured on the same instants, one is worse where its interval lies
+wholly below the other's. What may be chance holds nothing up. Other weeks have other buyers: a slice of the same name
+from other data, told by its instants and visitors, is not compared.
 """
 
 import json
@@ -39,7 +40,7 @@ class Row:
 
 
 def compare(before: tuple[str, Mapping[str, bytes]], after: tuple[str, Mapping[str, bytes]]) -> list[Row]:
-    """Rows for all that both were measured on; none where one carries no numbers, or of another slice.
+    """Rows for all that both were measured on; none where one carries no numbers, or of other instants.
 
     Takes the bundles' versions and files, as `bundle.verify` gives them. Raises `SettingError` for numbers that cannot
     be read.
@@ -94,11 +95,18 @@ def comparison(rows: Sequence[Row], *, before: str, after: str) -> Table:
     return table
 
 
-def _lines(content: bytes) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:
-    """By slice, horizon, population and metric."""
+def _lines(content: bytes) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+    """By slice, horizon, population and metric, and by how many instants of how many visitors it was measured on."""
     document = json.loads(content)
     return {
-        (document["slice"], line["horizon"], line["population"], metric): line["metrics"][metric]
+        (
+            document["slice"],
+            line["horizon"],
+            line["population"],
+            metric,
+            line.get("instants"),
+            line.get("visitors"),
+        ): line["metrics"][metric]
         for line in document["lines"]
         for metric in MEASURED
     }

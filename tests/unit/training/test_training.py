@@ -453,6 +453,13 @@ def test_score_and_model_on_the_command_line(shop: Path, trained: Path, tmp_path
     assert [entry["state"] for entry in json.loads(listed.stdout)] == ["intact"]
     assert "Limits" in run(cli.app, ["model", "show", str(trained)]).stdout
     assert run(cli.app, ["model", "verify", str(trained)]).exit_code == 0
+    kept = out.read_bytes()
+    empty = run(cli.app, ["score", *arguments, "--from", "2016-08-05"])
+    assert "has no event to score from --from to --to" in str(empty.exception)
+    assert out.read_bytes() == kept
+    named = run(cli.app, ["train", "--data", str(shop), "--out", "b", "--name", "my shop"])
+    assert named.exit_code == 2
+    assert "'my shop' is no model name" in " ".join(named.output.split())
     refused = run(cli.app, ["score", "ga360", str(shop), "--out", str(out), "--from", "yesterday"])
     assert refused.exit_code == 2
     assert "yesterday" in refused.output
