@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from rich.table import Table
 
+from worker import terminal
 from worker.errors import SettingError
 
 FILE: Final = "metrics.json"  # `scoring.bundle.METRICS`, said again: this module knows neither torch nor the bundle
@@ -84,13 +85,24 @@ def comparison(rows: Sequence[Row], *, before: str, after: str) -> Table:
     """At least one row, for a terminal; the versions head the columns."""
     paired = rows[0].difference is not None
     title = "on the same instants; differences with 95 % intervals by visitor" if paired else "by their own numbers"
-    table = Table("horizon", "population", "metric", f"{before} now", after, "difference", "", title=title)
+    table = terminal.table(title)
+    for heading in (
+        "horizon",
+        "population",
+        "metric",
+        f"{before}\nnow",
+        after,
+        *(["difference"] if paired else []),
+        "",
+    ):
+        table.add_column(heading, no_wrap=heading not in {"population", "difference"})
     for row in rows:
         shown = [
             f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if not paired else "")
             for value, low, high in (row.before, row.after)
         ]
-        shown.append("" if row.difference is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*row.difference))
+        if row.difference is not None:
+            shown.append("{:+.3f} ({:+.3f} to {:+.3f})".format(*row.difference))
         table.add_row(row.horizon, row.population, row.metric, *shown, "worse" if row.worse else "")
     return table
 

@@ -85,6 +85,13 @@ def test_the_trees_find_a_planted_interaction_and_are_grown_once(
     assert np.array_equal(rivals.trees(train, validation, unseen, tmp_path / "made"), found)
 
 
+def test_a_small_shops_trees_split_its_instants_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "SETTINGS", trees.SETTINGS | {"num_threads": 1})
+    (of, y), (unseen, truth) = planted(1800, seed=1), planted(1800, seed=2)
+    grown = trees.grow(of.table(), y, np.arange(len(y)), rounds=30)
+    assert roc_auc_score(truth, np.asarray(grown.predict(unseen.table()))) > 0.6
+
+
 def test_trees_that_were_not_kept_to_the_end_are_grown_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a file holds trees too, only fewer."""
     monkeypatch.setattr(trees, "SETTINGS", trees.SETTINGS | {"min_data_in_leaf": 50, "num_threads": 1})
