@@ -19,10 +19,16 @@ class Checkpoints:
         self._folder = folder
 
     def save(self, stage: str, state: dict[str, Any]) -> None:
-        """Replaces the stage's former one."""
+        """Replaces the stage's former one. Raises `IntentError` where it cannot be written; the former stays."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with written(self._path(stage)) as beside:
-            torch.save(state, beside)
+        path = self._path(stage)
+        try:
+            with written(path) as beside:
+                torch.save(state, beside)
+        except RuntimeError:  # torch's writer does not tell a full disk's error from its own
+            raise IntentError(
+                f"checkpoint {path} cannot be written, most likely for want of room; make some, then --resume"
+            ) from None
 
     def load(self, stage: str) -> dict[str, Any] | None:
         """The stage's last one; None where it has none. Raises `IntentError` for a file that is none."""

@@ -75,7 +75,10 @@ def build(source: Source, scratch: Path, *, say: Callable[[str], None] = lambda 
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, and by whatever ends the process
             if not (folder / _COMPLETE).exists():
-                _make(source, folder)
+                try:
+                    _make(source, folder)
+                except OSError as error:
+                    raise IntentError(f"{folder} cannot be written ({error.strerror}); make room there") from None
     try:
         losses = (folder / _COMPLETE).read_text().partition("\n")[2]
         columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _COLUMNS}

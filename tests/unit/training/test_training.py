@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -190,6 +191,17 @@ def test_windows_that_were_not_made_to_the_end_are_made_again(shop: Path, tmp_pa
     for events, kept in found:
         assert len(events.time_ms) == len(served)
         assert kept.take(np.arange(len(kept))) == [encoded[: 42 + 22 * encoded[2]] for encoded in served]
+
+
+def test_windows_without_room_are_a_sentence_and_are_made_again(shop: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(IntentError, match=r"windows-\w+ cannot be written \(File too large\); make room there"):
+            windows.build(Sample(shop), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(windows.build(Sample(shop), tmp_path)[1]) == len(Sample(shop))
 
 
 @pytest.mark.parametrize("file", ["content.bin", "ends.npy", "kind.npy"])
