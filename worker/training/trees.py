@@ -49,5 +49,7 @@ def grow(table: Floats, y: Bools, session: NDArray[np.int64], *, rounds: int) ->
     data = Dataset(
         table, y, weight=weight / weight.mean(), categorical_feature=list(range(columns - CATEGORIES, columns))
     )
-    least = min(SETTINGS["min_data_in_leaf"], len(y) // LEAVES)
-    return boost(SETTINGS | {"min_data_in_leaf": least}, data, rounds)
+    settings = SETTINGS
+    if (least := len(y) // LEAVES) < SETTINGS["min_data_in_leaf"]:
+        settings = SETTINGS | {"min_data_in_leaf": least, "num_threads": 1}  # several would wait for one another
+    return boost(settings, data, rounds)
