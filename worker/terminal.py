@@ -4,6 +4,7 @@ import sys
 from typing import Final, NoReturn
 
 from rich.console import Console
+from rich.table import Table
 
 from worker.errors import IntentError
 
@@ -12,6 +13,11 @@ _PAGE: Final = 160
 
 out: Final = Console(width=None if sys.stdout.isatty() else _PAGE)
 err: Final = Console(stderr=True)
+
+
+def table(title: str | None = None) -> Table:
+    """An empty one. It has no lines between its columns, so that numbers with intervals are whole in 80 columns."""
+    return Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def printable(text: str) -> str:

@@ -3,13 +3,16 @@
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from worker import options
 from worker.errors import IntentError
 from worker.terminal import err, out
+
+if TYPE_CHECKING:
+    from worker.scoring.bundle import Bundle
 
 
 def evaluate(
@@ -72,6 +75,7 @@ def evaluate(
     from worker.shop.source import opened
 
     loaded = load(bundle)
+    _tell_of_succession(loaded, attach=attach)
     place = Device.named(device).place
     source = opened(data, mapping)
     with err.status(f"reading {data}") as status:
@@ -116,6 +120,25 @@ def _refuse(report: Path | None, rivals: str, *, bundle: Path | None, attach: bo
     for package, option in needed.items():
         if option is not None and find_spec(package) is None:
             raise IntentError(f"{option} needs the package {package}; install intent-worker[training]")
+
+
+def _tell_of_succession(bundle: "Bundle", *, attach: bool) -> None:
+    """A bundle of `intent train --from` says in its numbers what it continues, and on which labels it was judged."""
+    former = (bundle.metrics or {}).get("against")
+    if former is None:
+        return
+    whose = f"{bundle.name} {bundle.version} continues {former}"
+    if attach:
+        raise IntentError(
+            f"--attach would replace what `intent model promote` compares: {whose}, and carries by how much"
+        )
+    err.print(
+        f"{whose}: what it learnt since (`intent model show`) flatters it where it lies in the slice, and the rivals "
+        "have not learnt it",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -24,6 +24,7 @@ from worker.training.labels import Bools
 from worker.training.optimiser import Optimiser
 from worker.training.validation import measured
 from worker.training.windows import Windows
+from worker.whole import written
 
 Places = NDArray[np.int64]
 
@@ -102,7 +103,8 @@ def logits(
     else:
         _train(network, windows, vocabulary, train=train, validation=validation, recipe=recipe, report=report)
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(safetensors.torch.save({name: one.cpu() for name, one in network.state_dict().items()}))
+        with written(path) as beside:
+            beside.write_bytes(safetensors.torch.save({name: one.cpu() for name, one in network.state_dict().items()}))
     return _predict(network, windows, places, vocabulary)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from rich.table import Table
 
+from worker import terminal
 from worker.evaluation import curves
 from worker.evaluation.compare import BUNDLE, TREES, Comparison
 from worker.evaluation.run import Evaluation
@@ -96,33 +97,38 @@ def page(document: Mapping[str, Any]) -> str:
 def tables(document: Mapping[str, Any]) -> list[Table]:
     """For a terminal: the scorers at every instant, the differences, the targets."""
     whole = [one for one in document["comparisons"] if one["by"] == EVERY]
-    beside = Table(title="every instant", title_justify="left")
-    for heading in ("horizon", "scorer"):
-        beside.add_column(heading)
+    beside = terminal.table("every instant")
+    beside.add_column("horizon", no_wrap=True)
+    beside.add_column("scorer")
     for heading in HEADINGS.values():
-        beside.add_column(heading, justify="right")
+        beside.add_column(heading.replace(" at ", "\n").replace("log ", "log\n"), justify="right", no_wrap=True)
     for one in whole:
         for name, found in one["scorers"].items():
             beside.add_row(one["horizon"], name, *(f"{found[metric]['value']:.4f}" for metric in HEADINGS))
-        beside.add_row(one["horizon"], "base rate", "0.5000", f"{one['base_rate']:.4f}", end_section=True)
+        beside.add_row(one["horizon"], "base rate", "0.5000", f"{one['base_rate']:.4f}")
+        beside.add_row()
     shown = [beside]
     if any(one["differences"] for one in whole):
-        paired = Table(title="the bundle minus each rival, paired, with 95 % intervals", title_justify="left")
-        for heading in ("horizon", "population", "rival", "ROC-AUC", "AP"):
-            paired.add_column(heading, justify="right" if heading in {"ROC-AUC", "AP"} else "left")
+        paired = terminal.table("the bundle minus each rival, paired, with 95 % intervals")
+        paired.add_column("horizon", no_wrap=True)
+        for heading in ("at", "rival"):
+            paired.add_column(heading)
+        for heading in ("ROC-AUC", "AP"):
+            paired.add_column(heading, justify="right", no_wrap=True)
         for one in document["comparisons"]:
             for rival, found in one["differences"].items():
                 if one["by"] == EVERY or (one["by"] == DECISION and rival == TREES):
-                    row = (signed(found[metric]) for metric in ("auc", "ap"))
+                    row = (signed(found[metric], digits=3) for metric in ("auc", "ap"))
                     paired.add_row(one["horizon"], one["population"], rival, *row)
+        paired.add_row()
         shown.append(paired)
-    verdicts = Table(title="targets", title_justify="left")
+    verdicts = terminal.table("targets")
     for heading in ("target", "horizon", "wanted", "found", ""):
-        verdicts.add_column(heading)
+        verdicts.add_column(heading, no_wrap=heading in {"horizon", "found", ""})
     for target in document["targets"]:
-        say = estimate if target["what"] == "ECE" else signed
+        found = estimate(target["found"]) if target["what"] == "ECE" else signed(target["found"], digits=3)
         verdict = "[green]met[/]" if target["met"] else "[red]not met[/]"
-        verdicts.add_row(target["what"], target["horizon"], target["wanted"], say(target["found"]), verdict)
+        verdicts.add_row(target["what"], target["horizon"], target["wanted"], found, verdict)
     return [*shown, verdicts]
 
 
@@ -131,9 +137,10 @@ def estimate(found: Mapping[str, float]) -> str:
     return f"{found['value']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
 
 
-def signed(found: Mapping[str, float]) -> str:
+def signed(found: Mapping[str, float], *, digits: int = 4) -> str:
     """``+0.0071 (+0.0036 to +0.0100)``."""
-    return f"{found['value']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
+    value, low, high = (f"{found[name]:+.{digits}f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 def _curves(evaluation: Evaluation) -> Document:

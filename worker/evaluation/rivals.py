@@ -20,6 +20,7 @@ from worker.training.features import Features
 from worker.training.labels import Bools
 from worker.training.metrics import measure
 from worker.training.trees import Booster, grow
+from worker.whole import written
 
 Ints = NDArray[np.int64]
 
@@ -89,7 +90,8 @@ def _grown(train: Known, validation: Known, at: int, path: Path, tuning: Tuning 
     if tuning is not None:
         grown = _grow(train, at, rounds)
     path.parent.mkdir(parents=True, exist_ok=True)
-    grown.save_model(path, num_iteration=rounds)
+    with written(path) as beside:  # half a file would be kept for good, as fewer trees
+        grown.save_model(beside, num_iteration=rounds)
     return Booster(model_file=path)
 
 

@@ -192,7 +192,11 @@ def _rivals(
     found = {
         RULE: rivals.rule(seen, features),
         TREES: rivals.trees(
-            seen, chosen, features, folder("trees", [trees.SETTINGS, rivals.ROUNDS, CATEGORIES]), tuning=tuning
+            seen,
+            chosen,
+            features,
+            folder("trees", [trees.SETTINGS, trees.LEAVES, rivals.ROUNDS, CATEGORIES]),
+            tuning=tuning,
         ),
     }
     if everything:

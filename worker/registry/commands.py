@@ -212,8 +212,8 @@ def promote_model(
 ) -> None:
     """Let a version be the champion: workers that follow the alias load it, verify it, and score with it.
 
-    It is verified here first, from the store's own files. Where both bundles carry their numbers, they are compared, or
-    else on the --data given, instant by instant; one that is worse beyond the interval is not promoted (exit code 3)
+    It is verified here first, from the store's own files. Where both bundles carry numbers of the same instants, they
+    are compared, or else on the --data given; one that is worse beyond the interval is not promoted (exit code 3)
     without --force, nor (exit code 2) one whose predecessor is gone or damaged. `intent model rollback` takes it back.
 
     Examples: `intent model promote shop`; `intent model promote shop 68c373a72826 --alias challenger`;
@@ -248,6 +248,12 @@ def promote_model(
                         "--force promotes it all the same"
                     ) from None
                 _tell(f"{version} was not compared with {before}: {error}")
+            else:
+                if not rows:
+                    _tell(
+                        f"{version} was not compared with {before}: they carry no numbers of the same instants; "
+                        "--data measures both"
+                    )
     worse = [row for row in rows if row.worse]
     if not worse or force:
         _promote(source.store, source.name, version, moved)

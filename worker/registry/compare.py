@@ -2,8 +2,9 @@
 
 A bundle may carry `metrics.json`. One that continues another carries the paired differences from it, on the newest
 labels (`intent train --from`): it is worse where such a difference lies wholly below 0. Otherwise the file is what
-`intent evaluate` says of it: of two that were measured on the same slice, one is worse where its interval lies
-wholly below the other's. What may be chance holds nothing up.
+`intent evaluate` says of it: of two that were measured on the same instants, one is worse where its interval lies
+wholly below the other's. What may be chance holds nothing up. Other weeks have other buyers: a slice of the same name
+from other data, told by its instants and visitors, is not compared.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from rich.table import Table
 
+from worker import terminal
 from worker.errors import SettingError
 
 FILE: Final = "metrics.json"  # `scoring.bundle.METRICS`, said again: this module knows neither torch nor the bundle
@@ -39,7 +41,7 @@ class Row:
 
 
 def compare(before: tuple[str, Mapping[str, bytes]], after: tuple[str, Mapping[str, bytes]]) -> list[Row]:
-    """Rows for all that both were measured on; none where one carries no numbers, or of another slice.
+    """Rows for all that both were measured on; none where one carries no numbers, or of other instants.
 
     Takes the bundles' versions and files, as `bundle.verify` gives them. Raises `SettingError` for numbers that cannot
     be read.
@@ -83,22 +85,40 @@ def comparison(rows: Sequence[Row], *, before: str, after: str) -> Table:
     """At least one row, for a terminal; the versions head the columns."""
     paired = rows[0].difference is not None
     title = "on the same instants; differences with 95 % intervals by visitor" if paired else "by their own numbers"
-    table = Table("horizon", "population", "metric", f"{before} now", after, "difference", "", title=title)
+    table = terminal.table(title)
+    for heading in (
+        "horizon",
+        "population",
+        "metric",
+        f"{before}\nnow",
+        after,
+        *(["difference"] if paired else []),
+        "",
+    ):
+        table.add_column(heading, no_wrap=heading not in {"population", "difference"})
     for row in rows:
         shown = [
             f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if not paired else "")
             for value, low, high in (row.before, row.after)
         ]
-        shown.append("" if row.difference is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*row.difference))
+        if row.difference is not None:
+            shown.append("{:+.3f} ({:+.3f} to {:+.3f})".format(*row.difference))
         table.add_row(row.horizon, row.population, row.metric, *shown, "worse" if row.worse else "")
     return table
 
 
-def _lines(content: bytes) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:
-    """By slice, horizon, population and metric."""
+def _lines(content: bytes) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+    """By slice, horizon, population and metric, and by how many instants of how many visitors it was measured on."""
     document = json.loads(content)
     return {
-        (document["slice"], line["horizon"], line["population"], metric): line["metrics"][metric]
+        (
+            document["slice"],
+            line["horizon"],
+            line["population"],
+            metric,
+            line.get("instants"),
+            line.get("visitors"),
+        ): line["metrics"][metric]
         for line in document["lines"]
         for metric in MEASURED
     }

@@ -70,8 +70,9 @@ class Rejects:
 def read(path: Path, columns: Sequence[str], rejects: Rejects) -> tuple[pa.Table, NDArray[np.int64]]:
     """The named columns, and which of the file's rows each row is. A CSV's are text, so that an id keeps its zeros.
 
-    Raises `IntentError` for a file or a column that is not there or cannot be read as text, a number or a time, and for
-    a CSV whose quoted values do not end. A CSV line of another width is rejected; an empty field is nothing.
+    Raises `IntentError` for a file or a column that is not there, is there twice or cannot be read as text, a number or
+    a time, and for a CSV whose quoted values do not end. A CSV line of another width is rejected; an empty field is
+    nothing.
     """
     parquet = path.suffix == ".parquet"
     try:
@@ -83,6 +84,9 @@ def read(path: Path, columns: Sequence[str], rejects: Rejects) -> tuple[pa.Table
             raise IntentError(
                 f"{path} has no column {missing[0]!r}, which the mapping names; it has {', '.join(there)}"
             )
+        several = [name for name in columns if there.count(name) > 1]
+        if several:
+            raise IntentError(f"{path} has several columns {several[0]!r}, which the mapping names; rename all but one")
         if not parquet:
             return _csv(path, columns, rejects)
         table = pq.read_table(path, columns=list(columns))
@@ -113,6 +117,15 @@ def _plain(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
     except pa.ArrowInvalid as error:
         raise IntentError(f"{what} holds {kind} that is not UTF-8 ({error}); save it as text in UTF-8") from None
     return column
+
+
+def blanked(column: pa.ChunkedArray, markers: Sequence[str]) -> pa.ChunkedArray:
+    """The column with nothing where its text is one of the markers."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    return pc.if_else(pc.is_in(column, value_set=pa.array(markers, column.type)), None, column)
 
 
 def _header(path: Path) -> list[str]:
@@ -221,5 +234,5 @@ def _count(value: Any, per_ms: float) -> int:
         if per_ms >= 1 and not isinstance(value, float):
             return int(value) // int(per_ms)
         return round(float(value) / per_ms)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # the last one for what has no end
         raise _Unreadable from None

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from worker.shop.columns import Rejects
     from worker.shop.outgoing import Outgoing
     from worker.shop.publish import Publisher
-    from worker.shop.source import Source
 
 import_app = typer.Typer(no_args_is_help=True, help="Publish recorded events to the events topic.")
 
@@ -97,7 +96,7 @@ def import_ga360(
 
     settings = load()
     sample = ga360.Sample(folder)
-    from_ms, to_ms = _range(sample, from_, to)
+    from_ms, to_ms = options.time_ms(sample, from_, "--from"), options.time_ms(sample, to, "--to")
     total = sample.count(from_ms, to_ms)
     records = played(sample.events(from_ms, to_ms), speed=speed)
     _publish(settings, records, what=f"events of {folder}", total=total, as_json=as_json, made={})
@@ -132,7 +131,7 @@ def import_table(
 
     settings = load()
     source = Table(table, mapping)
-    from_ms, to_ms = _range(source, from_, to)
+    from_ms, to_ms = options.time_ms(source, from_, "--from"), options.time_ms(source, to, "--to")
     made: dict[str, int] = {}
 
     def events() -> Iterator["Event"]:
@@ -151,17 +150,6 @@ def import_table(
     if not sent:
         raise IntentError(f"{table} has no event to send: {options.counts(made)}; {source.rejects}")
     options.tell(source.rejects)
-
-
-def _range(source: "Source", from_: str | None, to: str | None) -> tuple[int | None, int | None]:
-    """As the source reads times."""
-    found = []
-    for text, option in ((from_, "--from"), (to, "--to")):
-        try:
-            found.append(None if text is None else source.time(text))
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint=option) from None
-    return found[0], found[1]
 
 
 def _time(text: str, option: str) -> int:

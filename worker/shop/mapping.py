@@ -8,6 +8,7 @@
                      name, for times that say none, and for where the shop's day begins
 ``[types]``          "the table's name" = "one of ours"; "" leaves such rows out. Our own names need no line
 ``[defaults]``       `type`: what an unknown type becomes ("other"); without it such rows are rejected
+``[missing]``        `values`: texts that stand for nothing, such as "(not set)", in all columns but type and time
 ``[money]``          `scale`: what a price or value is multiplied by (0.01 for cents); `currency`: where no column says
 ``[pages]``          `confirmation`: what paths that are reached only by buying begin with; they are not scored
 ``[splits]``         `validation` and `test`: where these slices begin, dates or shares of the time; `start` and `end`
@@ -112,6 +113,12 @@ class Defaults(_Part):
     type: Literal["other"] | None = None
 
 
+class Missing(_Part):
+    """What the table writes where there is nothing, beside empty fields."""
+
+    values: tuple[str, ...] = ()
+
+
 class Money(_Part):
     """What prices and values are in."""
 
@@ -141,6 +148,7 @@ class Mapping(_Part):
     time: Time = Time()
     types: dict[str, str] = {}
     defaults: Defaults = Defaults()
+    missing: Missing = Missing()
     money: Money = Money()
     pages: Pages = Pages()
     splits: Slices = Slices()

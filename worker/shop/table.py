@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from worker.errors import IntentError, Invalid, SettingError
 from worker.events import KINDS, MAX_USER_BYTES, Context, Event, Item
 from worker.shop import mapping as mappings
-from worker.shop.columns import Rejects, read, says, text, times
+from worker.shop.columns import Rejects, blanked, read, says, text, times
 from worker.shop.grouping import Rows, grouped
 from worker.shop.mapping import Mapping
 from worker.shop.source import Splits
@@ -57,6 +57,10 @@ class Table:
         self.rejects = Rejects()
         columns = self.mapping.columns
         content, numbers = read(path, columns.used, self.rejects)
+        if markers := self.mapping.missing.values:
+            for at, name in enumerate(content.column_names):
+                if name not in {columns.event_time, columns.type}:
+                    content = content.set_column(at, name, blanked(content[name], markers))
         self.rows = len(content) + self.rejects.total
         time_ms = times(content[columns.event_time], self.mapping.time, self.rejects, numbers)
         order = np.flatnonzero(time_ms >= 0)

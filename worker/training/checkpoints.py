@@ -1,16 +1,15 @@
 """Where an interrupted run goes on: a file a stage, in the run's folder. Owns the files; does not know what is in them.
 
-A file is complete or not there: it is written beside its place and then moved. Loading accepts tensors and plain values
-only, nothing that would be executed.
+Loading accepts tensors and plain values only, nothing that would be executed.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from worker.errors import IntentError
+from worker.whole import written
 
 
 class Checkpoints:
@@ -20,14 +19,16 @@ class Checkpoints:
         self._folder = folder
 
     def save(self, stage: str, state: dict[str, Any]) -> None:
-        """Replaces the stage's former one."""
+        """Replaces the stage's former one. Raises `IntentError` where it cannot be written; the former stays."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path(stage)
-        beside = path.with_suffix(".part")
-        torch.save(state, beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        try:
+            with written(path) as beside:
+                torch.save(state, beside)
+        except RuntimeError:  # torch's writer does not tell a full disk's error from its own
+            raise IntentError(
+                f"checkpoint {path} cannot be written, most likely for want of room; make some, then --resume"
+            ) from None
 
     def load(self, stage: str) -> dict[str, Any] | None:
         """The stage's last one; None where it has none. Raises `IntentError` for a file that is none."""

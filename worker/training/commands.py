@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from worker.training.loop import Progress as TrainingProgress
 
 
+def _named(name: str) -> str:
+    """What a store would refuse is refused before the work."""
+    from worker.errors import SettingError
+    from worker.registry.store import named
+
+    try:
+        return named(name)
+    except SettingError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 _Data = Annotated[
     Path,
     typer.Option(
@@ -37,7 +48,9 @@ def train(
     ],
     *,
     mapping: options.Map = None,
-    name: Annotated[str, typer.Option(help="The model's name in scores and metrics.")] = "shop-tiny",
+    name: Annotated[
+        str, typer.Option(callback=_named, help="The model's name in scores, metrics and the store.")
+    ] = "shop-tiny",
     windows: Annotated[
         int, typer.Option(min=1_000, help="Windows to draw, repeats included; early stopping may use fewer.")
     ] = 240_000,

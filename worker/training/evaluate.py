@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from rich.table import Table
 
+from worker import terminal
 from worker.scoring.bundle import Bundle
 from worker.training import finetune
 from worker.training.labels import NAMES, Events, decision_points, labels, member
@@ -67,18 +68,18 @@ def evaluate(
 
 def table(lines: Sequence[Line], *, title: str) -> Table:
     """For a terminal."""
-    shown = Table(title=title, title_justify="left")
-    for name in ("horizon", "population"):
-        shown.add_column(name)
-    for name in ("instants", "base rate", *HEADINGS.values()):
-        shown.add_column(name, justify="right")
+    shown = terminal.table(title)
+    shown.add_column("horizon", no_wrap=True)
+    shown.add_column("at")
+    for name in ("instants", "base\nrate", *HEADINGS.values()):
+        shown.add_column(name, justify="right", no_wrap=True)
     for line in lines:
         shown.add_row(
             line.horizon,
             line.population,
             f"{line.instants:,}",
             f"{line.base_rate:.3f}",
-            *(interval(line.metrics[name]) for name in HEADINGS),
+            *(interval(line.metrics[name]).replace(" ", "\n") for name in HEADINGS),
         )
     return shown
 

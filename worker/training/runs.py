@@ -15,6 +15,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -65,6 +66,8 @@ class Run:
                 )
         if made_from != fingerprint(data):
             raise IntentError(f"--resume {folder}: {' and '.join(map(str, data))} are not what that run was made from")
+        with (folder / _HISTORY).open("a") as file:
+            file.write("\n")  # behind a line that a full disk may have cut off
         return cls(folder, settings)
 
     def add(self, progress: Progress) -> None:
@@ -74,8 +77,12 @@ class Run:
 
     def history(self) -> list[dict[str, Any]]:
         """The steps so far; of those that were taken twice, because of an interruption, the later."""
-        lines = (json.loads(line) for line in (self.folder / _HISTORY).read_text().splitlines())
-        return list({(entry["stage"], entry["windows"]): entry for entry in lines}.values())
+        found: dict[tuple[str, int], dict[str, Any]] = {}
+        for line in (self.folder / _HISTORY).read_text(errors="replace").splitlines():
+            with suppress(ValueError):  # a line that an interruption cut off
+                entry = json.loads(line)
+                found[entry["stage"], entry["windows"]] = entry
+        return list(found.values())
 
     def write(self, name: str, document: object) -> None:
         """A JSON file beside the rest."""

@@ -67,7 +67,8 @@ def score(
 ) -> int:
     """Writes the table for from <= time < to (UTC ms); the number of its rows. `report` hears of events gone through.
 
-    A file that was at `out` stays as it was until the new one is complete.
+    A file that was at `out` stays as it was until the new one is complete. Raises `IntentError` where nothing is to be
+    scored.
     """
     partial = out.with_name(f"{out.name}.partial")
     rows = 0
@@ -78,6 +79,11 @@ def score(
                 scores = engine.score_now([after for _, after in chunk])
                 writer.write_table(_table(chunk, scores, keys, columns))
                 rows += len(chunk)
+        if not rows:
+            lost = source.losses()
+            raise IntentError(
+                f"{source.name} has no event to score from --from to --to" + (f": {lost}" if lost else "")
+            )
         partial.replace(out)
     except OSError as error:
         raise IntentError(f"{out} cannot be written: {error}") from None

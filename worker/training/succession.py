@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from worker import terminal
 from worker.errors import IntentError
 from worker.scores import rfc3339
 from worker.scoring.bundle import Bundle
@@ -100,15 +101,19 @@ def compared(
 
 def table(pairs: list[Pair], *, before: str, after: str) -> Table:
     """For a terminal."""
-    shown = Table(title=f"{after} against {before}, on visitors that taught it nothing", title_justify="left")
-    shown.add_column("horizon")
-    for name in ("instants", "base rate", "AP before", "AP", "difference", "AUC before", "AUC", "difference"):
-        shown.add_column(name, justify="right")
+    shown = terminal.table(f"{after} against {before}, on visitors that taught it nothing")
+    shown.add_column("horizon", no_wrap=True)
+    for name in ("instants", "base\nrate", "AP\nwas", "AP\nis", "difference", "AUC\nwas", "AUC\nis", "difference"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for pair in pairs:
         cells = [
             cell
             for name in ("ap", "auc")
-            for cell in (f"{pair.before[name]:.3f}", f"{pair.after[name]:.3f}", signed(pair.differences[name]))
+            for cell in (
+                f"{pair.before[name]:.3f}",
+                f"{pair.after[name]:.3f}",
+                signed(pair.differences[name]).replace(" ", "\n", 1),
+            )
         ]
         shown.add_row(pair.horizon, f"{pair.instants:,}", f"{pair.base_rate:.3f}", *cells)
     return shown

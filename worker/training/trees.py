@@ -37,6 +37,10 @@ SETTINGS: Final[dict[str, Any]] = {
 }
 
 
+LEAVES: Final = 100
+"""A small shop's leaf may be this part of its rows: with a thousand each, of a few thousand none would be split."""
+
+
 def grow(table: Floats, y: Bools, session: NDArray[np.int64], *, rounds: int) -> Booster:
     """So many trees on `Features.table` [n, columns], labels [n] and sessions [n]; some seconds for 100,000 rows."""
     _, which, events = np.unique(session, return_inverse=True, return_counts=True)
@@ -45,4 +49,7 @@ def grow(table: Floats, y: Bools, session: NDArray[np.int64], *, rounds: int) ->
     data = Dataset(
         table, y, weight=weight / weight.mean(), categorical_feature=list(range(columns - CATEGORIES, columns))
     )
-    return boost(SETTINGS, data, rounds)
+    settings = SETTINGS
+    if (least := len(y) // LEAVES) < SETTINGS["min_data_in_leaf"]:
+        settings = SETTINGS | {"min_data_in_leaf": least, "num_threads": 1}  # several would wait for one another
+    return boost(settings, data, rounds)

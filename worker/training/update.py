@@ -52,6 +52,11 @@ def update(
     visitors within the bound on what may be forgotten; `out` is then left alone.
     """
     was = bundles.load(former)
+    if was.refitted:
+        say(
+            f"{was.name} {was.version} was refitted: it has learnt all that became known before its test slice began; "
+            "an earlier --since gives it the same labels as new"
+        )
     say(f"folding the events of {source.name} into windows")
     events, kept = windows.build(source, runs / "cache")
     parts = continual.split(events, since_ms=change.since_ms, until_ms=change.until_ms)
@@ -74,12 +79,12 @@ def update(
         )
     say("calibrating, and comparing with the former")
     span = _span(change)
-    # All visitors that taught nothing have a say in these; drift is measured against the time that the labels are of.
+    # Not on those who judge: log loss and calibration are compared on them too. Drift: the time that the labels are of.
     made = finish.calibrated(
         replace(was, version="", weights=weights(found.model)),
         events,
         kept,
-        parts.watched_new | parts.judging,
+        parts.watched_new,
         least=succession.LEAST,
         device=plan.device,
     )

@@ -4,6 +4,7 @@ Owns the cache's files. The windows are those the stream worker would hold after
 (event ids say nothing to a model). Knows neither labels nor models.
 """
 
+import fcntl
 import gc
 import hashlib
 import json
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker import facts, window
+from worker.errors import IntentError
 from worker.events import KINDS, Event
 from worker.scoring.batch import SESSION_PAUSE_MS
 from worker.shop.source import Source
@@ -29,6 +31,7 @@ LAYOUT: Final = 3
 
 _COLUMNS: Final = ("visitor", "session", "time_ms", "kind", "instant", "purchase")
 _CONTENT: Final = "content.bin"
+_COMPLETE: Final = "complete"
 _FLAGS: Final = ("instant", "purchase")
 
 
@@ -63,16 +66,29 @@ def fold_all(events: Iterator[Event]) -> Iterator[tuple[Event, bytes]]:
 def build(source: Source, scratch: Path, *, say: Callable[[str], None] = lambda _: None) -> tuple[Events, Windows]:
     """Every event of the source and its window: from `scratch` if a former run left them there, else made (20 s).
 
-    `say` hears what of the source became no event, if anything.
+    Of several runs at once one makes them and the others wait. `say` hears what of the source became no event, if
+    anything. Raises `IntentError` for a cache that is damaged.
     """
     folder = scratch / f"windows-{key(source)}"
-    if not (folder / "complete").exists():
-        _make(source, folder)
-    if losses := (folder / "complete").read_text().partition("\n")[2]:
+    if not (folder / _COMPLETE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, and by whatever ends the process
+            if not (folder / _COMPLETE).exists():
+                try:
+                    _make(source, folder)
+                except OSError as error:
+                    raise IntentError(f"{folder} cannot be written ({error.strerror}); make room there") from None
+    try:
+        losses = (folder / _COMPLETE).read_text().partition("\n")[2]
+        columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _COLUMNS}
+        ends = np.load(folder / "ends.npy", allow_pickle=False)
+        mapped = np.memmap(folder / _CONTENT, np.uint8, "r", shape=(int(ends[-1]),))
+    except (OSError, ValueError, EOFError, IndexError) as error:
+        raise IntentError(f"{folder} is damaged ({error}); delete it, and it is made again") from None
+    if losses:
         say(losses)
-    columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _COLUMNS}
-    content = np.asarray(np.memmap(folder / _CONTENT, np.uint8, "r"))  # slices of a memmap cost four times as much
-    return Events(**columns, splits=source.splits), Windows(content, np.load(folder / "ends.npy", allow_pickle=False))
+    return Events(**columns, splits=source.splits), Windows(np.asarray(mapped), ends)  # slices of a memmap cost four times as much
 
 
 def key(source: Source) -> str:
@@ -96,7 +112,6 @@ class _Unnamed:
 
 
 def _make(source: Source, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     visitors: dict[str, int] = {}
     sessions: dict[tuple[str, str | int], int] = {}
     unnamed = _Unnamed()
@@ -124,8 +139,10 @@ def _make(source: Source, folder: Path) -> None:
     for name, column in columns.items():
         np.save(folder / f"{name}.npy", np.frombuffer(column, np.bool_ if name in _FLAGS else np.int64))
     np.save(folder / "ends.npy", np.frombuffer(ends, np.int64))
-    (folder / "complete").write_text(f"{len(ends)} windows\n{source.losses()}")
-    os.sync()
+    if not ends:
+        raise IntentError(f"{source.name} has no event: {source.losses() or 'the mapping leaves all rows out'}")
+    os.sync()  # before the file that says so: a power cut must not leave it beside half of the others
+    (folder / _COMPLETE).write_text(f"{len(ends)} windows\n{source.losses()}")
 
 
 @contextmanager

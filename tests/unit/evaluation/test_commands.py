@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,18 @@ def test_numbers_and_percentiles_are_attached_on_request(run: Run, made: Path, t
     assert after.percentiles is not None
     p = np.array([[0, 0, 0], [1, 1, 1]], np.float32)
     assert after.percentiles.of(p).tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+def test_a_bundle_that_continues_another_is_told_to_flatter_itself(run: Run, tmp_path: Path) -> None:
+    """What it carries is what a promotion compares: that is not written over."""
+    made = replace(making.bundle(), metrics={"slice": "visitors that judge", "against": "0123456789ab", "lines": []})
+    version = bundles.save(tmp_path / "bundle", made)
+    told = run("--bundle", tmp_path / "bundle", "--rivals", "none", "--json")
+    assert told.exit_code == 0, told.output
+    assert f"{made.name} {version} continues 0123456789ab: what it learnt since" in told.stderr
+    refused = run("--bundle", tmp_path / "bundle", "--attach")
+    assert "--attach would replace" in str(refused.exception)
+    assert bundles.load(tmp_path / "bundle").metrics == made.metrics
 
 
 def test_what_would_fail_later_is_refused_at_once(run: Run, made: Path, tmp_path: Path) -> None:

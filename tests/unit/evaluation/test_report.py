@@ -1,5 +1,6 @@
 """The page says what the JSON says; its curves are what a plain count gives."""
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.unit.evaluation import making
 from worker.evaluation import report
@@ -66,6 +68,18 @@ def test_the_page_shows_every_number_of_the_document(document: dict[str, Any], p
         assert f"{target['what']} {target['horizon']} {target['wanted']}" in shown
     assert shown.count("not met") == sum(not target["met"] for target in document["targets"])
     assert f"{document['name']} {document['version']}" in shown
+
+
+def test_the_tables_are_whole_in_80_columns(document: dict[str, Any]) -> None:
+    shown = Console(width=80, file=io.StringIO(), force_terminal=False)
+    shown.print(*report.tables(document))
+    assert isinstance(shown.file, io.StringIO)
+    text = shown.file.getvalue()
+    assert "…" not in text
+    for one in (each for each in document["comparisons"] if each["by"] == document["every"]):
+        for metrics in one["scorers"].values():
+            assert all(f"{metrics[name]['value']:.4f}" in text for name in report.HEADINGS)
+        assert all(report.signed(of["ap"], digits=3) in text for of in one["differences"].values())
 
 
 def test_names_are_escaped_and_the_same_document_gives_the_same_page(document: dict[str, Any], page: str) -> None:

@@ -85,6 +85,33 @@ def test_the_trees_find_a_planted_interaction_and_are_grown_once(
     assert np.array_equal(rivals.trees(train, validation, unseen, tmp_path / "made"), found)
 
 
+def test_a_small_shops_trees_split_its_instants_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "SETTINGS", trees.SETTINGS | {"num_threads": 1})
+    (of, y), (unseen, truth) = planted(1800, seed=1), planted(1800, seed=2)
+    grown = trees.grow(of.table(), y, np.arange(len(y)), rounds=30)
+    assert roc_auc_score(truth, np.asarray(grown.predict(unseen.table()))) > 0.6
+
+
+def test_trees_that_were_not_kept_to_the_end_are_grown_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a file holds trees too, only fewer."""
+    monkeypatch.setattr(trees, "SETTINGS", trees.SETTINGS | {"min_data_in_leaf": 50, "num_threads": 1})
+    monkeypatch.setattr(rivals, "ROUNDS", (2,))
+    train = known(*planted(2000, seed=1))
+    whole = rivals.trees(train, train, train.features, tmp_path / "whole")
+    save = Booster.save_model
+
+    def killed(booster: Booster, filename: Path, **options: Any) -> None:
+        save(booster, filename, **options)
+        filename.write_bytes(filename.read_bytes()[:-500])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Booster, "save_model", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rivals.trees(train, train, train.features, tmp_path / "made")
+    monkeypatch.setattr(Booster, "save_model", save)
+    assert np.array_equal(rivals.trees(train, train, train.features, tmp_path / "made"), whole)
+
+
 def test_a_refit_grows_as_many_trees_as_were_best_before_it_on_what_it_learns_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,10 +198,10 @@ def carrying(bundle: Path, folder: Path, metrics: bytes) -> str:
     return bundles.seal(folder)
 
 
-def numbers(value: float, *, which: str = "test") -> bytes:
+def numbers(value: float, *, which: str = "test", **of: int) -> bytes:
     """What `intent evaluate --attach` would write."""
     estimate = {"value": value, "low": value - 0.01, "high": value + 0.01}
-    line = {"horizon": "24h", "population": "every instant", "metrics": {"ap": estimate, "auc": estimate}}
+    line = {"horizon": "24h", "population": "every instant", **of, "metrics": {"ap": estimate, "auc": estimate}}
     return json.dumps({"slice": which, "lines": [line]}).encode()
 
 
@@ -213,6 +213,7 @@ def numbers(value: float, *, which: str = "test") -> bytes:
         pytest.param(numbers(0.45), [], False, 2, id="worse"),
         pytest.param(numbers(0.45), ["--force"], True, 2, id="worse and forced"),
         pytest.param(numbers(0.45, which="validation"), [], True, 0, id="another slice"),
+        pytest.param(numbers(0.45, instants=7, visitors=3), [], True, 0, id="the same slice of other data"),
     ],
 )
 def test_two_that_carry_their_numbers_are_compared(
@@ -235,6 +236,7 @@ def test_two_that_carry_their_numbers_are_compared(
     assert document["moved"] is moved
     assert aliases(tmp_path)["champion"] == (after if moved else now)
     assert isinstance(result.exception, CheckFailed) is not moved
+    assert ("was not compared" in result.stderr) is (rows == 0)
     if not moved:
         assert "every instant" in run("promote").stdout
 

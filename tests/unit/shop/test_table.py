@@ -240,6 +240,41 @@ def test_what_stands_for_no_transaction_is_none(tmp_path: Path, none: str | None
     assert [event.type for event in table.events()] == [*["purchase"] * 4, "page_view"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "dictionary"])
+def test_what_stands_for_nothing_is_nothing(tmp_path: Path, kind: str) -> None:
+    """In every column but the type's: a visit has no session, a user no name, an event no id."""
+    text = LEAST + 'session_id = "s"\nevent_id = ["e", "n"]\nitem_id = "i"\nchannel = "c"\n'
+    text += '[time]\nformat = "ms"\n[types]\n"(not set)" = "page_view"\n'
+    nothing = "(not set)"
+    columns = {
+        "u": ["1", "1", nothing],
+        "t": ["1", "2", "3"],
+        "n": ["view_item", nothing, "view_item"],
+        "s": ["7", nothing, "7"],
+        "e": ["a", "-", nothing],
+        "i": ["mug", nothing, "mug"],
+        "c": [nothing, "Direct", nothing],
+    }
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    if kind == "dictionary":
+        table = pa.table({name: table[name].dictionary_encode() for name in columns})
+    file = tmp_path / ("t.csv" if kind == "csv" else "t.parquet")
+    if kind == "csv":
+        pacsv.write_csv(table, file)
+    else:
+        pq.write_table(table, file)
+    literal = Table(file, mapped(tmp_path, text))
+    assert [(e.session_id, e.context and e.context.channel) for e in literal.events()][1] == (nothing, "Direct")
+    told = Table(file, mapped(tmp_path, f'{text}[missing]\nvalues = ["{nothing}", "-"]'))
+    found = [(e.type, e.session_id, e.event_id, [i.item_id for i in e.items], e.context) for e in told.events()]
+    assert found == [
+        ("view_item", "7", "a-view_item", ["mug"], None),
+        ("page_view", None, "-(not set)", [], Context(channel="Direct")),
+    ]
+    assert told.rejects.counts == {"user": 1}
+    assert told.names("channel") == ["Direct"]
+
+
 def test_a_transaction_is_its_first_valid_report(tmp_path: Path) -> None:
     """A report that is rejected leaves the purchase to the next, whichever range is read."""
     table = bought(tmp_path, ["T", "S", "T", "S", "T", "R", "R"], ["-1", "2", "3", "cheap", "5", "-6", "-7"])
@@ -291,6 +326,7 @@ def test_typed_numbers_are_bounded_too(tmp_path: Path) -> None:
         pytest.param(LEAST + "[time]\nformat = 'soon'", "`time.format` is 'soon': give s, ms", id="format"),
         pytest.param(LEAST + "[time]\nzone = 'Mars'", "`time.zone` is 'Mars': give a time zone", id="zone"),
         pytest.param(LEAST + "[money]\nscale = 0", "`money.scale` is 0: input should be greater than 0", id="scale"),
+        pytest.param(LEAST + "[missing]\nvalues = '-'", "`missing.values` is '-': input should be", id="missing"),
         pytest.param("[columns", "which is not TOML", id="not TOML"),
     ],
 )
@@ -305,6 +341,13 @@ def test_tables_that_are_none_are_told(tmp_path: Path) -> None:
         Table(tmp_path / "absent.csv", mapping)
     with pytest.raises(IntentError, match="has no column 'n', which the mapping names; it has u, t"):
         Table(write(tmp_path / "t.csv", [], "ut"), mapping)
+    with pytest.raises(
+        IntentError, match=r"t\.csv has several columns 'n', which the mapping names; rename all but one"
+    ):
+        Table(write(tmp_path / "t.csv", [{"u": 1, "t": 1, "n": "page_view"}], "utnn"), mapping)
+    pq.write_table(pa.table([["1"]] * 4, names=list("uttn")), tmp_path / "several.parquet")
+    with pytest.raises(IntentError, match=r"several\.parquet has several columns 't'"):
+        Table(tmp_path / "several.parquet", mapping)
     with pytest.raises(IntentError, match=r"no usable row: 1 rows rejected: time 1 \(row 1: '1' is not a time"):
         small(tmp_path, [("1", "1", "page_view")])
     with pytest.raises(IntentError, match="has no offset from UTC; set `zone`"):

@@ -218,6 +218,10 @@ def test_a_successor_says_what_it_continues_and_carries_the_comparison(
     assert made.percentiles is not None
     assert made.drift is not None
     parts = continual.split(events, since_ms=parse_time("2016-08-20"), until_ms=TEST)
+    bare = replace(made, calibration=before.calibration)
+    watched = finish.calibrated(bare, events, kept, parts.watched_new, least=succession.LEAST).calibration
+    assert watched.slopes == pytest.approx(made.calibration.slopes)  # those who judge have no part in it
+    assert watched.intercepts == pytest.approx(made.calibration.intercepts)
     taught = np.random.default_rng(PLAN.seed).permutation(np.flatnonzero((parts.new | parts.old)[:, 1]))
     by_worth = codes.weighed(made, kept.take(taught[: finish.WORTH_WINDOWS]), horizon=1)
     assert made.surrogate.weights == pytest.approx(by_worth.weights, abs=1e-6)
@@ -244,9 +248,12 @@ def test_what_gains_nothing_leaves_the_former_in_place(
 
     monkeypatch.setattr(Check, "__call__", worse)
     places = ["--data", shop, "--out", tmp_path / "out", "--runs", tmp_path / "runs"]
-    result = invoke(*places, "--from", former, "--since", "2016-09-01", "--windows", 1000, "--precision", "float32")
-    assert "stays" in str(result.exception), result.output
-    assert not (tmp_path / "out").exists()
+    bundles.save(tmp_path / "refitted", replace(bundles.load(former), refitted=True))
+    for bundle, said in ((former, False), (tmp_path / "refitted", True)):
+        result = invoke(*places, "--from", bundle, "--since", "2016-09-01", "--windows", 1000, "--precision", "float32")
+        assert "stays" in str(result.exception), result.output
+        assert ("was refitted: it has learnt all" in " ".join(result.output.split())) is said
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

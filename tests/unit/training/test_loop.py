@@ -1,5 +1,6 @@
 """A stage that was interrupted ends where it would have ended; what is best is kept; steps always draw alike."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,21 @@ def test_a_damaged_checkpoint_is_refused_in_a_sentence(tmp_path: Path) -> None:
     path.write_bytes(b"no zip")
     with pytest.raises(IntentError, match=r"some-stage\.pt cannot be read; delete it"):
         keep.load("some stage")
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_the_former_checkpoint(tmp_path: Path) -> None:
+    """A bound on the size of files stands for the disk's."""
+    keep = Checkpoints(tmp_path)
+    keep.save("some stage", {"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(IntentError, match=r"some-stage\.pt cannot be written, most likely for want of room"):
+            keep.save("some stage", {"step": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert keep.load("some stage") == {"step": 1}
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_rates_differ_by_module_and_what_needs_no_gradient_stays() -> None:

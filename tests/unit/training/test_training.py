@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import resource
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +58,10 @@ FULL = replace(
     shape=replace(PLAN.shape, members=2, aside=1, apart=True),
 )
 """With all that a plain run is spared."""
+
+
+class Killed(Exception):
+    """Planted."""
 
 
 @pytest.fixture(scope="session")
@@ -153,6 +161,59 @@ def test_the_windows_of_training_are_those_of_serving(shop: Path, tmp_path: Path
     assert np.array_equal(events.time_ms, again_events.time_ms)
 
 
+def test_windows_that_were_not_made_to_the_end_are_made_again(shop: Path, tmp_path: Path) -> None:
+    """The first run is killed while it writes; two more begin at once, and neither reads what the other writes."""
+    sample = Sample(shop)
+    folder = tmp_path / f"windows-{windows.key(sample)}"
+
+    class Killing(Sample):
+        def events(self, *range_: int | None) -> Iterator[Event]:
+            yield from islice(super().events(*range_), 100)
+            raise Killed
+
+    with pytest.raises(Killed):
+        windows.build(Killing(shop), tmp_path)
+    assert (folder / "content.bin").exists()
+    makers: list[int] = []
+    never = threading.Event()
+
+    class Waiting(Sample):
+        def events(self, *range_: int | None) -> Iterator[Event]:
+            makers.append(threading.get_ident())
+            never.wait(1.0)  # so that the other comes, which gets nowhere
+            return super().events(*range_)
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(windows.build, Waiting(shop), tmp_path) for _ in range(2)]
+        found = [each.result() for each in both]
+    assert len(makers) == 1
+    served = [encoded for _, encoded in windows.fold_all(sample.events())]
+    for events, kept in found:
+        assert len(events.time_ms) == len(served)
+        assert kept.take(np.arange(len(kept))) == [encoded[: 42 + 22 * encoded[2]] for encoded in served]
+
+
+def test_windows_without_room_are_a_sentence_and_are_made_again(shop: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(IntentError, match=r"windows-\w+ cannot be written \(File too large\); make room there"):
+            windows.build(Sample(shop), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(windows.build(Sample(shop), tmp_path)[1]) == len(Sample(shop))
+
+
+@pytest.mark.parametrize("file", ["content.bin", "ends.npy", "kind.npy"])
+@pytest.mark.parametrize("left", [0, 200])
+def test_damaged_windows_are_told(shop: Path, tmp_path: Path, file: str, left: int) -> None:
+    windows.build(Sample(shop), tmp_path)
+    (path,) = tmp_path.glob(f"windows-*/{file}")
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(IntentError, match=r"windows-\w+ is damaged .*delete it"):
+        windows.build(Sample(shop), tmp_path)
+
+
 def test_shuffled_labels_leave_nothing_to_learn(shop: Path, tmp_path: Path) -> None:
     events, kept = windows.build(Sample(shop), tmp_path)
     rng = np.random.default_rng(2)
@@ -209,10 +270,6 @@ SHORT = replace(FULL, pretrain_windows=512, head_windows=512, windows=512, valid
 """Every stage, a few steps of each."""
 
 
-class Killed(Exception):
-    """Planted."""
-
-
 def run(
     shop: Path,
     folder: Path,
@@ -263,6 +320,8 @@ def test_a_killed_run_goes_on_to_the_same_bundle(shop: Path, whole: Outcome, tmp
         run(shop, tmp_path, kill_at=stage)
     assert not (tmp_path / "bundle").exists()
     (folder,) = (tmp_path / "runs").glob("small-*")
+    with (folder / "history.jsonl").open("a") as file:
+        file.write('{"stage": "the he')  # as a full disk cuts it
     resumed = run(shop, tmp_path, resume=folder)
     for name in ("bert/model.safetensors", "head.safetensors", "vocabulary.json", "calibration.json"):
         assert (resumed.bundle / name).read_bytes() == (whole.bundle / name).read_bytes(), name
@@ -406,6 +465,13 @@ def test_score_and_model_on_the_command_line(shop: Path, trained: Path, tmp_path
     assert [entry["state"] for entry in json.loads(listed.stdout)] == ["intact"]
     assert "Limits" in run(cli.app, ["model", "show", str(trained)]).stdout
     assert run(cli.app, ["model", "verify", str(trained)]).exit_code == 0
+    kept = out.read_bytes()
+    empty = run(cli.app, ["score", *arguments, "--from", "2016-08-05"])
+    assert "has no event to score from --from to --to" in str(empty.exception)
+    assert out.read_bytes() == kept
+    named = run(cli.app, ["train", "--data", str(shop), "--out", "b", "--name", "my shop"])
+    assert named.exit_code == 2
+    assert "'my shop' is no model name" in " ".join(named.output.split())
     refused = run(cli.app, ["score", "ga360", str(shop), "--out", str(out), "--from", "yesterday"])
     assert refused.exit_code == 2
     assert "yesterday" in refused.output
