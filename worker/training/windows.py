@@ -88,7 +88,8 @@ def build(source: Source, scratch: Path, *, say: Callable[[str], None] = lambda 
         raise IntentError(f"{folder} is damaged ({error}); delete it, and it is made again") from None
     if losses:
         say(losses)
-    return Events(**columns, splits=source.splits), Windows(np.asarray(mapped), ends)  # slices of a memmap cost four times as much
+    content = np.asarray(mapped)  # slices of a memmap cost four times as much
+    return Events(**columns, splits=source.splits), Windows(content, ends)
 
 
 def key(source: Source) -> str:
