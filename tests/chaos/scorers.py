@@ -104,13 +104,13 @@ def trouble_the_model(trouble: Trouble) -> None:
     """Every forward pass of the real engine in this process meets the trouble first."""
     import torch
 
-    from worker.scoring.engine import Engine
+    from worker.scoring.flight import Flight
 
     trouble.out_of_memory = torch.OutOfMemoryError
-    start = Engine._start
+    launch = Flight.launch
 
     def troubled(*args: Any) -> Any:
         trouble.meet()
-        return start(*args)
+        return launch(*args)
 
-    Engine._start = troubled  # type: ignore[method-assign, assignment]  # as only a test may
+    Flight.launch = troubled  # type: ignore[method-assign, assignment]  # as only a test may
