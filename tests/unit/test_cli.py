@@ -96,11 +96,13 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
         "drift data /nonexistent",
         "score ga360 /nonexistent --out out.parquet",
         "import ga360 /nonexistent",
-        f"import table /nonexistent --map {__file__}",
+        "import table /nonexistent --map map.toml",
         "demo --data /nonexistent",
     ],
 )
-def test_data_that_is_not_there_is_bad_usage(command: str) -> None:
+def test_data_that_is_not_there_is_bad_usage(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "map.toml").touch()
     done = CliRunner().invoke(cli.app, command.split())
     assert done.exit_code == 2, done.output
     assert "/nonexistent" in done.output

@@ -21,6 +21,7 @@ from worker.scoring.answer import Scores
 from worker.scoring.engine import Engine
 from worker.shop.source import Source
 from worker.training.windows import fold_all
+from worker.whole import written
 
 Keys = Mapping[str, tuple[pa.DataType, Callable[[Event, bytes], object]]]
 """The columns that say which instant a row is: their types, and how they come from the event and its window."""
@@ -70,25 +71,22 @@ def score(
     A file that was at `out` stays as it was until the new one is complete. Raises `IntentError` where nothing is to be
     scored.
     """
-    partial = out.with_name(f"{out.name}.partial")
     rows = 0
     columns = pa.schema([*schema(keys), *(PERCENTILES if engine.ranks else ())])
     try:
-        with pq.ParquetWriter(partial, columns, compression="zstd") as writer:
-            for chunk in _chunks(_instants(source, from_ms, to_ms, report)):
-                scores = engine.score_now([after for _, after in chunk])
-                writer.write_table(_table(chunk, scores, keys, columns))
-                rows += len(chunk)
-        if not rows:
-            lost = source.losses()
-            raise IntentError(
-                f"{source.name} has no event to score from --from to --to" + (f": {lost}" if lost else "")
-            )
-        partial.replace(out)
+        with written(out) as beside:
+            with pq.ParquetWriter(beside, columns, compression="zstd") as writer:
+                for chunk in _chunks(_instants(source, from_ms, to_ms, report)):
+                    scores = engine.score_now([after for _, after in chunk])
+                    writer.write_table(_table(chunk, scores, keys, columns))
+                    rows += len(chunk)
+            if not rows:
+                lost = source.losses()
+                raise IntentError(
+                    f"{source.name} has no event to score from --from to --to" + (f": {lost}" if lost else "")
+                )
     except OSError as error:
         raise IntentError(f"{out} cannot be written: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return rows
 
 
