@@ -20,6 +20,7 @@ from worker.errors import IntentError
 from worker.kafka import broker
 from worker.kafka.broker import EmbeddedBroker
 from worker.kafka.node import alive
+from worker.whole import written
 
 
 class NodeState(msgspec.Struct, frozen=True):
@@ -129,10 +130,8 @@ def _state(started: EmbeddedBroker) -> State:
 
 
 def _write(folder: Path, state: State) -> None:
-    path = _state_file(folder)
-    part = path.with_suffix(".part")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
-    part.replace(path)  # nobody reads half a state
+    with written(_state_file(folder)) as beside:
+        beside.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
 
 
 def _read(folder: Path) -> State:

@@ -6,7 +6,6 @@ another format is refused. Knows neither the engine nor the worker.
 """
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from worker.registry.store import Store
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
 from worker.settings import Model as ModelSettings
+from worker.whole import unfinished
 
 KEPT: Final = 4
 """So many versions of a model stay in the cache, those used last: the champion, the challenger, and a way back."""
@@ -49,7 +49,7 @@ class Source:
 
         The other one, which workers share, stays as it is: a damaged store takes no sound copy from them.
         """
-        cache = self._cache / f".fresh.{secrets.token_hex(4)}"
+        cache = self._cache / unfinished("fresh")
         try:
             yield Source(self.store, self.name, cache=cache)
         finally:
@@ -101,7 +101,7 @@ class Source:
 
     def _fetch(self, version: str, cached: Path) -> None:
         """Into a folder beside, verified there, then renamed: what is in the cache is whole."""
-        beside = cached.with_name(f".{version}.{secrets.token_hex(4)}")
+        beside = cached.with_name(unfinished(version))
         try:
             beside.mkdir(parents=True)
             self._copy(version, bundles.CHECKSUMS, beside, limit=_CHECKSUMS_BYTES)

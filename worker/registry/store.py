@@ -14,9 +14,7 @@ stands, without a trace of the other.
 Knows bytes and names; what a bundle means is `scoring.bundle`'s.
 """
 
-import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +28,7 @@ from worker.errors import IntentError, SettingError
 from worker.registry import alias as aliases
 from worker.registry.alias import Alias
 from worker.settings import MODEL_ALIAS, MODEL_NAME
+from worker.whole import unfinished, written
 
 _NAME: Final = re.compile(MODEL_NAME)
 _VERSION: Final = re.compile(r"[0-9a-f]{12}")
@@ -184,7 +183,10 @@ class Store:
         """One file, whole or not at all."""
         with self._reaching():
             if self._local:
-                _replace(Path(path), content)
+                place = Path(path)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with written(place) as beside:
+                    beside.write_bytes(content)
             elif self._renaming:
                 self._pipe_beside(path, content)
             else:
@@ -198,9 +200,9 @@ class Store:
             self._fs.pipe_file(path, content)
 
     def _pipe_beside(self, path: str, content: bytes) -> None:
-        """`_replace`, elsewhere."""
+        """`whole.written`, elsewhere."""
         folder, _, name = path.rpartition("/")
-        beside = f"{folder}/{_beside(name)}"
+        beside = f"{folder}/{unfinished(name)}"
         try:
             self._pipe(beside, content)
             self._fs.mv(beside, path)
@@ -250,32 +252,3 @@ def _accepted(value: str, pattern: re.Pattern[str], what: str, accepted: str) ->
 def _reason(error: Exception) -> str:
     """In one line of bounded length, whatever a library says."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def _beside(name: str) -> str:
-    """A name for what is not whole yet: no version, no alias, no file of a bundle."""
-    return f".{name}.{secrets.token_hex(4)}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Beside it first, then in its place: a reader sees the old content or the new, a power cut leaves one of them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(_beside(path.name))
-    try:
-        with beside.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        _sync(path.parent)
-    finally:
-        with suppress(FileNotFoundError):
-            beside.unlink()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

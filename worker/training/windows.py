@@ -71,14 +71,7 @@ def build(source: Source, scratch: Path, *, say: Callable[[str], None] = lambda 
     """
     folder = scratch / f"windows-{key(source)}"
     if not (folder / _COMPLETE).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, and by whatever ends the process
-            if not (folder / _COMPLETE).exists():
-                try:
-                    _make(source, folder)
-                except OSError as error:
-                    raise IntentError(f"{folder} cannot be written ({error.strerror}); make room there") from None
+        _make_once(source, folder)
     try:
         losses = (folder / _COMPLETE).read_text().partition("\n")[2]
         columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _COLUMNS}
@@ -110,6 +103,19 @@ class _Unnamed:
         number += event.time_ms - newest_ms > SESSION_PAUSE_MS
         self._last[event.user_id] = max(newest_ms, event.time_ms), number
         return number
+
+
+def _make_once(source: Source, folder: Path) -> None:
+    """By whichever of several processes comes first; the others wait for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, and by whatever ends the process
+        if (folder / _COMPLETE).exists():
+            return
+        try:
+            _make(source, folder)
+        except OSError as error:
+            raise IntentError(f"{folder} cannot be written ({error.strerror}); make room there") from None
 
 
 def _make(source: Source, folder: Path) -> None:

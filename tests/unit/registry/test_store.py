@@ -134,7 +134,7 @@ def test_an_alias_whose_move_is_cut_off_is_the_old_or_the_new_one(
     store.move(NAME, "champion", old)
     with monkeypatch.context() as patch:
         dying_at(step, patch)
-        patch.setattr(Path, "unlink", lambda _: None)  # the dead tidy up nothing
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # the dead tidy up nothing
         with pytest.raises(Killed):
             store.move(NAME, "champion", new)
     assert store.alias(NAME, "champion") == (new if step == STEPS[-1] else old)
