@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import psutil
 import typer
 from rich.table import Table
 
-from loadtest import taken
+from loadtest import devices, taken
 from loadtest.conclude import conclude
 from loadtest.options import Json, Sample, out
 from loadtest.queueing import POLICIES, Costs, Seconds, poisson, simulate
@@ -49,6 +49,7 @@ def batching(
     size: Annotated[
         Size, typer.Option(help="Of the model, whose forward is the service: tiny is the shipped one.")
     ] = Size.TINY,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where.")] = "auto",
     budget: Annotated[int, typer.Option(min=64, help="Positions in a batch, at most.")] = 4096,
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch. Default: one core is left to the host.")] = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="Of arrivals, for each policy, load and run.")] = 3.0,
@@ -72,6 +73,7 @@ def batching(
     from worker.scoring.engine import Engine
 
     logs.quiet()
+    where = devices.of(device)
     loads, seconds, runs = ((0.4, 0.9), 1.0, 1) if quick else (LOADS, seconds, runs)
     threads = threads or max(1, len(psutil.Process().cpu_affinity() or ()) - 1)
     load_before = taken.load_before(err)
@@ -82,8 +84,8 @@ def batching(
         tokens = work.positions(windows)
         _set_threads(threads)
         bundle = sizes.load(size)
-        task = Task(scorer=ENGINE_FORWARD, size=size, device="cpu", threads=threads, folder="")
-        scorer = SCORERS[ENGINE_FORWARD](bundle, task)
+        task = Task(scorer=ENGINE_FORWARD[where], size=size, device=where, threads=threads, folder="")
+        scorer = SCORERS[task.scorer](bundle, task)
         status.update("fitting costs")
         costs = fit(scorer, windows, budget=budget)
 
@@ -93,7 +95,7 @@ def batching(
             (policy,) = (each for each in POLICIES if each.name == name)
             return lambda some, due: schedulers.Scheduler(scorer, policy, budget=budget).play(some, due)
 
-        with Engine(lambda: bundle, device="cpu", max_batch_tokens=budget, threads=threads) as own:
+        with Engine(lambda: bundle, device=where, max_batch_tokens=budget, threads=threads) as own:
             status.update("capacity")
             most = {name: schedulers.saturated(player(name), windows) for name in (POLICIES[0].name, ENGINE)}
             capacity = most[POLICIES[0].name]
@@ -115,6 +117,7 @@ def batching(
     document = {
         "taken": taken.provenance(load_before=load_before, packages=("numpy", "torch", "transformers")),
         "model": size,
+        "device": devices.shown(where),
         "threads": threads,
         "windows": {"source": pool.source, "mean_positions": round(float(tokens.mean()), 1)},
         "costs": {
@@ -150,7 +153,12 @@ def batching(
             _costs(costs),
         ],
         as_json=as_json,
-        plot=partial(_plot, real, simulated, title=f"{size}, {capacity:,.0f} windows/s at most, {pool.source}"),
+        plot=partial(
+            _plot,
+            real,
+            simulated,
+            title=f"{size}, {document['device']}: {capacity:,.0f} windows/s at most, {pool.source}",
+        ),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import psutil
 import typer
 
-from loadtest import taken
+from loadtest import devices, taken
 from loadtest.conclude import conclude, save
 from loadtest.options import Json, Sample, chosen, out
 from worker.errors import IntentError, SettingError
@@ -63,15 +63,15 @@ def engine(
 
     The same encoded windows go through the engine's forward, through transformers eager and compiled, ONNX Runtime and
     OpenVINO: a process each, in turn on one device, padding and packing done beforehand. *score-now* is the whole
-    engine, from a window's bytes to its score; *fixed*: with `model.deterministic`. Every scorer's scores are compared
-    with transformers eager's in float32, and with its own in batches of other sizes. Each size of batch is told and
-    written as soon as it is measured; all of it takes most of an hour on two cores.
+    engine, from a window's bytes to its score (on CUDA four callers ask at once); *fixed*: with `model.deterministic`.
+    Every scorer's scores are compared with transformers eager's in float32, and with its own in batches of other sizes.
+    Each size of batch is told and written as soon as it is measured; all of it takes most of an hour on two cores.
     """
     from loadtest import scorings, workload
     from loadtest.scorers import contest, work
     from loadtest.scorers.task import Task
 
-    where = _device(device)
+    where = devices.of(device)
     sizes = size or ([Size.TINY] if quick else list(Size))
     cuts = batch or (["32"] if quick else list(BATCHES))
     _check_batches(cuts)
@@ -86,7 +86,7 @@ def engine(
         pool.save(Path(temporary))
         head = {
             "taken": taken.provenance(load_before=load_before, packages=("numpy", "torch", "transformers")),
-            "device": _name(where),
+            "device": devices.shown(where),
             "threads": threads,
             "windows": {
                 "source": pool.source,
@@ -115,23 +115,10 @@ def engine(
         "engine",
         lambda: scorings.shown(models, left_out),
         as_json=as_json,
-        plot=partial(scorings.plot, models, title=f"{_name(where)}, {threads} threads, windows of {pool.source}"),
+        plot=partial(
+            scorings.plot, models, title=f"{devices.shown(where)}, {threads} threads, windows of {pool.source}"
+        ),
     )
-
-
-def _device(name: str) -> str:
-    import torch
-
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise SettingError("--device is 'cuda', but torch finds no CUDA device; use 'auto' or 'cpu'")
-    return ("cuda" if there else "cpu") if name == "auto" else name
-
-
-def _name(device: str) -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
 
 
 def _check_batches(cuts: Sequence[str]) -> None:

@@ -3,12 +3,14 @@
 Owns the clocks of what is measured and the memory of the process. Which scorer runs when is the parent's affair.
 """
 
+import itertools
 import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
@@ -39,7 +41,7 @@ _WARM_BATCHES: Final = 2
 
 
 class Scorer(Protocol):
-    """What is measured: `forward`, with its inputs arranged beforehand."""
+    """What is measured: `forward`, with its inputs arranged beforehand; by several `callers` where it has that many."""
 
     def arrange(self, windows: Sequence[bytes]) -> Any:
         """The host's part."""
@@ -86,8 +88,8 @@ SCORERS: Final[Mapping[str, Callable[[Bundle, Task], Scorer]]] = {
 }
 """Each by its name; `serve` makes the one that its task names."""
 
-ENGINE_FORWARD: Final = "packed-fp32"
-"""What the engine runs on a CPU unless it is told otherwise."""
+ENGINE_FORWARD: Final = {"cpu": "packed-fp32", "cuda": "packed-bf16"}
+"""What the engine runs on a device unless it is told otherwise."""
 
 
 def main() -> None:
@@ -95,8 +97,8 @@ def main() -> None:
     began_s = psutil.Process().create_time()
     task = Task.of_command_line()
     sys.path.append(task.packages)
-    # An engine leaves its caller one thread, from before the model is loaded: here that is done before it is made.
-    torch.set_num_threads(1 if task.scorer.startswith("score-now") else task.threads)
+    # On a CPU an engine leaves its caller one thread, from before the model is loaded: here that is before it is made.
+    torch.set_num_threads(1 if task.scorer.startswith("score-now") and task.device == "cpu" else task.threads)
     if task.scorer.startswith("peak-"):
         _serve_peak(task)
         return
@@ -154,21 +156,32 @@ def _serve(task: Task, *, began_s: float) -> None:
 def _turn(
     scorer: Scorer, batches: Sequence[tuple[Any, list[int]]], seconds: float, *, layers: int, hidden: int
 ) -> Turn:
-    """Whole batches in their order, round and round, for at least so long."""
-    done = 0
+    """Whole batches in their order, round and round, for at least so long; as many at once as a scorer has callers."""
+    numbers, done = itertools.count(), list[int]()
+
+    def call() -> None:
+        while True:
+            number = next(numbers)
+            scorer.forward(batches[number % len(batches)][0])
+            done.append(number)
+            if time.perf_counter() - begin >= seconds:
+                return
+
     begin, cpu_s = time.perf_counter(), time.process_time()
-    while True:
-        scorer.forward(batches[done % len(batches)][0])
-        done += 1
-        took = time.perf_counter() - begin
-        if took >= seconds:
-            break
+    callers = getattr(scorer, "callers", 1)
+    if callers == 1:
+        call()
+    else:
+        with ThreadPoolExecutor(callers) as pool:
+            for ended in [pool.submit(call) for _ in range(callers)]:
+                ended.result()
+    took = time.perf_counter() - begin
     cpu_s = time.process_time() - cpu_s
-    lengths = [np.array(batches[number % len(batches)][1]) for number in range(done)]
+    lengths = [np.array(batches[number % len(batches)][1]) for number in done]
     return Turn(
         windows=sum(map(len, lengths)),
         positions=int(sum(each.sum() for each in lengths)),
-        batches=done,
+        batches=len(done),
         flops=sum(work.flops(each, layers=layers, hidden=hidden) for each in lengths),
         seconds=took,
         cpu_s=cpu_s,

@@ -121,16 +121,21 @@ def attend(qkv: Tensor, runs: list[Run], heads: int) -> Tensor:
 def attend_first(query: Tensor, kv: Tensor, runs: list[Run], heads: int) -> Tensor:
     """[b, hidden] queries of first positions, [M, 2 * hidden] keys and values of all -> [b, hidden].
 
-    By elements: a product of one row is another kernel with several threads, and rounds otherwise.
+    On a CPU by elements: a product of one row is another kernel with several threads, and rounds otherwise. On CUDA it
+    is the sum of elements that goes by the number of windows, and the attention of one query that does not.
     """
     depth = query.shape[1] // heads
     out = []
     at = window = 0
     for count, length in runs:
         k, v = kv[at : at + count * length].view(count, length, 2, heads, depth).unbind(2)  # [count, length, heads, d]
-        q = query[window : window + count].view(count, 1, heads, depth) * depth**-0.5
-        weights = (k * q).sum(-1).softmax(1)  # [count, length, heads]
-        out.append((v * weights[..., None]).sum(1).flatten(1))  # [count, hidden]
+        q = query[window : window + count].view(count, 1, heads, depth)
+        if query.is_cuda:
+            q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # [count, heads, 1 or length, depth]
+            out.append(functional.scaled_dot_product_attention(q, k, v).flatten(1))
+        else:
+            weights = (k * (q * depth**-0.5)).sum(-1).softmax(1)  # [count, length, heads]
+            out.append((v * weights[..., None]).sum(1).flatten(1))  # [count, hidden]
         at, window = at + count * length, window + count
     return torch.cat(out)
 

@@ -1,5 +1,7 @@
 """The CUDA path: what of it is the host's and can be shown anywhere, and parity and bits on a device."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,11 +28,13 @@ def made() -> Bundle:
     return networks.bundle(networks.SMALL)
 
 
-def test_keys_go_down_by_halves_with_room_for_the_usual_mix_and_for_the_shortest() -> None:
+def test_keys_go_down_by_steps_with_room_for_the_usual_mix_and_for_the_shortest() -> None:
     assert graphs.keys(600) == [
-        *((1024, 512), (1024, 64)),
-        *((512, 256), (512, 32)),
-        *((256, 128), (256, 16)),
+        *((1024, 512), (1024, 204), (1024, 64)),
+        *((768, 384), (768, 153), (768, 48)),
+        *((512, 256), (512, 102), (512, 32)),
+        *((384, 192), (384, 76), (384, 24)),
+        *((256, 128), (256, 51), (256, 16)),
     ]
 
 
@@ -152,3 +156,55 @@ def test_memory_that_is_short_on_cuda_is_told_from_a_device_that_is_lost() -> No
         torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
     assert device.exhausted(caught.value)
     assert not device.lost(caught.value)
+
+
+@gpu
+@on_a_device
+def test_little_memory_on_cuda_makes_fewer_graphs_and_smaller_batches_and_loses_no_score(made: Bundle) -> None:
+    windows = WINDOWS * 70
+    tokens = 1 << 18  # more than the windows have
+    wanted = networks.eager(made, Batch.of(WINDOWS))
+    torch.cuda.empty_cache()
+    _, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (320 << 20)) / total)
+    try:
+        with Engine(lambda: made, device="cuda", dtype="bfloat16", max_batch_tokens=tokens) as engine:
+            found = engine.score_now(windows).intent
+            assert engine.max_batch_tokens < tokens
+            assert len(engine._champion._graphs) < len(graphs.keys(tokens))  # type: ignore[attr-defined]  # a runner of CUDA's
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert found == pytest.approx(np.tile(wanted, (70, 1)), abs=0.01)
+
+
+LOST = """
+import os
+import torch
+from tests.unit.scoring import making, networks
+from worker.errors import Fatal
+from worker.scoring.engine import Engine
+
+made, windows = networks.bundle(networks.SMALL), making.random_windows(3, seed=1)
+engine = Engine(lambda: made, device="cuda", dtype="bfloat16", max_batch_tokens=2048)
+assert engine.score_now(windows).intent.shape == (3, 3)
+try:
+    torch.zeros(1, device="cuda")[torch.ones(1, dtype=torch.int64, device="cuda")].item()  # behind the end
+except RuntimeError:
+    pass
+try:
+    engine.score_now(windows)
+except Fatal as error:
+    print("fatal:", error, flush=True)
+engine._thread.join(10.0)
+print("alive" if engine.alive else "ended", flush=True)
+os._exit(0)  # without what libraries do at the end, on a device that computes nothing any more
+"""
+
+
+@gpu
+@on_a_device
+def test_a_device_that_is_lost_ends_the_engine() -> None:
+    """Of a process of its own: nothing computes on the device any more in one that lost it."""
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=100, check=False)
+    assert "fatal: the device cuda is lost" in done.stdout, done.stdout + done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "ended"
