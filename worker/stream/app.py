@@ -300,6 +300,7 @@ def serve(settings: Settings, *, engine: Any, metrics: Metrics, shadow: Shadow |
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    gc.enable()
     runner.spinner = None  # it writes to stdout, terminal or not
     try:
         runner.execute_from_commandline()

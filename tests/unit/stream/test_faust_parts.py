@@ -46,6 +46,7 @@ from worker import config
 from worker.kafka.topics import Changelog
 from worker.ops.health import State
 from worker.ops.metrics import Metrics
+from worker.stream import app as stream
 from worker.stream import consumer
 from worker.stream.app import IntentApp, Runner
 from worker.stream.table import Store, Table, Tables
@@ -441,6 +442,20 @@ async def test_a_long_transaction_is_no_reason_to_restart(monkeypatch: pytest.Mo
         monkeypatch.setattr(app, "condition", lambda: state)
         alive.append((await app._livez(None)).status)
     assert alive == [200, 503]
+
+
+def test_the_collector_works_again_once_all_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run` and its like switch it off while they import; of what is there then, it looks at nothing ever again."""
+    collector, runner = Mock(), Mock(execute_from_commandline=Mock(side_effect=SystemExit))
+    monkeypatch.setattr(stream, "gc", collector)
+    monkeypatch.setattr(stream, "Runner", Mock(return_value=runner))
+    monkeypatch.setattr(stream, "exit_now", Mock(side_effect=InterruptedError))
+    for part in ("IntentApp", "event_loop", "topics"):
+        monkeypatch.setattr(stream, part, Mock())
+    with pytest.raises(InterruptedError):
+        stream.serve(config.load(), engine=Mock(), metrics=Mock())
+    told = [call[0] for call in collector.method_calls]
+    assert (told[:2], told[-1]) == (["collect", "freeze"], "enable")
 
 
 async def test_the_tables_are_known_at_once_and_before_faust_subscribes(monkeypatch: pytest.MonkeyPatch) -> None:
