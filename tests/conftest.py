@@ -17,6 +17,9 @@ from worker.settings import Settings
 # A shell starts background jobs with SIGINT ignored, and children inherit that: a Ctrl-C sent by a test would be lost.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A broker of the tests does not live long enough for the work of Java's second compiler to pay.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+
 # Time limits are pytest-timeout's: how fast hypothesis draws says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("shared")
