@@ -30,6 +30,14 @@ PLACES = {"INTENT_GA360", "INTENT_JAVA"}
 MakeSettings = Callable[..., Settings]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that need a broker come first, in the order that was drawn: they are the long ones, and of two processes
+    that share the files the one that ends first would wait for the other's last.
+    """
+    long = {item.path for item in items if item.get_closest_marker("broker")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_from_outside() -> Iterator[None]:
     """No setting of the person who runs the tests reaches them, from the environment or from an `intent.toml`."""
