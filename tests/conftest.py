@@ -17,6 +17,9 @@ from worker.settings import Settings
 # A shell starts background jobs with SIGINT ignored, and children inherit that: a Ctrl-C sent by a test would be lost.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A broker of the tests does not live long enough for the work of Java's second compiler to pay.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+
 # Time limits are pytest-timeout's: how fast hypothesis draws says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("shared")
@@ -25,6 +28,14 @@ hypothesis.settings.load_profile("shared")
 PLACES = {"INTENT_GA360", "INTENT_JAVA"}
 
 MakeSettings = Callable[..., Settings]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that need a broker come first, in the order that was drawn: they are the long ones, and of two processes
+    that share the files the one that ends first would wait for the other's last.
+    """
+    long = {item.path for item in items if item.get_closest_marker("broker")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,11 +3,14 @@
 `python -m tests.chaos.digest` takes the settings of `intent worker`.
 """
 
+import gc
 from typing import NoReturn
 
 
 def serve() -> NoReturn:
     """Run until a signal, as `intent worker` does."""
+    gc.disable()
+
     from prometheus_client import REGISTRY
 
     from tests.chaos.scorers import DigestEngine, Trouble

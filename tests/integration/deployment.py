@@ -211,6 +211,7 @@ def publish(servers: str, topic: str, records: Iterable[tuple[bytes | None, byte
     producer = Producer(
         {"bootstrap.servers": servers, "partitioner": "murmur2_random", "linger.ms": 20, "enable.idempotence": True}
     )
+    producer.list_topics(topic, timeout=10)  # connected by now, it gets its producer id at once and not after 0.5 s
     count = 0
     for key, value, headers in records:
         producer.produce(

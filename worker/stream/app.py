@@ -36,7 +36,7 @@ from worker.stream.assignor import Assignor
 from worker.stream.consumer import Transport
 from worker.stream.partition import Shared
 from worker.stream.shadow import Shadow
-from worker.stream.table import Table
+from worker.stream.table import Table, Tables
 from worker.stream.transaction import producer
 from worker.stream.watchdog import EXIT_FATAL, Watchdog, end_process, exit_now
 
@@ -102,6 +102,7 @@ class IntentApp(faust.App):
             autodiscover=False,
         )
         self.conf.Table = Table  # type: ignore[assignment]  # a setting that takes a class or its name
+        self.conf.TableManager = Tables  # type: ignore[assignment]  # likewise
         self.conf.PartitionAssignor = Assignor  # type: ignore[assignment]  # likewise
         self.partitions = Partitions(
             Shared(
@@ -299,6 +300,7 @@ def serve(settings: Settings, *, engine: Any, metrics: Metrics, shadow: Shadow |
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    gc.enable()
     runner.spinner = None  # it writes to stdout, terminal or not
     try:
         runner.execute_from_commandline()

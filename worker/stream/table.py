@@ -1,7 +1,7 @@
 """The table's store: one RocksDB a source partition, written one batch at a time.
 
-Extends `faust.stores.rocksdb.Store` (0.15.3); private parts in use: `_dbs`, `_db_for_partition`, `_open_for_partition`.
-Knows neither what a window is nor when it may be written.
+Extends `faust.stores.rocksdb.Store` (0.15.3); private parts in use: `_dbs`, `_db_for_partition`, `_open_for_partition`,
+`TableManager._update_channels`. Knows neither what a window is nor when it may be written.
 """
 
 import logging
@@ -11,6 +11,7 @@ from typing import Any, cast
 import faust
 import rocksdict
 from faust.stores.rocksdb import Store as RocksDBStore
+from faust.tables.manager import TableManager
 from faust.types import TP
 
 from worker.clock import now_ms
@@ -154,3 +155,14 @@ class Table(faust.Table[bytes, bytes]):
         data = self.data
         assert isinstance(data, Store)
         return data
+
+
+class Tables(TableManager):
+    """Faust's tables, of which all are there when it starts: it would sleep for a second in case one is made late."""
+
+    logger = logging.getLogger("faust.tables.manager")
+
+    async def on_start(self) -> None:
+        """Make the changelogs known; only then does Faust subscribe, and the group hear of this worker."""
+        await self._update_channels()
+        await self.recovery.start()

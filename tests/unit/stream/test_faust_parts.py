@@ -32,6 +32,7 @@ from faust.sensors import Monitor
 from faust.stores.rocksdb import Store as RocksDBStore
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
+from faust.transport.conductor import Conductor
 from faust.transport.consumer import Consumer as PlainConsumer
 from faust.transport.consumer import Fetcher, ThreadDelegateConsumer
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
@@ -45,9 +46,10 @@ from worker import config
 from worker.kafka.topics import Changelog
 from worker.ops.health import State
 from worker.ops.metrics import Metrics
+from worker.stream import app as stream
 from worker.stream import consumer
 from worker.stream.app import IntentApp, Runner
-from worker.stream.table import Store, Table
+from worker.stream.table import Store, Table, Tables
 
 CHANGELOG = TP("log", 0)
 PINNED = ("faust-streaming", "mode-streaming", "aiokafka")
@@ -87,6 +89,7 @@ def test_the_version_is_pinned_exactly_and_is_the_one_installed(package: str) ->
         (consumer.Transport, FaustTransport),
         (Store, RocksDBStore),
         (Table, faust.Table),
+        (Tables, TableManager),
         (IntentApp, faust.App),
         (Runner, faust.Worker),
     ],
@@ -439,6 +442,37 @@ async def test_a_long_transaction_is_no_reason_to_restart(monkeypatch: pytest.Mo
         monkeypatch.setattr(app, "condition", lambda: state)
         alive.append((await app._livez(None)).status)
     assert alive == [200, 503]
+
+
+def test_the_collector_works_again_once_all_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run` and its like switch it off while they import; of what is there then, it looks at nothing ever again."""
+    collector, runner = Mock(), Mock(execute_from_commandline=Mock(side_effect=SystemExit))
+    monkeypatch.setattr(stream, "gc", collector)
+    monkeypatch.setattr(stream, "Runner", Mock(return_value=runner))
+    monkeypatch.setattr(stream, "exit_now", Mock(side_effect=InterruptedError))
+    for part in ("IntentApp", "event_loop", "topics"):
+        monkeypatch.setattr(stream, part, Mock())
+    with pytest.raises(InterruptedError):
+        stream.serve(config.load(), engine=Mock(), metrics=Mock())
+    told = [call[0] for call in collector.method_calls]
+    assert (told[:2], told[-1]) == (["collect", "freeze"], "enable")
+
+
+async def test_the_tables_are_known_at_once_and_before_faust_subscribes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust's own manager does the same, a second later."""
+    theirs = source(TableManager.on_start)
+    assert theirs.endswith("await self._update_channels() await self.recovery.start()")
+    tables: Any = intent_app().tables
+    start, sleep = AsyncMock(), AsyncMock()
+    monkeypatch.setattr(tables.recovery, "start", start)
+    monkeypatch.setattr(tables, "_update_channels", update := AsyncMock())
+    monkeypatch.setattr(tables, "sleep", sleep)
+    await tables.on_start()
+    update.assert_awaited_once_with()
+    start.assert_awaited_once_with()
+    sleep.assert_not_awaited()
+    subscribes = source(Conductor._subscriber)
+    assert subscribes.index("tables.wait_until_tables_registered()") < subscribes.index("consumer.subscribe(")
 
 
 def test_faust_s_own_pages_are_off() -> None:
