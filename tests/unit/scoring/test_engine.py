@@ -350,6 +350,35 @@ async def test_a_swap_waits_for_no_batch_and_no_job_is_of_two_models(engine: Eng
     assert [name for name, _ in gate.batches] == sorted((name for name, _ in gate.batches), reverse=True)
 
 
+@dataclass(frozen=True)
+class Stepping(Gate):
+    """Tells of each step in which a model is made ready, beside the batches; makes one of another name in ten more."""
+
+    def prepare(self, bundle: Bundle, warm_up: Sequence[bytes], *, max_tokens: int) -> Generator[None, None, Runner]:
+        if bundle.name == "heir":
+            for _ in range(10):
+                self.batches.append(("a step", []))
+                yield
+        return (yield from super().prepare(bundle, warm_up, max_tokens=max_tokens))
+
+
+async def test_a_batch_waits_for_one_step_of_a_swap_at_most(bundle: Bundle, heir: Bundle) -> None:
+    gate = Stepping(torch.device("cpu"))
+    tokens_a_batch = 10 * (1 + window.EVENTS)
+    with Engine(lambda: bundle, device=gate, max_batch_tokens=tokens_a_batch, threads=1) as engine:
+        scoring = asyncio.create_task(engine.score([LONGEST] * 60))
+        await gate.wait_entered()
+        swapping = asyncio.create_task(asyncio.to_thread(engine.swap, heir))
+        await until(lambda: bool(engine._changes))
+        gate.opened.set()
+        assert (await scoring).model.name == "test"
+        await swapping
+    found = [name for name, _ in gate.batches]
+    last = max(place for place, name in enumerate(found) if name == "test")
+    assert found[: last + 1] == ["test", *["a step", "test"] * (found.count("test") - 1)]
+    assert found.count("a step") == 10
+
+
 async def test_after_a_swap_scores_are_the_new_models(free: Engine, heir: Bundle) -> None:
     old = await free.score(WINDOWS[:20])
     await asyncio.to_thread(free.swap, heir)
