@@ -147,6 +147,18 @@ async def test_an_early_batch_does_not_wait_for_more_than_may_wait(partitions: P
     assert len(await asyncio.wait_for(part.take(60.0), 5)) == 4
 
 
+async def test_events_that_come_behind_a_batch_that_stands_still_are_no_progress(partitions: Partitions) -> None:
+    """A device that answers no more is told by that alone: the queue may take hours to be full."""
+    part = await opened(partitions, done=-1)
+    partitions.progressed_at = 0.0
+    partitions.feed(SOURCE, recs(0), 1)
+    began, partitions.progressed_at = partitions.progressed_at, 0.0
+    assert await offsets(part) == [0]
+    partitions.feed(SOURCE, recs(1), 2)
+    assert began > 0.0
+    assert partitions.progressed_at == 0.0
+
+
 async def test_markers_behind_the_last_record_are_no_lag_once_they_are_passed(partitions: Partitions) -> None:
     part = await opened(partitions, done=-1)
     partitions.feed(SOURCE, recs(0, 1), 5)
