@@ -270,6 +270,16 @@ def test_windows_on_disk_without_a_place_for_them_are_a_sentence(
     assert "absent" in str(failed.value)
 
 
+async def test_headers_whose_names_are_no_text_are_left_out(tmp_path: Path) -> None:
+    class Unreadable(Message):
+        def headers(self) -> Any:
+            raise SystemError("returned a result with an exception set")
+
+    only = Unreadable("t", 0, 0, b"ann", record(0, "ann").value(), [], None, (1, START_MS))
+    rows, _, _ = await played(tmp_path, [[only]], Stretch(partition=0, warm_from=0, start=0, end=1))
+    assert [row["user_id"] for row in rows] == ["ann"]
+
+
 async def test_a_silent_broker_is_told(tmp_path: Path) -> None:
     with pytest.raises(IntentError, match="sent nothing for 60 s"):
         await played(tmp_path, [FETCH[:2]], WHOLE)
