@@ -261,6 +261,16 @@ def test_a_file_that_cannot_take_its_place_is_a_sentence(tmp_path: Path) -> None
     assert files(tmp_path) == [out]
 
 
+def test_of_two_replays_into_one_file_the_later_stands_whole(tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    with ParquetSink(out, topic="t", origin={"of": "one"}):
+        with ParquetSink(out, topic="t", origin={"of": "two"}):
+            pass
+        assert json.loads(pq.read_schema(out).metadata[b"intent.replay"]) == {"of": "two"}
+    assert json.loads(pq.read_schema(out).metadata[b"intent.replay"]) == {"of": "one"}
+    assert files(tmp_path) == [out]
+
+
 def test_windows_on_disk_without_a_place_for_them_are_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
