@@ -12,8 +12,10 @@ from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import InvalidTransactionTimeout
 from faust.types import TP
 
+from worker.errors import Fatal
 from worker.fold import Record
 from worker.stream import hanging
 from worker.stream.fetchqueue import Share
@@ -113,7 +115,14 @@ class Partitions:
 
     async def _started(self, partition: int) -> AIOKafkaProducer:
         producer = self._shared.new_producer(partition)
-        await producer.start()
+        try:
+            await producer.start()
+        except InvalidTransactionTimeout as error:
+            raise Fatal(
+                "the brokers allow no transaction of twice `worker.transaction_timeout_s`, which is "
+                f"{self._shared.settings.worker.transaction_timeout_s:g}; lower it, or raise the brokers' "
+                "`transaction.max.timeout.ms`"
+            ) from error
         return producer
 
     async def _end_what_hangs(self, producer: AIOKafkaProducer, tp: TP) -> None:

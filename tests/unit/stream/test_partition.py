@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.errors import InvalidTransactionTimeout
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
@@ -77,6 +78,17 @@ async def opened(partitions: Partitions, done: int, topic_id: str = "") -> Parti
 async def offsets(part: Partition) -> list[int]:
     taken: Sequence[Any] = await part.take(0.0)
     return [record.offset for record in taken]
+
+
+async def test_a_transaction_that_the_brokers_allow_no_time_for_is_told_by_the_setting(
+    partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(_: Never) -> None:
+        raise InvalidTransactionTimeout
+
+    monkeypatch.setattr(Never, "start", refused)
+    with pytest.raises(Fatal, match=r"twice `worker\.transaction_timeout_s`, which is 30; lower it"):
+        await partitions.open([SOURCE], 1)
 
 
 async def test_what_is_done_is_skipped_and_the_rest_taken_whole(partitions: Partitions) -> None:
