@@ -114,8 +114,8 @@ class Partitions:
         }
 
     async def _started(self, partition: int) -> AIOKafkaProducer:
-        producer = self._shared.new_producer(partition)
         try:
+            producer = self._shared.new_producer(partition)
             await producer.start()
         except InvalidTransactionTimeout as error:
             raise Fatal(
