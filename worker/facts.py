@@ -17,6 +17,8 @@ MAX_PRICE_CENTS: Final = (1 << 24) - 1
 CONTEXT: Final = struct.Struct("<7IH")
 """channel, source, medium, browser, os, device, country (hashes), visit number."""
 NO_CONTEXT: Final = bytes(CONTEXT.size)
+_LONG: Final = 256
+"""Characters of a page that is not remembered: 65,536 of as many as an event may have would take 140 to 530 MB."""
 
 _KIND = {name: number for number, name in enumerate(KINDS)}
 
@@ -60,13 +62,14 @@ def of(event: Event) -> Facts:
         category = hash32(first.item_category)
         if first.price:
             price_cents = min(round(first.price * 100), MAX_PRICE_CENTS)
+    page = event.page or event.search_term or ""
     return Facts(
         xxh3_64_intdigest(event.event_id.encode()),
         event.time_ms,
         _KIND.get(event.type, 0),
         item,
         category,
-        hash32(event.page or event.search_term),
+        hash32(page) if len(page) <= _LONG else hash32.__wrapped__(page),
         price_cents,
         hash16(event.session_id),
         NO_CONTEXT if event.context is None else _context(event.context),

@@ -90,7 +90,7 @@ _ALL = (
         scenario="zombie",
         shows="the former owner is not fenced while its successor recovers, and commits behind its back: twice",
         edits=(
-            Edit("worker.stream.assignment", "        await producer.start()\n", ""),
+            Edit("worker.stream.assignment", "            await producer.start()\n", ""),
             Edit(
                 "worker.stream.hanging",
                 "    tp = TopicPartition(topics.changelog, partition)\n",

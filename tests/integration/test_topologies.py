@@ -2,6 +2,7 @@
 end.
 """
 
+import asyncio
 import itertools
 import random
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from confluent_kafka import Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
@@ -20,9 +23,13 @@ from tests.conftest import MakeSettings
 from tests.integration.deployment import DIGEST, ROOT, Topic, Worker, publish, read_all, until
 from tests.integration.secured import Certificates, Guarded, inside, mutual_tls, rights
 from tests.integration.stories import Record, event, trouble
+from tests.unit.stream.fetched import Latin
+from worker.clock import now_ms
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
 from worker.ports import free_port
+from worker.replay.plan import Stretch
+from worker.replay.tape import Tape, reader
 from worker.settings import Kafka, Settings
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -240,6 +247,46 @@ def test_a_source_with_holes_where_it_was_compacted(settings: MakeSettings, guar
     verdict, found = examine(made)
     assert verdict.counts.total() == left
     assert found == Findings()
+
+
+def test_a_source_with_names_of_headers_that_are_no_text(settings: MakeSettings, guarded: Guarded, join: Join) -> None:
+    """Kafka takes any bytes for them. Its librdkafka in Python shows no header of such a record."""
+    made = settings(kafka={"bootstrap_servers": guarded.inside}, topics={"partitions": 1})
+    (good, bad), name = [event("ann", number, START_MS + number) for number in range(2)], Latin("caf\xe9")
+    records = [(good[0], good[1], [(name, b"1")]), (bad[0], b"{", [(name, b"2")])]
+    asyncio.run(send_as_they_are(guarded.inside, made.topics.events, records))
+    worker = join(made, "only")
+    worker.start(wait=False)
+    until(lambda: watermarks(worker) == {("0",): 1.0}, worker, "both are done")
+    (score,) = read_all(guarded.inside, made.topics.scores)
+    (letter,) = read_all(guarded.inside, made.topics.dead_letters)
+    assert score.headers["ce_id"] == f"{made.topics.events}-0-0".encode()
+    assert (letter.value, letter.headers["caf\ufffd"]) == (b"{", b"2")
+    stretch = Stretch(partition=0, warm_from=0, start=0, end=2)
+    played = list(Tape(reader(made.kafka), made.topics.events, stretch))
+    assert [record.value for record in played] == [good[1], b"{"]
+
+
+async def send_as_they_are(servers: str, topic: str, records: Sequence[tuple[Any, ...]]) -> None:
+    """To partition 0, by a builder that asks each name for its bytes."""
+    producer = AIOKafkaProducer(bootstrap_servers=servers)
+    await producer.start()
+    batch: Any = producer.create_batch()
+    batch._builder = _DefaultRecordBatchBuilderPy(
+        magic=2,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=10_000,
+    )
+    for place, (key, value, headers) in enumerate(records):
+        batch._builder.append(place, timestamp=now_ms(), key=key, value=value, headers=headers)
+    batch._relative_offset = len(records)
+    batch.close()
+    await (await producer.send_batch(batch, topic, partition=0))
+    await producer.stop()
 
 
 def test_a_changelog_that_was_compacted_rebuilds_the_state(

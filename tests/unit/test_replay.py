@@ -261,6 +261,16 @@ def test_a_file_that_cannot_take_its_place_is_a_sentence(tmp_path: Path) -> None
     assert files(tmp_path) == [out]
 
 
+def test_of_two_replays_into_one_file_the_later_stands_whole(tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    with ParquetSink(out, topic="t", origin={"of": "one"}):
+        with ParquetSink(out, topic="t", origin={"of": "two"}):
+            pass
+        assert json.loads(pq.read_schema(out).metadata[b"intent.replay"]) == {"of": "two"}
+    assert json.loads(pq.read_schema(out).metadata[b"intent.replay"]) == {"of": "one"}
+    assert files(tmp_path) == [out]
+
+
 def test_windows_on_disk_without_a_place_for_them_are_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +278,16 @@ def test_windows_on_disk_without_a_place_for_them_are_a_sentence(
     with pytest.raises(IntentError, match=r"--state disk .* TMPDIR") as failed, throwaway("disk"):
         pass
     assert "absent" in str(failed.value)
+
+
+async def test_headers_whose_names_are_no_text_are_left_out(tmp_path: Path) -> None:
+    class Unreadable(Message):
+        def headers(self) -> Any:
+            raise SystemError("returned a result with an exception set")
+
+    only = Unreadable("t", 0, 0, b"ann", record(0, "ann").value(), [], None, (1, START_MS))
+    rows, _, _ = await played(tmp_path, [[only]], Stretch(partition=0, warm_from=0, start=0, end=1))
+    assert [row["user_id"] for row in rows] == ["ann"]
 
 
 async def test_a_silent_broker_is_told(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, TopicMetadata
 
-from worker.errors import IntentError
+from worker.errors import IntentError, SettingError
 from worker.kafka import clients
 from worker.settings import Settings
 
@@ -64,8 +64,19 @@ class Difference:
 
 
 def declared(settings: Settings) -> tuple[Topic, ...]:
-    """Every topic that the worker reads or writes."""
+    """Every topic that the worker reads or writes. Raises `SettingError` where two of them are one.
+
+    A transaction has one list of records for each topic: of two of one name, that of the former would be lost.
+    """
     topics = settings.topics
+    uses: dict[str, str] = {settings.changelog: "changelog of `worker.application_id`"}
+    for use in ("events", "scores", "latest", "dead_letters", "shadow"):
+        name = getattr(topics, use)
+        if name in uses:
+            raise SettingError(
+                f"the setting `topics.{use}` is {name!r}, and so is the {uses[name]}; give each a topic of its own"
+            )
+        uses[name] = f"setting `topics.{use}`"
     retention_ms = str(topics.retention_hours * _HOUR_MS)
 
     def topic(name: str, **config: str) -> Topic:

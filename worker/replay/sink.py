@@ -14,6 +14,7 @@ from worker import scores, window
 from worker.errors import IntentError, SettingError
 from worker.fold import Batch, Updated
 from worker.scores import HORIZONS, Rating
+from worker.whole import unfinished
 
 ROW_GROUP_ROWS: Final = 65_536
 """Enough for good compression, and about 30 MB in memory before a group is written."""
@@ -58,7 +59,7 @@ class ParquetSink:
     def __init__(self, path: Path, *, topic: str, origin: Mapping[str, object]) -> None:
         self.rows = 0
         self._path = path
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._partial = path.with_name(unfinished(path.name))
         self._topic = topic
         self._waiting: list[tuple[object, ...]] = []
         schema = SCHEMA.with_metadata({"intent.replay": json.dumps(origin)})

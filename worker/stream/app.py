@@ -174,7 +174,7 @@ class IntentApp(faust.App):
 
     def recovery_progressed(self) -> None:
         """Changelog records of own partitions were read back."""
-        self.partitions.progressed_at = time.monotonic()
+        self.partitions.progressed()
         self.watchdog.arm("recovery", self.settings.worker.recovery_timeout_s)
 
     # -- Faust's hooks -------------------------------------------------------------------------------------------------

@@ -12,8 +12,10 @@ from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import InvalidTransactionTimeout
 from faust.types import TP
 
+from worker.errors import Fatal
 from worker.fold import Record
 from worker.stream import hanging
 from worker.stream.fetchqueue import Share
@@ -21,7 +23,9 @@ from worker.stream.partition import Partition, Shared
 from worker.stream.table import Store
 
 QUEUED_BYTES: Final = 128 << 20
-"""Of keys and values that wait, over all partitions. A fetch more of each may be on its way, as for the number."""
+"""Of keys, values and headers that wait, over all partitions. A fetch more of each may be on its way, as for the
+number.
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -110,8 +114,15 @@ class Partitions:
         }
 
     async def _started(self, partition: int) -> AIOKafkaProducer:
-        producer = self._shared.new_producer(partition)
-        await producer.start()
+        try:
+            producer = self._shared.new_producer(partition)
+            await producer.start()
+        except InvalidTransactionTimeout as error:
+            raise Fatal(
+                "the brokers allow no transaction of twice `worker.transaction_timeout_s`, which is "
+                f"{self._shared.settings.worker.transaction_timeout_s:g}; lower it, or raise the brokers' "
+                "`transaction.max.timeout.ms`"
+            ) from error
         return producer
 
     async def _end_what_hangs(self, producer: AIOKafkaProducer, tp: TP) -> None:
@@ -133,7 +144,7 @@ class Partitions:
             return None
         if end_offset is not None:
             if part.lag == 0:
-                self.progressed_at = time.monotonic()  # work arrives where none was left
+                self.progressed()  # work arrives where none was left
             part.end_offset = end_offset
         return part.feed(records)
 
@@ -157,8 +168,11 @@ class Partitions:
         """The partitions are revoked: their offsets are their next owner's to commit."""
         self.committed.clear()
 
-    def moved(self) -> None:
-        """Events went through a partition."""
+    def progressed(self) -> None:
+        """Events are done. That others arrive says nothing of those that wait before them."""
         self.progressed_at = time.monotonic()
+
+    def moved(self) -> None:
+        """Events came to a partition's queue, or left it."""
         self._shared.metrics.stream_queue_events.set(self.queued)
         self._room.set()

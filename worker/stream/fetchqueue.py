@@ -1,7 +1,7 @@
 """The fetched records of one partition that wait: a bounded queue of whole fetches, taken out as batches.
 
-Owns how much may wait and how much goes into one batch, in events and in bytes of keys and values. Knows neither
-offsets nor what becomes of the records.
+Owns how much may wait and how much goes into one batch, in events and in bytes of keys, values and headers. Knows
+neither offsets nor what becomes of the records.
 """
 
 import asyncio
@@ -12,23 +12,24 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from worker.fold import Record
+from worker.scores import Headers
 
 BATCH_BYTES: Final = 8 << 20
-"""Of keys and values in one transaction, but for a single record that is larger. Two thousand records of a megabyte,
-all dead letters perhaps, would not be sent within a transaction's time-out, and so never.
+"""Of keys, values and headers in one transaction, but for a single record that is larger. Two thousand records of a
+megabyte, all dead letters perhaps, would not be sent within a transaction's time-out, and so never.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A bound of events that wait, in number and in bytes of keys and values."""
+    """A bound of events that wait, in number and in bytes of keys, values and headers."""
 
     events: float
     bytes: float
 
 
 class Piece(NamedTuple):
-    """Records of one fetch that go into one batch, and the bytes of their keys and values."""
+    """Records of one fetch that go into one batch, and the bytes of their keys, values and headers."""
 
     records: Sequence[Record]
     bytes: int
@@ -41,7 +42,7 @@ class FetchQueue:
         self.events = 0
         """Those that wait."""
         self.bytes = 0
-        """Of their keys and values."""
+        """Of their keys, values and headers."""
         self._limit = max_batch_events
         self._share = share
         self._pieces: deque[Piece] = deque()
@@ -100,7 +101,10 @@ class FetchQueue:
 
 def _pieces(records: Sequence[Record], limit: int) -> Iterator[Piece]:
     """Each of at most `limit` records and `BATCH_BYTES`, or of one record that is larger. Nearly always one."""
-    sizes = [len(record.key or b"") + len(record.value or b"") for record in records]
+    sizes = [
+        len(record.key or b"") + len(record.value or b"") + (_size(record.headers) if record.headers else 0)
+        for record in records
+    ]
     if len(records) <= limit and (whole := sum(sizes)) <= BATCH_BYTES:
         yield Piece(records, whole)
         return
@@ -111,3 +115,7 @@ def _pieces(records: Sequence[Record], limit: int) -> Iterator[Piece]:
             start, total = place, 0
         total += size
     yield Piece(records[start:], total)
+
+
+def _size(headers: Headers) -> int:
+    return sum(len(name) + len(content or b"") for name, content in headers)

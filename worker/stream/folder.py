@@ -31,6 +31,8 @@ DAMAGED: Final = "DAMAGED"
 """A file of this name condemns the folder: damage was met while it was in use. Says what."""
 SET_ASIDE: Final = 3
 """So many damaged folders are kept, over all partitions, for whoever wants to know why."""
+_LOCKED: Final = "Resource temporarily unavailable", "lock hold by current process"
+"""In what RocksDB says of a folder that another process has open, or this one. Any trouble with its lock names that."""
 _TRUSTED: Final = 0.5
 """Of the time that the changelog keeps tombstones: reading the rest takes time too, and clocks differ."""
 
@@ -89,7 +91,7 @@ def opened(
 
 
 def _unusable(path: Path, error: Exception) -> str:
-    if "LOCK" in str(error):
+    if any(sign in str(error) for sign in _LOCKED):
         return f"the state folder {path} is in use by another process; give each worker a `worker.data_dir` of its own"
     return f"the state folder {path} cannot be opened ({error})"
 

@@ -126,18 +126,15 @@ async def _end(
 
 async def _left_open(sender: AIOKafkaProducer, tp: TopicPartition) -> int | None:
     """The first offset that is neither committed nor aborted, though nobody is left who could end it."""
+    end = (await marks.ends(sender, [tp], marks.UNCOMMITTED))[tp]  # what others write behind it is not ours
     stood, since = -1, 0.0
-    while True:
-        stable, end = [
-            (await marks.ends(sender, [tp], isolation))[tp] for isolation in (marks.COMMITTED, marks.UNCOMMITTED)
-        ]
-        if stable >= end:
-            return None
+    while (stable := (await marks.ends(sender, [tp], marks.COMMITTED))[tp]) < end:
         if stable != stood:  # at first, and wherever others get on
             stood, since = stable, time.monotonic()
         if time.monotonic() - since > _SETTLED_S:
             return stable
         await asyncio.sleep(_ASK_AGAIN_S)
+    return None
 
 
 async def _shown(sender: AIOKafkaProducer, topics: Topics, changelog: TopicPartition, stray: int) -> bool:

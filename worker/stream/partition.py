@@ -71,7 +71,10 @@ class Owner(Protocol):
         """What each partition may hold of fetched events."""
 
     def moved(self) -> None:
-        """Events went through the partition."""
+        """Events came to the partition's queue, or left it."""
+
+    def progressed(self) -> None:
+        """Events are done."""
 
 
 class Partition:
@@ -218,7 +221,7 @@ class Partition:
     def done(self, batch: Batch, ratings: Sequence[Rating]) -> None:
         """Tell the group, the metrics, and the shadow if there is one."""
         self._owner.committed[self.tp] = batch.watermark.offset + 1
-        self._owner.moved()
+        self._owner.progressed()
         self._show(batch.watermark)
         if self._shared.shadow is not None:
             self._shared.shadow.consider(self.tp.partition, batch.updated, ratings)

@@ -5,7 +5,6 @@ next owner of the partition, so the safe answer to any doubt is to stop at once 
 """
 
 import os
-import sys
 import threading
 import time
 from typing import Final, NoReturn
@@ -14,21 +13,27 @@ import structlog
 
 EXIT_FATAL: Final = 1
 _POLL_S: Final = 0.2
+_LAST_WORDS_S: Final = 2.0
+"""Whoever reads the log may have stopped, and holds up each thread that writes to it then."""
 
 log = structlog.get_logger(__name__)
 
 
 def end_process(why: str, error: BaseException | None = None) -> NoReturn:
     """Log and exit non-zero at once, without a commit and without clean-up. Callable from any thread."""
-    log.critical("fatal", why=why, error=repr(error) if error else None, exc_info=error)
-    exit_now(EXIT_FATAL)
+    told = {"why": why, "error": repr(error) if error else None, "exc_info": error}
+    teller = threading.Thread(target=log.critical, args=("fatal",), kwargs=told, name="last words", daemon=True)
+    try:
+        teller.start()
+        teller.join(_LAST_WORDS_S)
+    finally:
+        exit_now(EXIT_FATAL)
 
 
 def exit_now(code: int) -> NoReturn:
     """Exit at once, without the interpreter's own end: it waits for the threads of librdkafka, torch and RocksDB, and
     what watches it is among the first that end.
     """
-    sys.stderr.flush()
     os._exit(code)
 
 

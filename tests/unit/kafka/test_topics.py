@@ -5,9 +5,9 @@ import time
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from worker.errors import IntentError
+from worker.errors import IntentError, SettingError
 from worker.kafka import topics
-from worker.settings import Kafka, Settings, Worker
+from worker.settings import Kafka, Settings, Topics, Worker
 
 GONE = KafkaException(KafkaError(KafkaError._TIMED_OUT, "waiting for controller"))
 NOT_LISTED = KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
@@ -68,3 +68,17 @@ def test_a_refusal_is_told_at_once(settings: Settings, monkeypatch: pytest.Monke
     with pytest.raises(IntentError, match=r"does not let this user describe the topic clickstream\.events\.v1"):
         topics.events_id(settings)
     assert left == ["a-topic-id"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"dead_letters": "intent.scores.v1"}, "`topics.dead_letters` is 'intent.scores.v1', and so is the setting"),
+        ({"latest": "clickstream.events.v1"}, "`topics.latest` is .*, and so is the setting `topics.events`"),
+        ({"scores": "intent-windows-changelog"}, "so is the changelog of `worker.application_id`"),
+    ],
+    ids=str,
+)
+def test_no_two_topics_are_one(given: dict[str, str], sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        topics.declared(Settings(topics=Topics(**given)))

@@ -9,6 +9,16 @@ class Rec:
     offset: int
     key: bytes | None = b"u"
     value: bytes | None = b""
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+
+class Latin(str):
+    """A header's name as a client sends it that takes bytes for one."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "latin-1", errors: str = "strict") -> bytes:  # noqa: ARG002 - str's
+        return super().encode("latin-1")
 
 
 def recs(*offsets: int) -> list[Any]:

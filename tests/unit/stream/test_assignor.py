@@ -1,4 +1,4 @@
-"""No assignment is made on metadata that lacks a topic."""
+"""No assignment is made of topics that are not all there, or that do not go together."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,11 @@ def assignor(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_topic_that_the_brokers_do_not_list_refuses_the_assignment(assignor: Any, known: dict[str, set[int]]) -> None:
     with pytest.raises(Fatal, match=r"the brokers do not list .*(events|changelog)"):
         assignor.assign(Cluster(**known), MEMBERS)
+
+
+def test_a_partition_that_was_added_to_one_topic_refuses_the_assignment(assignor: Any) -> None:
+    with pytest.raises(Fatal, match=r"unlike numbers of partitions \(changelog has 1, events has 2\)"):
+        assignor.assign(Cluster(events={0, 1}, changelog={0}), MEMBERS)
 
 
 def test_with_all_topics_it_is_fausts_own(assignor: Any) -> None:

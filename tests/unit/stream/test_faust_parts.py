@@ -26,7 +26,7 @@ from aiokafka.consumer.subscription_state import Assignment, TopicPartitionState
 from aiokafka.errors import ConcurrentTransactions
 from aiokafka.producer import sender as aiokafka_sender
 from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.record._crecords import DefaultRecordBatchBuilder, MemoryRecords, default_records
+from aiokafka.record._crecords import DefaultRecordBatchBuilder, default_records
 from aiokafka.structs import TopicPartition
 from faust.sensors import Monitor
 from faust.stores.rocksdb import Store as RocksDBStore
@@ -182,7 +182,7 @@ def test_a_record_is_handed_out_as_the_parser_made_it() -> None:
     )
     builder.append(0, 17, b"key", b"value", [("name", b"header")])
     fetched = aiokafka_fetcher.PartitionRecords(
-        TopicPartition("events", 0), MemoryRecords(bytes(builder.build())), [], 0, None, None, True, 0
+        TopicPartition("events", 0), aiokafka_fetcher.MemoryRecords(bytes(builder.build())), [], 0, None, None, True, 0
     )
     (record,) = list(fetched)
     assert (record.offset, record.timestamp, record.key, record.value) == (0, 17, b"key", b"value")

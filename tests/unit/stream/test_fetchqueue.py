@@ -2,10 +2,11 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
-from tests.unit.stream.fetched import recs, sized
+from tests.unit.stream.fetched import Rec, recs, sized
 from worker.stream.fetchqueue import FetchQueue, Share
 
 
@@ -70,6 +71,15 @@ async def test_large_records_wait_and_go_in_batches_bounded_by_their_bytes(
     assert [*full, waiting.full] == [False, True]
     assert [await taken(waiting) for _ in range(4)] == [[0, 1], [2], [3], [4, 5]]
     assert (waiting.events, waiting.bytes) == (0, 0)
+
+
+async def test_headers_are_bytes_that_wait_too(waiting: FetchQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead letter keeps them, and all that waits holds them in memory."""
+    monkeypatch.setattr("worker.stream.fetchqueue.BATCH_BYTES", 150)
+    traced: list[Any] = [Rec(offset, headers=(("trace", bytes(94)), ("none", None))) for offset in range(3)]
+    waiting.put(traced)
+    assert waiting.full
+    assert [await taken(waiting) for _ in range(3)] == [[0], [1], [2]]
 
 
 async def test_the_share_may_change_while_records_wait() -> None:

@@ -1,6 +1,8 @@
 """Which state folders are used, which are set aside, begun anew or refused. On a real RocksDB."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +128,27 @@ def test_a_folder_in_use_stops_the_start_untouched(tmp_path: Path) -> None:
         opened(path)
     database.put(b"ann", b"window")
     database.close()
+
+
+def test_a_lock_that_cannot_be_opened_is_not_another_process_s(tmp_path: Path) -> None:
+    """As where a former worker ran as another user."""
+    path = tmp_path / "windows-0.db"
+    (path / "LOCK").mkdir(parents=True)
+    with pytest.raises(Fatal, match=r"cannot be opened \(IO error: .*Is a directory"):
+        opened(path)
+
+
+def test_a_folder_in_use_by_another_process_stops_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "windows-0.db"
+    hold = "import sys, rocksdict; held = rocksdict.Rdict(sys.argv[1], rocksdict.Options(raw_mode=True)); input()"
+    with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE) as holder:
+        try:
+            while not (path / "CURRENT").exists():
+                assert holder.poll() is None
+            with pytest.raises(Fatal, match=r"in use by another process.*worker\.data_dir"):
+                opened(path)
+        finally:
+            holder.kill()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.errors import InvalidTransactionTimeout
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
@@ -79,6 +80,17 @@ async def offsets(part: Partition) -> list[int]:
     return [record.offset for record in taken]
 
 
+async def test_a_transaction_that_the_brokers_allow_no_time_for_is_told_by_the_setting(
+    partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(_: Never) -> None:
+        raise InvalidTransactionTimeout
+
+    monkeypatch.setattr(Never, "start", refused)
+    with pytest.raises(Fatal, match=r"twice `worker\.transaction_timeout_s`, which is 30; lower it"):
+        await partitions.open([SOURCE], 1)
+
+
 async def test_what_is_done_is_skipped_and_the_rest_taken_whole(partitions: Partitions) -> None:
     part = await opened(partitions, done=4)
     assert partitions.feed(SOURCE, recs(3, 4, 5, 6), 9) is None
@@ -145,6 +157,18 @@ async def test_an_early_batch_does_not_wait_for_more_than_may_wait(partitions: P
     assert await offsets(part) == [0, 1, 2, 3]
     partitions.feed(SOURCE, recs(7), 9)  # 4 of the third of 10 that may wait
     assert len(await asyncio.wait_for(part.take(60.0), 5)) == 4
+
+
+async def test_events_that_come_behind_a_batch_that_stands_still_are_no_progress(partitions: Partitions) -> None:
+    """A device that answers no more is told by that alone: the queue may take hours to be full."""
+    part = await opened(partitions, done=-1)
+    partitions.progressed_at = 0.0
+    partitions.feed(SOURCE, recs(0), 1)
+    began, partitions.progressed_at = partitions.progressed_at, 0.0
+    assert await offsets(part) == [0]
+    partitions.feed(SOURCE, recs(1), 2)
+    assert began > 0.0
+    assert partitions.progressed_at == 0.0
 
 
 async def test_markers_behind_the_last_record_are_no_lag_once_they_are_passed(partitions: Partitions) -> None:
