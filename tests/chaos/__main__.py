@@ -45,7 +45,7 @@ def _scorer(name: str) -> Scorer:
 
 def main(
     *,
-    faults: Annotated[int, typer.Option(min=1, help="How many to inject.")] = 220,
+    faults: Annotated[int, typer.Option(min=1, help="How many to inject.")] = 200,
     seed: Annotated[int | None, typer.Option(help="Of the plan; chosen and shown when not given.")] = None,
     kinds: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
     scorer: Annotated[
