@@ -18,8 +18,9 @@ from tests.chaos.episode import Result
 from tests.chaos.faults import KINDS
 from tests.chaos.plan import Episode
 from tests.chaos.process import SCORERS, Scorer
-from worker.errors import CheckFailed, IntentError, SettingError
-from worker.terminal import leave
+from worker.__main__ import unwind_at_sigterm
+from worker.errors import CheckFailed, SettingError
+from worker.terminal import told
 
 _WIDTH: Final = 130
 
@@ -107,13 +108,12 @@ def _watched(chosen: Campaign, console: Console, folder: Path) -> list[Result]:
 
 
 def program() -> None:
-    """Errors of our own are one line on stderr and an exit code, as `intent`'s are."""
+    """Errors are one line on stderr and an exit code, and SIGTERM ends it in order, as with `intent`."""
+    unwind_at_sigterm()
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
     app.command(name="chaos", help=_HELP)(main)
-    try:
+    with told("chaos"):
         app()
-    except IntentError as error:
-        leave("chaos", error)
 
 
 if __name__ == "__main__":
