@@ -220,15 +220,6 @@ class Settings(_Part):
                 "the setting `topics.min_insync_replicas` is {value}: it must not exceed `topics.replication_factor`",
                 {"value": topics.min_insync_replicas},
             )
-        named = topics.model_dump(include={"events", "scores", "latest", "dead_letters", "shadow"})
-        for name, value in named.items():
-            first = next(other for other in named if named[other] == value)
-            if first != name:  # a dead letter among the events would come back as another one, for ever
-                raise PydanticCustomError(
-                    "together",
-                    "the setting `topics.{name}` is {value}: `topics.{first}` has that name; give each its own topic",
-                    {"name": name, "value": repr(value), "first": first},
-                )
         for name in ("sasl_username", "sasl_password"):
             if kafka.security_protocol.startswith("SASL") and getattr(kafka, name) is None:
                 raise PydanticCustomError(

@@ -53,11 +53,6 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             "topics.min_insync_replicas=2",
             "`topics.min_insync_replicas` is 2: it must not exceed `topics.replication_factor`",
         ),
-        (
-            "topics.dead_letters=clickstream.events.v1",
-            "`topics.dead_letters` is 'clickstream.events.v1': `topics.events` has that name; give each its own topic",
-        ),
-        ("topics.shadow=intent.latest.v1", "`topics.shadow` is 'intent.latest.v1': `topics.latest` has that name"),
         ("model.name=shop", "`model.name` is 'shop': it chooses from `model.store`, which is missing"),
         ("model.shadow_share=0.5", "`model.shadow_share` is 0.5: a challenger needs `model.store`"),
         ("model.shadow_share=1.5", "`model.shadow_share` is '1.5': input should be less than or equal to 1"),

@@ -5,6 +5,7 @@ partitions: a score, a dead letter and a window stay in the partition of the eve
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, TopicMetadata
 
-from worker.errors import IntentError
+from worker.errors import IntentError, SettingError
 from worker.kafka import clients
 from worker.settings import Settings
 
@@ -62,9 +63,18 @@ class Difference:
     def __str__(self) -> str:
         return f"{self.topic}: {self.what} is {self.found}, wanted {self.wanted}"
 
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        if self.what == "topic":
+            return "`intent topics create`"
+        if self.what == "partitions":  # more of them would part users from their windows
+            return f"set `topics.partitions` to {self.found}, or move to new topics: deploy/README.md, More partitions"
+        return f"change it to {self.wanted} with Kafka's own tools"
+
 
 def declared(settings: Settings) -> tuple[Topic, ...]:
-    """Every topic that the worker reads or writes."""
+    """Every topic that the worker reads or writes. Raises `SettingError` for one that is to be two of them."""
     topics = settings.topics
     retention_ms = str(topics.retention_hours * _HOUR_MS)
 
@@ -86,7 +96,7 @@ def declared(settings: Settings) -> tuple[Topic, ...]:
         # A reader that was away for longer than this may miss that a key was deleted.
         "delete_retention_ms": str(7 * _DAY_MS),
     }
-    return (
+    every = (
         topic(topics.events, **kept),
         topic(topics.scores, **kept),
         topic(topics.latest, **compacted),
@@ -94,6 +104,10 @@ def declared(settings: Settings) -> tuple[Topic, ...]:
         topic(topics.shadow, **kept),
         topic(settings.changelog, **compacted),
     )
+    name, count = Counter(each.name for each in every).most_common(1)[0]
+    if count > 1:  # a dead letter among the events would come back as another one, for ever
+        raise SettingError(f"{count} of the topics are {name!r}; give each of `topics.*` a name of its own")
+    return every
 
 
 def create(settings: Settings) -> dict[str, bool]:

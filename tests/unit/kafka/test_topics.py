@@ -5,9 +5,9 @@ import time
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from worker.errors import IntentError
+from worker.errors import IntentError, SettingError
 from worker.kafka import topics
-from worker.settings import Kafka, Settings, Worker
+from worker.settings import Kafka, Settings, Topics, Worker
 
 GONE = KafkaException(KafkaError(KafkaError._TIMED_OUT, "waiting for controller"))
 NOT_LISTED = KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
@@ -21,6 +21,16 @@ def settings() -> Settings:
         topics=Settings.model_fields["topics"].default,
         worker=Worker.model_construct(request_timeout_s=2.0),
     )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [{"dead_letters": "clickstream.events.v1"}, {"shadow": "intent.latest.v1"}, {"scores": "intent-windows-changelog"}],
+    ids=str,
+)
+def test_a_topic_is_one_of_them(names: dict[str, str]) -> None:
+    with pytest.raises(SettingError, match=f"2 of the topics are '{next(iter(names.values()))}'"):
+        topics.declared(Settings(topics=Topics(**names)))
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, *answered: str | KafkaException) -> list[str | KafkaException]:
