@@ -29,7 +29,7 @@ def unwind_at_sigterm() -> None:
 
 
 def _terminated(number: int, _: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
+    raise SystemExit(128 + number)  # not by `sys.exit`, whose exception confluent-kafka's C code cannot pass on
 
 
 if __name__ == "__main__":
