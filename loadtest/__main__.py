@@ -4,8 +4,8 @@ from typing import Final
 
 import typer
 
-from worker.errors import IntentError
-from worker.terminal import leave
+from worker.__main__ import unwind_at_sigterm
+from worker.terminal import told
 
 _HELP: Final = """Measures the worker: speed, latency, recovery and endurance on a real Kafka; its scoring; its models.
 
@@ -53,11 +53,10 @@ _mount()
 
 
 def main() -> None:
-    """The program; errors of our own are one line on stderr and an exit code, as `intent`'s are."""
-    try:
+    """The program; errors are one line on stderr and an exit code, and SIGTERM ends it in order, as with `intent`."""
+    unwind_at_sigterm()
+    with told("loadtest"):
         app()
-    except IntentError as error:
-        leave("loadtest", error)
 
 
 if __name__ == "__main__":

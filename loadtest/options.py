@@ -6,15 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
+from worker import options
 from worker.errors import SettingError
 
 Sample = Annotated[
-    Path | None, typer.Option(help="Folder of the GA360 sample; default: INTENT_GA360, or else simulated shoppers.")
+    Path | None,
+    typer.Option(exists=True, help="Folder of the GA360 sample; default: INTENT_GA360, or else simulated shoppers."),
 ]
 
 RealSample = Annotated[
     Path | None,
-    typer.Option(help="Folder of the GA360 sample, without which this is no study; default: INTENT_GA360."),
+    typer.Option(
+        exists=True, help="Folder of the GA360 sample, without which this is no study; default: INTENT_GA360."
+    ),
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="The JSON on standard output too, in place of the tables.")]
@@ -22,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="The JSON on standard output 
 
 def out(files: str) -> Any:
     """`--out`, refused before hours of work where it cannot be a folder."""
-    return typer.Option("--out", file_okay=False, help=f"Folder for {files}.")
+    return typer.Option("--out", callback=options.folder, help=f"Folder for {files}.")
 
 
 def chosen(option: str, names: Collection[str] | None, known: Collection[str]) -> list[str]:

@@ -9,13 +9,9 @@ _INTERRUPTED: Final = 130
 
 
 def main() -> None:
-    """Entry of the console script. SIGTERM unwinds any command, until one that serves installs a handler of its own.
-
-    The kernel's default would leave windows and half-written files behind, and in a container, as its first process,
-    do nothing at all.
-    """
+    """Entry of the console script."""
     try:
-        signal.signal(signal.SIGTERM, _terminated)
+        unwind_at_sigterm()
         from worker import cli
 
         cli.main()
@@ -23,8 +19,17 @@ def main() -> None:
         sys.exit(_INTERRUPTED)
 
 
+def unwind_at_sigterm() -> None:
+    """SIGTERM unwinds any command, until one that serves installs a handler of its own.
+
+    The kernel's default would leave windows and half-written files behind, and in a container, as its first process,
+    do nothing at all.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
+
+
 def _terminated(number: int, _: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
+    raise SystemExit(128 + number)  # not by `sys.exit`, whose exception confluent-kafka's C code cannot pass on
 
 
 if __name__ == "__main__":

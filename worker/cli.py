@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worker.errors import IntentError
-from worker.terminal import leave, say
+from worker.terminal import say, told
 
 Settings = Annotated[
     list[str] | None,
@@ -134,9 +134,10 @@ _EXTRAS = dict.fromkeys(("captum", "jinja2", "lightgbm", "matplotlib", "peft", "
 
 
 def main() -> None:
-    """The program: errors of our own, and of the files that it writes, are one line on stderr and an exit code."""
+    """The program: a package that is missing is one line on stderr and an exit code, as other errors are."""
     try:
-        app()
+        with told(_NAME):
+            app()
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get(error.name or "")
         if extra is None:
@@ -145,10 +146,4 @@ def main() -> None:
             _NAME,
             f"this needs the package {error.name}; install the extra `{extra}`: pip install 'intent-worker[{extra}]'",
         )
-        sys.exit(IntentError.exit_code)
-    except IntentError as error:
-        leave(_NAME, error)
-    except OSError as error:  # a full disk, above all; of a closed pipe typer takes care
-        where = "" if error.filename is None else f"{error.filename}: "
-        say(_NAME, f"{where}{error.strerror or error}")
         sys.exit(IntentError.exit_code)

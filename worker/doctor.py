@@ -85,7 +85,7 @@ def examine() -> Iterator[Finding]:
     )
     yield from brokers
     if all(finding.well for finding in brokers):
-        yield from _asked("topics", _topics, settings, "look at the brokers' log")
+        yield from _asked("topics", _topics, settings, "correct `topics.*`, or look at the brokers' log")
     yield from _asked("state folder", _state_folder, settings, "set `worker.data_dir` to a folder that can be written")
     yield from _asked(
         "web port", _web_port, settings, "correct it; `intent config show` tells where each value came from"
@@ -138,9 +138,7 @@ def _topics(settings: "Settings") -> Iterator[Finding]:
     if not differences:
         yield Finding("topics", f"{len(topics.declared(settings))}, all as declared")
     for difference in differences:
-        missing = difference.what == "topic"
-        advice = "`intent topics create`" if missing else f"change it to {difference.wanted} with Kafka's own tools"
-        yield Finding("topics", str(difference), advice)
+        yield Finding("topics", str(difference), difference.advice)
 
 
 def _state_folder(settings: "Settings") -> Iterator[Finding]:

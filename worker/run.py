@@ -86,9 +86,7 @@ def _check_topics(settings: Settings) -> None:
 
     for difference in topics.check(settings):
         if difference.what in _VITAL:
-            raise SettingError(
-                f"{difference}; `intent topics create` makes what is missing, `intent topics check` lists all"
-            )
+            raise SettingError(f"{difference}; {difference.advice}; `intent topics check` lists all")
         log.warning(
             "topic differs",
             topic=difference.topic,

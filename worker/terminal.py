@@ -1,7 +1,9 @@
 """Where commands write: results to `out`, progress and what goes wrong to `err`."""
 
 import sys
-from typing import Final, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +32,15 @@ def say(program: str, error: str) -> None:
     Console(stderr=True, soft_wrap=True).print(f"{program}: {error}", style="red", highlight=False, markup=False)
 
 
-def leave(program: str, error: IntentError) -> NoReturn:
-    """End the program by an error of our own: its line, and its exit code."""
-    say(program, str(error))
-    sys.exit(error.exit_code)
+@contextmanager
+def told(program: str) -> Iterator[None]:
+    """Errors of our own, and of the files that it writes, end the program: one line on stderr, and an exit code."""
+    try:
+        yield
+    except IntentError as error:
+        say(program, str(error))
+        sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, above all; of a closed pipe typer takes care
+        where = "" if error.filename is None else f"{error.filename}: "
+        say(program, f"{where}{error.strerror or error}")
+        sys.exit(IntentError.exit_code)

@@ -18,8 +18,9 @@ from tests.chaos.episode import Result
 from tests.chaos.faults import KINDS
 from tests.chaos.plan import Episode
 from tests.chaos.process import SCORERS, Scorer
-from worker.errors import CheckFailed, IntentError, SettingError
-from worker.terminal import leave
+from worker.__main__ import unwind_at_sigterm
+from worker.errors import CheckFailed, SettingError
+from worker.terminal import told
 
 _WIDTH: Final = 130
 
@@ -45,7 +46,7 @@ def _scorer(name: str) -> Scorer:
 
 def main(
     *,
-    faults: Annotated[int, typer.Option(min=1, help="How many to inject.")] = 220,
+    faults: Annotated[int, typer.Option(min=1, help="How many to inject.")] = 200,
     seed: Annotated[int | None, typer.Option(help="Of the plan; chosen and shown when not given.")] = None,
     kinds: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
     scorer: Annotated[
@@ -107,13 +108,12 @@ def _watched(chosen: Campaign, console: Console, folder: Path) -> list[Result]:
 
 
 def program() -> None:
-    """Errors of our own are one line on stderr and an exit code, as `intent`'s are."""
+    """Errors are one line on stderr and an exit code, and SIGTERM ends it in order, as with `intent`."""
+    unwind_at_sigterm()
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
     app.command(name="chaos", help=_HELP)(main)
-    try:
+    with told("chaos"):
         app()
-    except IntentError as error:
-        leave("chaos", error)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,11 @@ from prometheus_client import REGISTRY
 
 from tests.chaos import scorers
 from worker import run
-from worker.errors import IntentError
 from worker.ops import logs
 from worker.ops.metrics import Metrics
 from worker.settings import Settings
 from worker.stream.app import serve
-from worker.terminal import leave
+from worker.terminal import told
 
 Scorer = Literal["digest", "bundle"]
 SCORERS: Final[tuple[Scorer, ...]] = ("bundle", "digest")
@@ -54,7 +53,7 @@ def _main(settings: Settings, scorer: Scorer, orders: Connection, says: Connecti
     says.close()
     trouble = scorers.Trouble()
     threading.Thread(target=_obey, args=(orders, trouble), name="orders", daemon=True).start()
-    try:
+    with told("intent"):  # as the command line does
         if scorer == "bundle":
             scorers.trouble_the_model(trouble)
             run.serve(settings)
@@ -62,8 +61,7 @@ def _main(settings: Settings, scorer: Scorer, orders: Connection, says: Connecti
         run._check_topics(settings)
         settings.worker.data_dir.mkdir(parents=True, exist_ok=True)
         serve(settings, engine=scorers.DigestEngine(trouble), metrics=Metrics(REGISTRY))
-    except IntentError as error:  # as the command line does
-        leave("intent", error)
+    raise AssertionError("both serve until they exit")
 
 
 def _obey(orders: Connection, trouble: scorers.Trouble) -> None:

@@ -46,7 +46,7 @@ def write(servers: str, topic: str) -> None:
 
 def create(servers: str, topic: str, *, replicas: int) -> None:
     client = admin(servers)  # held until the answer is there
-    client.create_topics([NewTopic(topic, 1, replicas)])[topic].result(SOON_S)
+    client.create_topics([NewTopic(topic, 1, replicas, config={"compression.type": "lz4"})])[topic].result(SOON_S)
 
 
 def intent(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -77,6 +77,7 @@ def test_a_node_killed_paused_and_restarted_keeps_its_address_and_data(tmp_path:
 
         broker.kill(1)
         assert not alive(broker.processes[1])
+        assert list(tmp_path.glob("liblz4*"))  # what Java unpacked goes with the folder
         broker.restart(1)
         assert broker.bootstrap_servers == servers
         assert "kept" in admin(servers).list_topics(timeout=SOON_S).topics

@@ -2,8 +2,10 @@
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from worker import cli, settings
@@ -122,3 +124,13 @@ def test_no_setting_is_cut_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     names = [line.split()[0] for line in done.stdout.splitlines()[1:]]
     assert names == list(settings.meanings())
     assert folder in done.stdout
+
+
+def test_no_option_is_cut_off_its_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the 80 columns of a terminal, of every command."""
+    monkeypatch.setenv("COLUMNS", "80")
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), get_command(cli.app))]
+    for words, command in waiting:
+        waiting += [((*words, name), child) for name, child in getattr(command, "commands", {}).items()]
+        assert "…" not in CliRunner().invoke(cli.app, [*words, "--help"]).output, words
+    assert len(waiting) >= 30

@@ -100,11 +100,17 @@ def test_a_broker_that_does_not_let_us_in_is_not_one_to_start(monkeypatch: pytes
 
 
 def test_each_difference_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    differences = [Difference("a", "topic", "missing", "created"), Difference("b", "partitions", "3", "4")]
+    differences = [
+        Difference("a", "topic", "missing", "created"),
+        Difference("b", "partitions", "3", "4"),
+        Difference("c", "retention.ms", "1", "2"),
+    ]
     monkeypatch.setattr(topics, "check", lambda _: differences)
-    missing, other = wrong()
+    missing, other, config = wrong()
     assert missing.advice == "`intent topics create`"
     assert other.found == "b: partitions is 3, wanted 4"
+    assert other.advice.startswith("set `topics.partitions` to 3")  # adding some would part users from their windows
+    assert config.advice == "change it to 2 with Kafka's own tools"
 
 
 def test_a_part_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,19 @@ main()
 """
 
 
+CALLED = """
+import signal
+from confluent_kafka import Producer
+from worker.__main__ import unwind_at_sigterm
+
+unwind_at_sigterm()
+stop = lambda _: signal.raise_signal(signal.SIGTERM)
+producer = Producer({"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "error_cb": stop})
+while True:
+    producer.poll(30)
+"""
+
+
 def importing(number: signal.Signals) -> subprocess.CompletedProcess[str]:
     """The program, which gets the signal while it imports its commands."""
     command = [sys.executable, "-c", IMPORTING.format(signal=number.name)]
@@ -46,6 +59,11 @@ def test_ctrl_c_before_any_command_is_no_traceback() -> None:
 
 def test_a_stop_is_heard_before_any_command() -> None:
     done = importing(signal.SIGTERM)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
+def test_a_stop_unwinds_a_command_that_kafkas_client_calls() -> None:
+    done = subprocess.run([sys.executable, "-c", CALLED], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (143, "")
 
 

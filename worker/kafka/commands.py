@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -139,10 +140,8 @@ def topics_check(*, as_json: Json = False) -> None:
         out.print(f"all {len(topics.declared(settings))} topics are as they should be")
     if differences:
         count = len(differences)
-        raise CheckFailed(
-            f"{count} difference{'s' * (count > 1)}; `intent topics create` makes missing topics, "
-            "others are changed with Kafka's own tools"
-        )
+        advice = dict.fromkeys(difference.advice for difference in differences)
+        raise CheckFailed(f"{count} difference{'s' * (count > 1)}; {'; '.join(advice)}")
 
 
 def _print_status(status: "Status") -> None:
@@ -157,4 +156,4 @@ def _print_status(status: "Status") -> None:
 
 def _option(folder: Path) -> str:
     """The option that a suggested command needs to mean the same broker."""
-    return "" if folder == _FOLDER else f" --folder {folder}"
+    return "" if folder == _FOLDER else f" --folder {shlex.quote(str(folder))}"

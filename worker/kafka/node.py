@@ -83,6 +83,7 @@ class Java:
             "-XX:+ExitOnOutOfMemoryError",
             "--enable-native-access=ALL-UNNAMED",  # the compression codecs; Java 24 and later warn without it
             "-Djava.awt.headless=true",
+            f"-Djava.io.tmpdir={node.folder}",  # native codecs are unpacked there, and stay where the node is killed
             f"-Dlog4j2.configurationFile={node.log_settings}",
             *self.options,
             "-cp",

@@ -62,11 +62,21 @@ class Difference:
     def __str__(self) -> str:
         return f"{self.topic}: {self.what} is {self.found}, wanted {self.wanted}"
 
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        if self.what == "topic":
+            return "`intent topics create`"
+        if self.what == "partitions":  # more of them would part users from their windows
+            return f"set `topics.partitions` to {self.found}, or move to new topics: deploy/README.md, More partitions"
+        return f"change it to {self.wanted} with Kafka's own tools"
+
 
 def declared(settings: Settings) -> tuple[Topic, ...]:
     """Every topic that the worker reads or writes. Raises `SettingError` where two of them are one.
 
-    A transaction has one list of records for each topic: of two of one name, that of the former would be lost.
+    A transaction has one list of records for each topic: of two of one name, that of the former would be lost; and a
+    dead letter among the events would come back as another one, for ever.
     """
     topics = settings.topics
     uses: dict[str, str] = {settings.changelog: "changelog of `worker.application_id`"}

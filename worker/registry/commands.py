@@ -68,8 +68,11 @@ def list_models(
     opened = Store(url)
     found: list[dict[str, object]] = []
     for name in opened.names():
-        aliases = opened.aliases(name)
-        for version in opened.versions(name):
+        aliases, versions = opened.aliases(name), opened.versions(name)
+        for alias, value in aliases.items():
+            if value.version not in versions:
+                _tell(f"{alias} of {name} names the version {value.version}, which is not in {url}")
+        for version in versions:
             naming = [alias for alias, value in aliases.items() if value.version == version]
             found.append({"name": name, "version": version, "aliases": naming})
     if as_json:

@@ -160,7 +160,7 @@ class Table(faust.Table[bytes, bytes]):
 class Tables(TableManager):
     """Faust's tables, of which all are there when it starts: it would sleep for a second in case one is made late."""
 
-    logger = logging.getLogger("faust.tables.manager")
+    logger = logging.getLogger("faust.tables")
 
     async def on_start(self) -> None:
         """Make the changelogs known; only then does Faust subscribe, and the group hear of this worker."""

@@ -59,7 +59,12 @@ def train(
         typer.Option(help="Of the BERT: 2 x 128, 4 x 256, 4 x 512 or 12 x 768 layers x width."),
     ] = "tiny",
     pretrain_windows: Annotated[
-        int, typer.Option(min=0, help="Windows to guess hidden events of, before any label is seen; 0: none.")
+        int,
+        typer.Option(
+            min=0,
+            rich_help_panel=_UNPROVEN,
+            help="Windows to guess hidden events of, before any label is seen; 0: none.",
+        ),
     ] = 0,
     head_windows: Annotated[
         int,

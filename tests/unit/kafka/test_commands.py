@@ -30,3 +30,8 @@ def test_a_name_with_marks_is_said_as_it_is(program: typer.Typer) -> None:
     assert "no Kafka runs below [/x]" in CliRunner().invoke(program, ["broker", "stop", "--folder", "[/x]"]).output
     done = CliRunner().invoke(program, ["broker", "status", "--folder", "[/x]"])
     assert isinstance(done.exception, CheckFailed)
+
+
+def test_a_suggested_command_is_one_for_a_shell(program: typer.Typer, tmp_path: Path) -> None:
+    done = CliRunner().invoke(program, ["broker", "status", "--folder", str(tmp_path / "two words")])
+    assert f"`intent broker start --folder '{tmp_path}/two words'` starts it" in str(done.exception)

@@ -173,6 +173,14 @@ def test_what_cannot_be_done_is_a_sentence_and_bad_usage(run: Run, arguments: li
     assert "\n" not in str(result.exception)
 
 
+def test_a_list_tells_of_an_alias_whose_version_is_gone(run: Run, made: Versions, tmp_path: Path) -> None:
+    run("push", made.folder / "first")
+    run("promote", NAME, made.first)
+    shutil.rmtree(tmp_path / "store" / NAME / made.first)
+    result = run("list")
+    assert f"champion of {NAME} names the version {made.first}, which is not in" in result.stderr
+
+
 def test_going_back_before_the_first_is_refused(run: Run, made: Versions, tmp_path: Path) -> None:
     run("push", made.folder / "first")
     run("promote", NAME, made.first)

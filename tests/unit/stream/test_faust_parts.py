@@ -39,6 +39,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.transport.drivers.aiokafka import Transport as FaustTransport
 from faust.types import TP
+from mode import Service
 from mode.worker import Worker as ModeWorker
 from prometheus_client import CollectorRegistry
 
@@ -103,6 +104,14 @@ def test_what_is_overridden_is_called_as_before(ours: type, theirs: type) -> Non
             assert parameters(getattr(ours, name)) == parameters(getattr(theirs, name)), name
             asynchronous = inspect.iscoroutinefunction(getattr(theirs, name))
             assert inspect.iscoroutinefunction(getattr(ours, name)) == asynchronous, name
+
+
+@pytest.mark.parametrize(
+    "part", [consumer.Consumer, consumer.ReadCommittedThread, Store, Table, Tables, IntentApp, Runner]
+)
+def test_what_faust_tells_of_its_own_steps_is_not_told_as_ours(part: type[Service]) -> None:
+    """A part gets another logger from mode where the name of the chosen one is that of a module of Faust."""
+    assert part.logger.name.startswith("faust.")
 
 
 @pytest.mark.parametrize(
