@@ -4,7 +4,9 @@ Whatever is wrong with a setting, a topic or the bundle is said here, in one sen
 """
 
 import errno
+import fcntl
 import gc
+import os
 import socket
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 _VITAL: Final = ("topic", "partitions", "cleanup.policy")
 """Differences under which windows would be lost or split; of the others the log warns."""
 
+LOCK: Final = ".lock"
+"""In the state folder. Two workers would share its partitions, until one is assigned what the other has open."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -36,7 +41,7 @@ def serve(settings: Settings) -> NoReturn:
     """
     logs.configure(level=settings.log.level, format=settings.log.format)
     _check_topics(settings)
-    _check_folder(settings)
+    _take_folder(settings)
     check_port(settings)
     # Until the stream runs: nothing of what is imported and loaded is garbage, and looking takes a sixth of the start.
     gc.disable()
@@ -96,13 +101,17 @@ def _check_topics(settings: Settings) -> None:
         )
 
 
-def _check_folder(settings: Settings) -> None:
+def _take_folder(settings: Settings) -> None:
+    """Makes the folder this process's for life: what ends the process, however that is, gives it back."""
     folder = settings.worker.data_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)  # never closed
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SettingError(
+            f"the setting `worker.data_dir` is {str(folder)!r}, which another worker has; give each a folder of its own"
+        ) from None
     except OSError as error:
         raise SettingError(
             f"the setting `worker.data_dir` is {str(folder)!r}, which cannot be written ({error.strerror}); "

@@ -1,5 +1,6 @@
 """What is wrong stops the start with one sentence that names it, before anything is read or written."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from tests.conftest import MakeSettings
 from tests.integration.deployment import variables
 from worker.kafka import clients
+from worker.run import LOCK
 from worker.scoring.bundle import SHIPPED
 from worker.settings import Settings
 
@@ -71,6 +73,11 @@ def unwritable_folder(_settings: Settings, folder: Path) -> dict[str, str]:
     return {"INTENT_WORKER__DATA_DIR": str(folder / "file" / "state")}
 
 
+def folder_of_another(_settings: Settings, folder: Path) -> dict[str, str]:
+    fcntl.flock(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)  # until the tests end
+    return {"INTENT_WORKER__DATA_DIR": str(folder)}
+
+
 def foreign_host(_settings: Settings, _folder: Path) -> dict[str, str]:
     return {"INTENT_WORKER__WEB_HOST": "192.0.2.1"}
 
@@ -85,6 +92,7 @@ def foreign_host(_settings: Settings, _folder: Path) -> dict[str, str]:
         pytest.param(tampered_bundle, 2, ["calibration.json"], id="bundle"),
         pytest.param(no_bundle, 2, ["nowhere"], id="no bundle"),
         pytest.param(unwritable_folder, 2, ["worker.data_dir", "file/state"], id="folder"),
+        pytest.param(folder_of_another, 2, ["worker.data_dir", "another worker has"], id="folder of another"),
         pytest.param(foreign_host, 2, ["worker.web_host", "192.0.2.1"], id="host"),
     ],
 )
