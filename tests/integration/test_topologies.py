@@ -23,7 +23,7 @@ from tests.conftest import MakeSettings
 from tests.integration.deployment import DIGEST, ROOT, Topic, Worker, publish, read_all, until
 from tests.integration.secured import Certificates, Guarded, inside, mutual_tls, rights
 from tests.integration.stories import Record, event, trouble
-from tests.unit.stream.fetched import Latin
+from tests.unit.stream.fetched import Latin, builder
 from worker.clock import now_ms
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
@@ -272,15 +272,7 @@ async def send_as_they_are(servers: str, topic: str, records: Sequence[tuple[Any
     producer = AIOKafkaProducer(bootstrap_servers=servers)
     await producer.start()
     batch: Any = producer.create_batch()
-    batch._builder = _DefaultRecordBatchBuilderPy(
-        magic=2,
-        compression_type=0,
-        is_transactional=0,
-        producer_id=-1,
-        producer_epoch=-1,
-        base_sequence=-1,
-        batch_size=10_000,
-    )
+    batch._builder = builder(_DefaultRecordBatchBuilderPy)
     for place, (key, value, headers) in enumerate(records):
         batch._builder.append(place, timestamp=now_ms(), key=key, value=value, headers=headers)
     batch._relative_offset = len(records)

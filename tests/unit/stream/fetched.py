@@ -21,6 +21,20 @@ class Latin(str):
         return super().encode("latin-1")
 
 
+def builder(kind: Any, **but: int) -> Any:
+    """One of aiokafka's two builders of record batches (`kind`), of nobody's transaction unless it is said."""
+    plain = {
+        "magic": 2,
+        "compression_type": 0,
+        "is_transactional": 0,
+        "producer_id": -1,
+        "producer_epoch": -1,
+        "base_sequence": -1,
+        "batch_size": 10_000,
+    }
+    return kind(**plain | but)
+
+
 def recs(*offsets: int) -> list[Any]:
     """Of one byte each."""
     return [Rec(offset) for offset in offsets]

@@ -43,6 +43,7 @@ from mode import Service
 from mode.worker import Worker as ModeWorker
 from prometheus_client import CollectorRegistry
 
+from tests.unit.stream.fetched import builder
 from worker import config
 from worker.kafka.topics import Changelog
 from worker.ops.health import State
@@ -180,18 +181,10 @@ def test_the_end_of_a_topic_is_asked_for_with_the_isolation_level() -> None:
 
 
 def test_a_record_is_handed_out_as_the_parser_made_it() -> None:
-    builder = DefaultRecordBatchBuilder(
-        magic=2,
-        compression_type=0,
-        is_transactional=0,
-        producer_id=-1,
-        producer_epoch=-1,
-        base_sequence=-1,
-        batch_size=1000,
-    )
-    builder.append(0, 17, b"key", b"value", [("name", b"header")])
+    made = builder(DefaultRecordBatchBuilder)
+    made.append(0, 17, b"key", b"value", [("name", b"header")])
     fetched = aiokafka_fetcher.PartitionRecords(
-        TopicPartition("events", 0), aiokafka_fetcher.MemoryRecords(bytes(builder.build())), [], 0, None, None, True, 0
+        TopicPartition("events", 0), aiokafka_fetcher.MemoryRecords(bytes(made.build())), [], 0, None, None, True, 0
     )
     (record,) = list(fetched)
     assert (record.offset, record.timestamp, record.key, record.value) == (0, 17, b"key", b"value")
@@ -361,17 +354,9 @@ def test_the_codec_of_a_batch_is_looked_up_when_it_is_built(monkeypatch: pytest.
         return bytes(lz4_encode(plain))
 
     monkeypatch.setattr(default_records, "lz4_encode", encode)
-    builder = DefaultRecordBatchBuilder(
-        magic=2,
-        compression_type=3,
-        is_transactional=0,
-        producer_id=-1,
-        producer_epoch=-1,
-        base_sequence=-1,
-        batch_size=1000,
-    )
-    builder.append(0, 17, b"key", b"value", [])
-    builder.build()
+    made = builder(DefaultRecordBatchBuilder, compression_type=3)
+    made.append(0, 17, b"key", b"value", [])
+    made.build()
     assert len(packed) == 1
 
 

@@ -6,7 +6,7 @@ import pytest
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import TopicPartition
 
-from tests.unit.stream.fetched import Latin
+from tests.unit.stream.fetched import Latin, builder
 from worker.stream.records import Batches, Records
 
 LZ4 = 3
@@ -20,18 +20,16 @@ def batch(
     first: int, *names: str, compression: int = 0, producer: int = -1, flags: int = 0, key: bytes = b"key"
 ) -> bytes:
     """A record for each name, with one header."""
-    builder = _DefaultRecordBatchBuilderPy(
-        magic=2,
+    made = builder(
+        _DefaultRecordBatchBuilderPy,
         compression_type=compression,
-        is_transactional=0,
         producer_id=producer,
         producer_epoch=0,
         base_sequence=0,
-        batch_size=10_000,
     )
     for place, name in enumerate(names):
-        builder.append(place, timestamp=17, key=key, value=b"value", headers=[(Latin(name), b"header")])
-    built = bytearray(builder.build())
+        made.append(place, timestamp=17, key=key, value=b"value", headers=[(Latin(name), b"header")])
+    built = bytearray(made.build())
     built[:8] = first.to_bytes(8, "big")
     built[22] |= flags
     return bytes(built)
