@@ -69,6 +69,12 @@ class Place:
             return self._process.pid if self._process is not None and self._process.is_alive() else None
 
     @property
+    def gone(self) -> bool:
+        """Nothing runs, and the end of what ran is noted: one that has ended since `reap` looked is not gone yet."""
+        with self._lock:
+            return self._process is None
+
+    @property
     def ready(self) -> bool:
         """What its own health page says."""
         return self.pid is not None and self.get("readyz") is not None
@@ -134,9 +140,8 @@ class Place:
         deadline = time.monotonic() + within_s
         while self.pid is not None and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-        with self._lock:
-            self.reap()
-            return self._process is None
+        self.reap()
+        return self.gone
 
     def reap(self) -> Exit | None:
         """Note the end of a process that has ended."""
@@ -229,7 +234,7 @@ class Workers:
                     healthy = now - due.get(place.name, 0) > 10
                     failures[place.name] = 0 if noted.due or healthy else failures.get(place.name, 0) + 1
                     due[place.name] = now + _BACK_OFF_S[min(failures[place.name], len(_BACK_OFF_S) - 1)]
-                if place.wanted and place.pid is None and now >= due.get(place.name, 0):
+                if place.wanted and place.gone and now >= due.get(place.name, 0):
                     place.start()
 
 

@@ -16,6 +16,9 @@ _POLL_S: Final = 0.2
 _LAST_WORDS_S: Final = 2.0
 """Whoever reads the log may have stopped, and holds up each thread that writes to it then."""
 
+_ENDS: Final = threading.RLock()
+"""Whoever has it ends the process; it is never given back. A signal may find its own thread at that already."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -32,8 +35,10 @@ def end_process(why: str, error: BaseException | None = None) -> NoReturn:
 
 def exit_now(code: int) -> NoReturn:
     """Exit at once, without the interpreter's own end: it waits for the threads of librdkafka, torch and RocksDB, and
-    what watches it is among the first that end.
+    what watches it is among the first that end. Of several threads the first one does it: what hooks the exit, as
+    coverage does to save what it measured, is not made for two of them at once, and crashed.
     """
+    _ENDS.acquire()
     os._exit(code)
 
 

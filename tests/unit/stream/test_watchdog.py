@@ -28,3 +28,26 @@ def test_a_deadline_that_passes_ends_the_process(meanwhile: str) -> None:
             assert late.wait(20) == 1
         finally:
             late.kill()
+
+
+TWICE = """
+import os, threading
+from worker.stream import watchdog
+ending, end = threading.Barrier(2), os._exit
+def hooked(code):
+    os.write(1, b"hooked ")
+    threading.Event().wait(0.5)  # while another one comes
+    end(code)
+os._exit = hooked
+def leave():
+    ending.wait()
+    watchdog.exit_now(3)
+threading.Thread(target=leave).start()
+leave()
+"""
+
+
+def test_two_that_end_the_process_do_so_once() -> None:
+    """Coverage saves what it measured where a process exits, and crashed in two threads at once."""
+    ended = subprocess.run([sys.executable, "-c", TWICE], stdout=subprocess.PIPE, timeout=20, check=False)
+    assert (ended.returncode, ended.stdout) == (3, b"hooked ")
