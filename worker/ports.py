@@ -1,8 +1,8 @@
 """Free ports on this machine's loopback address, for what is started on it: brokers, workers under test, demos."""
 
 import socket
+import sys
 from collections.abc import Container
-from contextlib import suppress
 from random import SystemRandom
 from typing import Final
 
@@ -14,14 +14,34 @@ RANGE: Final = range(20_000, 32_000)
 server can be given that very port, connect to itself, and keep the server from coming back.
 """
 
+_given: dict[int, socket.socket] = {}
+"""The ports that this process gave. On Linux they stay bound: between its choice and its server, and between two lives
+of a server, a port would otherwise go to whoever seeks one then. A server that sets SO_REUSEADDR, as all of ours do,
+may listen on a port that is bound and not listened on by a socket that sets it too; one that does not set it may not
+bind it (socket(7)). Other systems refuse such a server, so there they are closed.
+"""
+
 
 def free_port(taken: Container[int] = ()) -> int:
-    """A port that nobody listens on, and that is not in `taken`. Raises `IntentError` when none is found."""
+    """A port that nobody has, that this process has not given yet, and that is not in `taken`.
+
+    On Linux nobody else is given it while this process lives. Raises `IntentError` when none is found.
+    """
     random = SystemRandom()  # two test runs seeded alike must not meet on one port
     for _ in range(1000):
         port = random.choice(RANGE)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            if port not in taken:
-                return port
+        if port in taken or port in _given:
+            continue
+        holder = socket.socket()
+        try:
+            holder.bind((HOST, port))
+        except OSError:
+            holder.close()
+            continue
+        if sys.platform == "linux":
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            holder.close()
+        _given[port] = holder
+        return port
     raise IntentError(f"no free port between {RANGE.start} and {RANGE.stop} on {HOST}")

@@ -6,6 +6,7 @@ A mutant of the core must be given away by the fault; the worker as it is must c
 import shutil
 import sys
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ class Stage:
     mutant: str | None = None
     partitions: int = 1
     workers: list[Worker] = field(default_factory=list)
-    ports: dict[str, int] = field(default_factory=dict)
+    ports: defaultdict[str, int] = field(default_factory=lambda: defaultdict(free_port))
     told: int = 0
     published: int = 0
 
@@ -74,7 +75,7 @@ class Stage:
                 "worker": {
                     "application_id": f"play-{self._mark}",
                     "data_dir": self.folder / name,
-                    "web_port": self.ports.setdefault(name, free_port()),
+                    "web_port": self.ports[name],
                     "instance_id": name,
                     "max_batch_events": BATCH_EVENTS,
                     "session_timeout_s": SESSION_S,

@@ -98,15 +98,11 @@ def plan(folder: Path, *, nodes: int, port: int = 0) -> list[Node]:
 
     Raises `IntentError` when a named port is taken.
     """
-    taken: set[int] = set()
-    planned = []
-    for number in range(1, nodes + 1):
-        client = _named(port + number - 1) if port else free_port(taken)
-        internal = free_port(taken | {client})
-        controller = free_port(taken | {client, internal})
-        taken |= {client, internal, controller}
-        planned.append(Node(number, folder.absolute(), client, internal, controller))
-    return planned
+    clients = [_named(port + index) if port else free_port() for index in range(nodes)]
+    return [
+        Node(number, folder.absolute(), client, internal_port=free_port(clients), controller_port=free_port(clients))
+        for number, client in enumerate(clients, 1)
+    ]
 
 
 def prepare(node: Node, peers: Sequence[Node], java: Java, extra: Mapping[str, str]) -> None:
