@@ -27,8 +27,8 @@ demo: setup ## the whole system on this machine, live in the terminal
 model: setup ## train a bundle from the real sample in DATA, into models/shop-tiny
 	@.venv/bin/intent train --data $(DATA) --out models/shop-tiny --notes worker/training/ablation.md $(ARGS)
 
-test: setup ## every test, on a real Kafka, two files at a time
-	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
+test: setup ## every test, on a real Kafka, three files at a time
+	@.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
 lint: setup ## ruff, formatting and mypy --strict
 	.venv/bin/ruff check .

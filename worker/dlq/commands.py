@@ -49,9 +49,13 @@ def dlq_list(
     from worker.config import load
 
     counts: Counter[str] = Counter()
+    others: Counter[str] = Counter()
     newest: dict[str, list[tuple[Letter, int]]] = {}  # with the value's length, which is all that is told of it
     with err.status("reading dead letters"):
-        for letter in _letters(load(), begin, end, reason):
+        for letter in _letters(load(), begin, end, None):
+            if reason and letter.reason not in reason:
+                others[letter.reason] += 1
+                continue
             counts[letter.reason] += 1
             kept = newest.setdefault(letter.id.partition(":")[0], [])
             kept.append((letter.bare(), len(letter.value or b"")))
@@ -73,7 +77,7 @@ def dlq_list(
         typer.echo(json.dumps({"count": counts.total(), "reasons": counts, "letters": listed}))
         return
     if not counts:
-        out.print("no dead letters in this range")
+        out.print("no dead letters in this range" if not others else f"none; there are {_counts(others)}", highlight=False)
         return
     table = Table()
     table.add_column("id", no_wrap=True)  # whole on the narrowest terminal: `intent dlq show` asks for it
@@ -83,10 +87,13 @@ def dlq_list(
         row = (letter.id, letter.time, letter.reason, letter.message)
         table.add_row(*(escape(printable(cell)) for cell in row))
     out.print(table)
-    by_reason = ", ".join(
-        f"{count:,} {escape(printable(name) or 'without a reason')}" for name, count in counts.most_common()
+    out.print(f"{counts.total():,} dead letters: {_counts(counts)}; {len(shown):,} shown", highlight=False)
+
+
+def _counts(by_reason: Counter[str]) -> str:
+    return ", ".join(
+        f"{count:,} {escape(printable(name) or 'without a reason')}" for name, count in by_reason.most_common()
     )
-    out.print(f"{counts.total():,} dead letters: {by_reason}; {len(shown):,} shown", highlight=False)
 
 
 @dlq_app.command("show")

@@ -1,10 +1,11 @@
 """`intent simulate` and `intent import`: what they take, and what they say of what was sent."""
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,10 +70,7 @@ def simulate(
     start_ms = int(time.time() * 1000) if start is None else _time(start, "--start")
     settings = load()
     shop = Simulator(statistics.load(), crowd, seed=seed, start_ms=start_ms)
-    records = islice(shop, events) if events is not None else iter(shop)
-    if seconds is not None:
-        end_s = seconds
-        records = takewhile(lambda record: record.due_s is not None and record.due_s < end_s, records)
+    records = islice(shop.before(math.inf if seconds is None else seconds), events)
     _publish(settings, records, what="simulated events", total=events, as_json=as_json, made=shop.sent)
 
 

@@ -108,11 +108,17 @@ class Simulator:
         self._fault_share = sum(share for _, share in self._faults)
 
     def __iter__(self) -> Iterator[Outgoing]:
+        return self.before(math.inf)
+
+    def before(self, end_s: float) -> Iterator[Outgoing]:
+        """Those due before `end_s`; what would come next is not made, nor counted."""
         random, gaps_s, hours = self._random, self._gaps_s, len(self._gaps_s)
         fault_share, speed_ms, start_ms = self._fault_share, self._crowd.speed * 1000, self._start_ms
         time_ms, due_s = start_ms, 0.0
         while True:
             due_s -= math.log(1.0 - random()) * gaps_s[time_ms // _HOUR_MS % hours]  # visitors act independently
+            if due_s >= end_s:
+                return
             time_ms = start_ms + int(due_s * speed_ms)
             self._total += 1
             if fault_share and random() < fault_share and self._recent:

@@ -86,6 +86,13 @@ def test_shares_are_kept() -> None:
     assert sum(shop.sent.values()) == total
 
 
+def test_what_comes_after_the_end_is_neither_made_nor_counted() -> None:
+    shop = simulator(EVERYTHING)
+    begun = list(shop.before(20.0))
+    assert 0 < len(begun) == sum(shop.sent.values())
+    assert begun == [record for record in take(len(begun) + 1, EVERYTHING) if record.due_s is None or record.due_s < 20]
+
+
 def test_faults_are_what_they_are_called() -> None:
     shop = simulator(EVERYTHING)
     seen: dict[str, list[str]] = defaultdict(list)
