@@ -90,6 +90,14 @@ def test_list_a_part(deployment: Settings, options: tuple[str, ...], reasons: li
     assert [letter["reason"] for letter in answered(deployment, "list", *options)["letters"]] == reasons
 
 
+def test_a_reason_that_no_letter_has_is_told_with_those_there_are(deployment: Settings) -> None:
+    done = called(deployment, "list", "--reason", "jsn", "--to", "2:2")
+    assert (done.exit_code, done.output.strip()) == (
+        0,
+        "no dead letters in this range with this reason; there are 1 json, 1 future",
+    )
+
+
 def test_show(deployment: Settings) -> None:
     answer = answered(deployment, "show", "2:0")
     assert base64.b64decode(answer["value"]) == b"{\x1b[2J"

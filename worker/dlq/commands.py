@@ -77,7 +77,8 @@ def dlq_list(
         typer.echo(json.dumps({"count": counts.total(), "reasons": counts, "letters": listed}))
         return
     if not counts:
-        out.print("no dead letters in this range" if not others else f"none; there are {_counts(others)}", highlight=False)
+        there_are = f" with this reason; there are {_counts(others)}" if others else ""
+        out.print(f"no dead letters in this range{there_are}", highlight=False)
         return
     table = Table()
     table.add_column("id", no_wrap=True)  # whole on the narrowest terminal: `intent dlq show` asks for it
