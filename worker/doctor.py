@@ -142,8 +142,11 @@ def _topics(settings: "Settings") -> Iterator[Finding]:
 
 
 def _state_folder(settings: "Settings") -> Iterator[Finding]:
+    """One that a worker has already is as it should be, as with the web port."""
     import os
     import shutil
+
+    from worker import run
 
     folder = settings.worker.data_dir
     nearest = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
@@ -152,7 +155,8 @@ def _state_folder(settings: "Settings") -> Iterator[Finding]:
         return
     free = shutil.disk_usage(nearest).free
     advice = "free some space, or set `worker.data_dir` to a larger disk" if free < _LOW_DISK_BYTES else ""
-    yield Finding("state folder", f"{folder}, {free / 1e9:.1f} GB free", advice)
+    whose = ", of a worker that runs" if run.folder_taken(settings) else ""
+    yield Finding("state folder", f"{folder}{whose}, {free / 1e9:.1f} GB free", advice)
 
 
 def _web_port(settings: "Settings") -> Iterator[Finding]:

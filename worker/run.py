@@ -119,6 +119,18 @@ def _take_folder(settings: Settings) -> None:
         ) from None
 
 
+def folder_taken(settings: Settings) -> bool:
+    """Whether a worker has the folder now."""
+    try:
+        with (settings.worker.data_dir / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody had it yet, or nobody could
+        return False
+    return False
+
+
 def check_port(settings: Settings) -> None:
     """Opens the web port as the worker will, and closes it. Raises `SettingError` where that fails."""
     host, port = settings.worker.web_host, settings.worker.web_port

@@ -1,5 +1,6 @@
 """The doctor's findings, with each part of the system ill in turn."""
 
+import fcntl
 import json
 import socket
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from worker.kafka import clients, topics
 from worker.kafka.topics import Difference
 from worker.ops.health import State, liveness
 from worker.registry import source
+from worker.run import LOCK
 from worker.scoring import bundle
 from worker.settings import Model, Settings, Worker
 
@@ -131,6 +133,20 @@ def test_a_state_folder_below_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(config, "load", lambda: settings)
     (finding,) = wrong()
     assert "worker.data_dir" in finding.advice
+
+
+def test_the_state_folder_of_a_worker_that_runs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    with (tmp_path / "state" / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "state, of a worker that runs, " in _state_folder().found
+    assert "state, of" not in _state_folder().found
+
+
+def _state_folder() -> Finding:
+    (finding,) = (finding for finding in doctor.examine() if finding.what == "state folder")
+    assert finding.well
+    return finding
 
 
 class _Page(BaseHTTPRequestHandler):
