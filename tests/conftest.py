@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 
 from worker import config
@@ -28,6 +29,12 @@ hypothesis.settings.load_profile("shared")
 PLACES = {"INTENT_GA360", "INTENT_JAVA"}
 
 MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """One of its own for each test: what a test draws must not depend on which ran before it."""
+    return np.random.default_rng(11)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,11 +17,9 @@ from worker.evaluation.curves import ranking, reliability
 from worker.evaluation.run import Evaluation
 from worker.registry.compare import compare as registry_compare
 
-RNG = np.random.default_rng(21)
-
 
 def evaluation(noise: dict[str, float]) -> Evaluation:
-    scored = making.scored(RNG, noise=noise)
+    scored = making.scored(np.random.default_rng(21), noise=noise)
     return Evaluation(
         name="shop",
         version="0123456789ab",
@@ -121,14 +119,14 @@ def test_numbers_of_another_slice_are_not_compared(found: Evaluation) -> None:
     assert registry_compare(ours, theirs) == []
 
 
-def test_a_ranking_counts_purchases_down_the_order() -> None:
-    p = np.round(RNG.random(3000), 2)  # with ties
-    y = RNG.random(3000) < p
+def test_a_ranking_counts_purchases_down_the_order(rng: np.random.Generator) -> None:
+    p = np.round(rng.random(3000), 2)  # with ties
+    y = rng.random(3000) < p
     found = ranking(p, y)
     order = np.argsort(-p, kind="stable")
     orders = []
     for _ in range(200):  # ties in random order
-        shuffled = RNG.permutation(3000)
+        shuffled = rng.permutation(3000)
         orders.append(np.cumsum(y[shuffled][np.argsort(-p[shuffled], kind="stable")]))
     caught = np.mean(orders, axis=0)
     assert len(order) == len(caught)

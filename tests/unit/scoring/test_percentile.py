@@ -5,14 +5,13 @@ import pytest
 
 from worker.scoring.percentile import Percentiles
 
-RNG = np.random.default_rng(4)
-SCORES = (RNG.random((5000, 3)) ** 3).astype(np.float32)
+SCORES = (np.random.default_rng(4).random((5000, 3)) ** 3).astype(np.float32)
 ALL = np.ones(SCORES.shape, np.bool_)
 
 
-def test_a_percentile_is_the_share_of_the_reference_that_is_reached() -> None:
+def test_a_percentile_is_the_share_of_the_reference_that_is_reached(rng: np.random.Generator) -> None:
     found = Percentiles.fit(SCORES, ALL)
-    asked = (RNG.random((300, 3)) ** 3).astype(np.float32)
+    asked = (rng.random((300, 3)) ** 3).astype(np.float32)
     counted = (SCORES[None] <= asked[:, None]).mean(axis=1)
     assert np.abs(found.of(asked) - counted).max() <= 0.0011  # it is told in steps of 0.001
 

@@ -23,7 +23,6 @@ from worker.training.labels import (
 )
 
 MINUTE, DAY = 60_000, 86_400_000
-RNG = np.random.default_rng(1)
 
 
 def events_of(rows: list[tuple[int, int, str]]) -> Events:
@@ -59,12 +58,12 @@ def test_a_label_is_a_purchase_in_the_half_open_horizon(ahead_ms: int, label: tu
     assert tuple(labels(events)[at]) == label
 
 
-def test_labels_are_those_of_a_plain_loop() -> None:
+def test_labels_are_those_of_a_plain_loop(rng: np.random.Generator) -> None:
     rows = [
         (
-            int(RNG.integers(0, 12)),
-            START + int(RNG.integers(0, 20 * DAY)) // 3600_000 * 3600_000,
-            str(RNG.choice(["view", "cart", "buy", "done"])),
+            int(rng.integers(0, 12)),
+            START + int(rng.integers(0, 20 * DAY)) // 3600_000 * 3600_000,
+            str(rng.choice(["view", "cart", "buy", "done"])),
         )
         for _ in range(400)
     ]
@@ -85,14 +84,14 @@ def test_one_time_that_is_far_off_changes_no_other_label() -> None:
     assert not labels(far)[60_000:].any()
 
 
-def test_slices_are_apart_purged_and_without_the_order_completed_page() -> None:
-    times = np.sort(RNG.integers(START, END, 20_000))
+def test_slices_are_apart_purged_and_without_the_order_completed_page(rng: np.random.Generator) -> None:
+    times = np.sort(rng.integers(START, END, 20_000))
     events = Events(
-        visitor=RNG.integers(0, 500, 20_000),
+        visitor=rng.integers(0, 500, 20_000),
         session=np.arange(20_000),
         time_ms=times,
         kind=np.ones(20_000, np.int64),
-        instant=RNG.random(20_000) < 0.9,
+        instant=rng.random(20_000) < 0.9,
         purchase=np.zeros(20_000, np.bool_),
     )
     inside = {which: member(events, which) for which in SLICES if "refit" not in which}
@@ -115,10 +114,10 @@ def test_slices_are_apart_purged_and_without_the_order_completed_page() -> None:
     assert (times[inside["train"][:, 1]] + DAY <= VALIDATION).all()
 
 
-def test_the_refit_ends_before_the_test_slice_and_is_calibrated_on_others() -> None:
-    times = np.sort(RNG.integers(START, END, 20_000))
+def test_the_refit_ends_before_the_test_slice_and_is_calibrated_on_others(rng: np.random.Generator) -> None:
+    times = np.sort(rng.integers(START, END, 20_000))
     events = Events(
-        visitor=RNG.integers(0, 500, 20_000),
+        visitor=rng.integers(0, 500, 20_000),
         session=np.arange(20_000),
         time_ms=times,
         kind=np.ones(20_000, np.int64),

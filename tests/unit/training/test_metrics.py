@@ -7,12 +7,12 @@ from sklearn.metrics import average_precision_score, brier_score_loss, log_loss,
 from worker.training.calibrate import fit, platt
 from worker.training.metrics import LIFTS, METRICS, bootstrap, measure
 
-RNG = np.random.default_rng(3)
-P = np.round(RNG.random(4000), 2)  # with ties
-Y = RNG.random(4000) < P**2
+_RNG = np.random.default_rng(3)
+P = np.round(_RNG.random(4000), 2)  # with ties
+Y = _RNG.random(4000) < P**2
 
 
-@pytest.mark.parametrize("weights", [None, RNG.integers(0, 4, 4000).astype(np.float64)], ids=["plain", "weighted"])
+@pytest.mark.parametrize("weights", [None, _RNG.integers(0, 4, 4000).astype(np.float64)], ids=["plain", "weighted"])
 def test_metrics_are_scikit_learns(weights: np.ndarray | None) -> None:
     found = measure(P, Y, weights)
     assert found["auc"] == pytest.approx(roc_auc_score(Y, P, sample_weight=weights))
@@ -27,8 +27,8 @@ def test_calibration_error_of_a_constant_is_its_distance_from_the_base_rate() ->
 
 
 @pytest.mark.parametrize(("metric", "share"), LIFTS.items())
-def test_lift_is_the_rate_at_the_top_over_that_of_all(metric: str, share: float) -> None:
-    distinct = RNG.permutation(4000) / 4000
+def test_lift_is_the_rate_at_the_top_over_that_of_all(metric: str, share: float, rng: np.random.Generator) -> None:
+    distinct = rng.permutation(4000) / 4000
     top = np.argsort(-distinct)[: round(share * 4000)]
     assert measure(distinct, Y)[metric] == pytest.approx(Y[top].mean() / Y.mean())
 
@@ -54,9 +54,9 @@ def test_a_bootstrap_by_user_is_wider_when_a_users_events_are_copies() -> None:
     assert alone["auc"].low < alone["auc"].value < alone["auc"].high
 
 
-def test_platt_finds_the_slope_and_the_intercept() -> None:
-    logits = RNG.normal(-2, 2, 40_000)
-    truth = RNG.random(40_000) < 1 / (1 + np.exp(-(0.6 * logits - 0.5)))
+def test_platt_finds_the_slope_and_the_intercept(rng: np.random.Generator) -> None:
+    logits = rng.normal(-2, 2, 40_000)
+    truth = rng.random(40_000) < 1 / (1 + np.exp(-(0.6 * logits - 0.5)))
     slope, intercept = platt(logits, truth)
     assert slope == pytest.approx(0.6, abs=0.05)
     assert intercept == pytest.approx(-0.5, abs=0.1)
@@ -72,14 +72,14 @@ def test_platt_finds_them_from_afar(scale: float, shift: float) -> None:
     assert (slope * scale, slope * shift + intercept) == pytest.approx(near, rel=1e-5, abs=1e-5)
 
 
-def test_platt_never_turns_the_ranks() -> None:
-    logits = RNG.normal(size=1000)
+def test_platt_never_turns_the_ranks(rng: np.random.Generator) -> None:
+    logits = rng.normal(size=1000)
     assert platt(logits, logits < 0)[0] > 0
 
 
-def test_each_horizon_is_calibrated_on_its_own_members() -> None:
-    logits = RNG.normal(size=(6000, 3))
-    truth = RNG.random((6000, 3)) < 1 / (1 + np.exp(-logits))
+def test_each_horizon_is_calibrated_on_its_own_members(rng: np.random.Generator) -> None:
+    logits = rng.normal(size=(6000, 3))
+    truth = rng.random((6000, 3)) < 1 / (1 + np.exp(-logits))
     truth[:3000, 2] = False
     inside = np.ones((6000, 3), np.bool_)
     inside[:3000, 2] = False
