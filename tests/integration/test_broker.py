@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -138,6 +139,17 @@ def test_a_background_broker_from_start_to_stop(tmp_path: Path, ended_with_the_t
 
     assert intent("stop", folder=tmp_path).stdout == "stopped 1 node\n"
     assert not psutil.pid_exists(node["pid"])
+
+
+def test_of_two_starts_at_once_one_starts_it(tmp_path: Path) -> None:
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            starts = list(threads.map(lambda _: intent("start", "--port", "0", folder=tmp_path), range(2)))
+        assert [start.returncode for start in starts] == [0, 0], starts
+        assert sorted("as before" in start.stdout for start in starts) == [False, True]
+    finally:
+        stopped = intent("stop", folder=tmp_path).stdout
+    assert stopped == "stopped 1 node\n"
     assert intent("stop", folder=tmp_path).returncode == 0
     assert intent("status", folder=tmp_path).returncode == 3
 

@@ -149,12 +149,7 @@ class EmbeddedBroker:
         self.stop()
 
     def _check_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise IntentError(
-                f"the broker's folder {self.folder} cannot be made: {error.strerror}; choose another"
-            ) from None
+        make_folder(self.folder)
         held = len(list(self.folder.glob("data-*/meta.properties")))
         if held not in {0, self._count}:
             raise IntentError(
@@ -170,6 +165,14 @@ class EmbeddedBroker:
                 f"not enough memory for the embedded broker: {self._count} node{'s' * (self._count > 1)} may take "
                 f"{needed} MB, and {available} MB are available; stop something else, or ask for fewer nodes"
             )
+
+
+def make_folder(folder: Path) -> None:
+    """Does nothing where it is there. Raises `IntentError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IntentError(f"the broker's folder {folder} cannot be made: {error.strerror}; choose another") from None
 
 
 def stop(processes: Collection[psutil.Process], *, timeout_s: float = STOP_TIMEOUT_S) -> None:

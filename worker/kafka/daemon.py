@@ -4,6 +4,7 @@ A node is taken for ours only if the process of its pid runs this folder's prope
 to another program nor a clock that was set can mislead `stop`.
 """
 
+import fcntl
 import signal
 import sys
 from collections.abc import Iterator
@@ -60,15 +61,15 @@ def start(folder: Path, *, nodes: int, port: int) -> bool:
 
     Raises `IntentError` when another number of nodes runs, or as `EmbeddedBroker.start` does.
     """
-    standing = status(folder)
-    if standing.complete and len(standing.running) == nodes:
-        return False
-    if any(standing.running.values()):
-        raise IntentError(
-            f"{sum(standing.running.values())} of {len(standing.running)} Kafka nodes run below {folder}, and {nodes} "
-            "were asked for; `intent broker stop` first"
-        )
-    with _terminable():
+    with _terminable(), _alone(folder):
+        standing = status(folder)
+        if standing.complete and len(standing.running) == nodes:
+            return False
+        if any(standing.running.values()):
+            raise IntentError(
+                f"{sum(standing.running.values())} of {len(standing.running)} Kafka nodes run below {folder}, and "
+                f"{nodes} were asked for; `intent broker stop` first"
+            )
         started = EmbeddedBroker(folder, nodes=nodes, port=port, leashed=False)
         started.launch()
         try:
@@ -113,6 +114,15 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits for another start in the same folder: until it is over, it cannot be told from none."""
+    broker.make_folder(folder)
+    with (folder / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _state(started: EmbeddedBroker) -> State:
