@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from worker.errors import IntentError
+from worker.errors import IntentError, SettingError
 from worker.terminal import say, told
 
 Settings = Annotated[
@@ -98,13 +98,20 @@ def show(
     """Every setting: its effective value, secrets masked, and where the value came from.
 
     A later source wins: the default, `intent.toml` in this folder (or the file that `INTENT_CONFIG` names), a file in
-    `INTENT_SECRETS_DIR`, the environment (`INTENT_KAFKA__BOOTSTRAP_SERVERS`, nested by `__`), `--set`.
+    `INTENT_SECRETS_DIR`, the environment (`INTENT_KAFKA__BOOTSTRAP_SERVERS`, nested by `__`), `--set`. Where one is
+    refused, the defaults are listed, and what is wrong.
     """
     from worker import config
-    from worker.settings import leaves, meanings
+    from worker.settings import Settings as Tree
+    from worker.settings import leaves
 
-    flags = config.flags(settings or ())
-    values, origins = dict(leaves(config.load(flags))), config.sources(flags)
+    try:
+        flags = config.flags(settings or ())
+        values, origins = dict(leaves(config.load(flags))), config.sources(flags)
+    except SettingError:
+        if not as_json:  # what refuses a name sends its reader here for those there are
+            _list(dict(leaves(Tree())))
+        raise
     if as_json:
         rows = {
             name: {"value": None if value is None else str(value), "from": origins[name]}
@@ -112,15 +119,24 @@ def show(
         }
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("setting", "value", "from", "meaning"):
-        table.add_column(title, overflow="fold")
+    _list(values, origins)
+
+
+def _list(values: dict[str, object], origins: dict[str, str] | None = None) -> None:
+    """The settings, one a line; without origins they are the defaults."""
+    from worker.settings import meanings
+
     told = meanings()
+    table = Table(box=None, pad_edge=False)
+    for title in ("setting", "value", "from", "meaning") if origins else ("setting", "default", "meaning"):
+        table.add_column(title, overflow="fold")
     for name, value in values.items():
-        changed = origins[name] != "default"
-        table.add_row(
-            name, "" if value is None else str(value), origins[name], told[name], style="bold" if changed else ""
-        )
+        shown = "" if value is None else str(value)
+        if origins:
+            bold = "" if origins[name] == "default" else "bold"
+            table.add_row(name, shown, origins[name], told[name], style=bold)
+        else:
+            table.add_row(name, shown, told[name])
     # A pipe has no width: there each setting is one whole line.
     Console(width=None if sys.stdout.isatty() else 10_000).print(table, highlight=False, markup=False)
 

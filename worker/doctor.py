@@ -77,7 +77,7 @@ def examine() -> Iterator[Finding]:
     try:
         settings = config.load()
     except IntentError as error:
-        yield Finding("settings", str(error), "correct it; `intent config show` tells where each value came from")
+        yield Finding("settings", str(error), "correct it; `intent config show` lists what there is")
         return
     yield Finding("settings", f"{sum(1 for _ in leaves(settings))} values, all accepted")
     brokers = list(

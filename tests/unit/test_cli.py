@@ -126,6 +126,17 @@ def test_no_setting_is_cut_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     assert folder in done.stdout
 
 
+def test_settings_that_are_refused_are_listed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence that refuses a name sends its reader there for those there are."""
+    monkeypatch.setenv("INTENT_WORKER_MODE", "latest")
+    done = CliRunner().invoke(cli.app, ["config", "show"])
+    assert isinstance(done.exception, SettingError)
+    heading, *lines = done.stdout.splitlines()
+    assert heading.split() == ["setting", "default", "meaning"]
+    assert [line.split()[0] for line in lines] == list(settings.meanings())
+    assert CliRunner().invoke(cli.app, ["config", "show", "--json"]).stdout == ""
+
+
 def test_no_option_is_cut_off_its_help(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the 80 columns of a terminal, of every command."""
     monkeypatch.setenv("COLUMNS", "80")
