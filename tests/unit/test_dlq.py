@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from worker import deadletter, events
-from worker.dlq import commands
+from worker.dlq import commands, letters
 from worker.dlq.letters import Letter, escaped, parse
 from worker.dlq.redrive import Redriver, obstacle
 from worker.errors import IntentError, SettingError
@@ -149,6 +149,14 @@ def test_what_came_from_another_topic_is_never_sent(monkeypatch: pytest.MonkeyPa
     assert "--force sends" not in run.stdout
 
 
+def test_a_redrive_of_nothing_tells_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letters, "plan", lambda *_: None)
+    monkeypatch.setattr(letters, "read", lambda *_: iter([letter(reason="late"), letter(reason="late")]))
+    run = CliRunner().invoke(commands.dlq_app, ["redrive", "--dry-run", "--reason", "lat"])
+    assert run.exit_code == 0, run.output
+    assert run.stdout == "no dead letters in this range with this reason; there are 2 late\n"
+
+
 @pytest.mark.parametrize(
     "filters",
     [
@@ -173,12 +181,12 @@ def test_an_id_is_a_partition_and_an_offset(given: str) -> None:
 def test_a_list_keeps_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty letters with 1 MiB each in key, value and a header: it is told how long the values are, and no more."""
 
-    def letters(*_: object) -> Iterator[Letter]:
+    def forty(*_: object) -> Iterator[Letter]:
         for offset in range(40):
             key, value, header = (bytes(1 << 20) for _ in range(3))
             yield letter(id=f"0:{offset}", key=key, value=value, headers=[("x", header)])
 
-    monkeypatch.setattr(commands, "_letters", letters)
+    monkeypatch.setattr(commands, "_letters", forty)
     CliRunner().invoke(commands.dlq_app, ["list", "--limit", "1"])  # what is loaded once does not count
     tracemalloc.start()
     try:

@@ -52,10 +52,7 @@ def dlq_list(
     others: Counter[str] = Counter()
     newest: dict[str, list[tuple[Letter, int]]] = {}  # with the value's length, which is all that is told of it
     with err.status("reading dead letters"):
-        for letter in _letters(load(), begin, end, None):
-            if reason and letter.reason not in reason:
-                others[letter.reason] += 1
-                continue
+        for letter in _letters(load(), begin, end, reason, others):
             counts[letter.reason] += 1
             kept = newest.setdefault(letter.id.partition(":")[0], [])
             kept.append((letter.bare(), len(letter.value or b"")))
@@ -77,8 +74,7 @@ def dlq_list(
         typer.echo(json.dumps({"count": counts.total(), "reasons": counts, "letters": listed}))
         return
     if not counts:
-        there_are = f" with this reason; there are {_counts(others)}" if others else ""
-        out.print(f"no dead letters in this range{there_are}", highlight=False)
+        _none(others)
         return
     table = Table()
     table.add_column("id", no_wrap=True)  # whole on the narrowest terminal: `intent dlq show` asks for it
@@ -89,6 +85,12 @@ def dlq_list(
         table.add_row(*(escape(printable(cell)) for cell in row))
     out.print(table)
     out.print(f"{counts.total():,} dead letters: {_counts(counts)}; {len(shown):,} shown", highlight=False)
+
+
+def _none(others: Counter[str]) -> None:
+    """Says so, and which letters there are that have another reason than those asked for."""
+    there_are = f" with this reason; there are {_counts(others)}" if others else ""
+    out.print(f"no dead letters in this range{there_are}", highlight=False)
 
 
 def _counts(by_reason: Counter[str]) -> str:
@@ -171,10 +173,11 @@ def dlq_redrive(
         raise typer.BadParameter("name letters, or choose them by --from, --to and --reason; not both", param_hint="ID")
     settings = load()
     outcome = Outcome()
+    others: Counter[str] = Counter()
     now_ms = clock.now_ms()
 
     def chosen() -> "Iterator[Letter]":
-        letters = (_one(settings, one) for one in ids) if ids else _letters(settings, begin, end, reason)
+        letters = (_one(settings, one) for one in ids) if ids else _letters(settings, begin, end, reason, others)
         for letter in letters:
             why = obstacle(letter, topic=settings.topics.events, now_ms=now_ms)
             if why is None or (force and why not in KEPT):
@@ -190,6 +193,9 @@ def dlq_redrive(
     if as_json:
         typer.echo(json.dumps({"dry_run": dry_run, "sent": outcome.sent, "skipped": outcome.skipped}))
         return
+    if not (outcome.sent or outcome.skipped):
+        _none(others)
+        return
     out.print(f"{outcome.sent:,} {'would be sent' if dry_run else 'sent'} again", highlight=False)
     for why, count in outcome.skipped.most_common():
         out.print(
@@ -202,7 +208,10 @@ def dlq_redrive(
         out.print(f"other_topic: not from {topic} (setting topics.events), the only topic to send to", highlight=False)
 
 
-def _letters(settings: "Settings", begin: str, end: str, reasons: list[str] | None) -> "Iterator[Letter]":
+def _letters(
+    settings: "Settings", begin: str, end: str, reasons: list[str] | None, others: Counter[str]
+) -> "Iterator[Letter]":
+    """Those of the range with one of the reasons; of none, all. `others` counts the rest."""
     from worker.dlq import letters
     from worker.replay.plan import parse_bound
 
@@ -210,6 +219,8 @@ def _letters(settings: "Settings", begin: str, end: str, reasons: list[str] | No
     for letter in letters.read(settings, chosen):
         if not reasons or letter.reason in reasons:
             yield letter
+        else:
+            others[letter.reason] += 1
 
 
 def _one(settings: "Settings", letter_id: str) -> "Letter":
