@@ -208,8 +208,14 @@ class Partition:
             settings.topics.latest: rendered.latest,
             settings.topics.dead_letters: rendered.dead_letters,
         }
-        async with asyncio.timeout(settings.worker.transaction_timeout_s):
-            ends = await transaction.commit(self._producer, records, partition=self.tp.partition)
+        limit_s = settings.worker.transaction_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                ends = await transaction.commit(self._producer, records, partition=self.tp.partition)
+        except TimeoutError as error:
+            raise Fatal(
+                f"it was not over after {limit_s:g} s (`worker.transaction_timeout_s`); look at the brokers"
+            ) from error
         return ends[settings.changelog]
 
     def store(self, windows: Changes, mark: Watermark, changelog_offset: int) -> None:

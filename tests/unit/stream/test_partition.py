@@ -15,6 +15,7 @@ from worker import config, watermark
 from worker.errors import Fatal
 from worker.ops.metrics import Metrics
 from worker.stream.assignment import Partitions
+from worker.stream.output import Rendered
 from worker.stream.partition import Partition, Shared
 from worker.watermark import Watermark
 
@@ -89,6 +90,20 @@ async def test_a_transaction_that_the_brokers_allow_no_time_for_is_told_by_the_s
     monkeypatch.setattr(Never, "start", refused)
     with pytest.raises(Fatal, match=r"twice `worker\.transaction_timeout_s`, which is 30; lower it"):
         await partitions.open([SOURCE], 1)
+
+
+async def test_a_commit_that_takes_too_long_is_told_by_the_setting(
+    partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unanswered(*_: object, **__: object) -> None:
+        raise TimeoutError
+
+    nothing = Rendered(changelog=[], scores=[], latest=[], dead_letters=[])
+    monkeypatch.setattr("worker.stream.partition.render", lambda *_, **__: nothing)
+    monkeypatch.setattr("worker.stream.transaction.commit", unanswered)
+    part = await opened(partitions, done=-1)
+    with pytest.raises(Fatal, match=r"not over after 30 s \(`worker\.transaction_timeout_s`\)"):
+        await part.publish(None, ())  # type: ignore[arg-type]  # nobody looks at it
 
 
 async def test_what_is_done_is_skipped_and_the_rest_taken_whole(partitions: Partitions) -> None:
