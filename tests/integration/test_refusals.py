@@ -138,6 +138,23 @@ def test_a_wrong_password_is_told_from_a_broker_that_is_down(
         look_up(made.kafka, made.topics.events, EARLIEST, LATEST, warmup_ms=0, setting="topics.events")
 
 
+def test_a_topic_that_may_not_be_seen_is_told_from_one_that_is_missing(
+    settings: MakeSettings, guarded: Guarded
+) -> None:
+    """Kafka leaves it out of its list."""
+    user = "user-without-eyes"
+    guarded.enrol(user, PASSWORD)
+    made = settings(kafka={"bootstrap_servers": guarded.inside})
+    rules = rights(made, user)
+    for name in rules.keys() - {"events"}:
+        guarded.allow(rules[name])
+    own = made.model_copy(update={"kafka": Kafka.model_validate(guarded.client(user, PASSWORD))})
+    with pytest.raises(IntentError, match=rf"does not let this user describe the topic {made.topics.events}; allow it"):
+        topics.check(own)
+    guarded.allow(rules["events"])
+    assert topics.check(own) == []
+
+
 def set_max_message_bytes(guarded: Guarded, topic: str, count: int) -> None:
     entry = ConfigEntry("max.message.bytes", str(count), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])

@@ -144,23 +144,23 @@ def create(settings: Settings) -> dict[str, bool]:
 def check(settings: Settings) -> list[Difference]:
     """Each difference between the declarations and the brokers; empty when all is as declared. Changes nothing.
 
-    Raises `IntentError` when the brokers do not answer.
+    Raises `IntentError` when the brokers do not answer, or do not let this user look.
     """
     wanted = declared(settings)
     with _brokers(settings) as admin:
         found = admin.list_topics(timeout=_TIMEOUT_S).topics
-        there = [topic for topic in wanted if topic.name in found]
-        resources = [ConfigResource(ConfigResource.Type.TOPIC, topic.name) for topic in there]
+        # Also of those not listed: Kafka leaves out what this user may not see, and says so only to who asks by name.
+        resources = [ConfigResource(ConfigResource.Type.TOPIC, topic.name) for topic in wanted]
         configs = {}
-        for resource, answer in (admin.describe_configs(resources) if resources else {}).items():
+        for resource, answer in admin.describe_configs(resources).items():
             try:
                 configs[resource.name] = {name: entry.value for name, entry in answer.result(_TIMEOUT_S).items()}
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:  # deleted since it was listed: missing
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise _unless_refused(resource.name, error) from None
     differences = []
     for topic in wanted:
-        if topic.name not in configs:
+        if topic.name not in configs or topic.name not in found:  # or made or deleted in between
             differences.append(Difference(topic.name, "topic", "missing", "created"))
         else:
             differences += _differences(topic, found[topic.name], configs[topic.name])
