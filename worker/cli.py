@@ -129,7 +129,7 @@ def _list(values: dict[str, object], origins: dict[str, str] | None = None) -> N
     told = meanings()
     table = Table(box=None, pad_edge=False)
     for title in ("setting", "value", "from", "meaning") if origins else ("setting", "default", "meaning"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title == "setting")  # names are copied
     for name, value in values.items():
         shown = "" if value is None else str(value)
         if origins:

@@ -1,10 +1,12 @@
 """What the console script makes of errors."""
 
 import errno
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -124,6 +126,15 @@ def test_no_setting_is_cut_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     names = [line.split()[0] for line in done.stdout.splitlines()[1:]]
     assert names == list(settings.meanings())
     assert folder in done.stdout
+
+
+def test_names_of_settings_are_whole_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Console(width=80, file=io.StringIO())
+    monkeypatch.setattr(cli, "Console", lambda **_: terminal)
+    assert CliRunner().invoke(cli.app, ["config", "show"]).exit_code == 0
+    assert isinstance(terminal.file, io.StringIO)
+    lines = terminal.file.getvalue().splitlines()
+    assert settings.meanings().keys() <= {line.partition(" ")[0] for line in lines}
 
 
 def test_settings_that_are_refused_are_listed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
