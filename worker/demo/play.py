@@ -98,6 +98,16 @@ def perform(plan: Plan, console: Console) -> Outcome:
     return outcome
 
 
+@contextmanager
+def shown(console: Console) -> Iterator[Live | None]:
+    """The live view on a terminal; None where there is nothing to draw over, and a line now and then must do."""
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield None
+        return
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        yield live
+
+
 class _Demo:
     """The parts of one run, in the order of their lives."""
 
@@ -122,7 +132,7 @@ class _Demo:
         """From the first event to the last check."""
         interrupted = False
         self.sender.start()
-        with self._shown() as live:
+        with shown(self.console) as live:
             try:
                 self._watch(live)
             except KeyboardInterrupt:
@@ -175,15 +185,6 @@ class _Demo:
         self.console.print(f"  {what} [grey62]({time.monotonic() - began_s:.1f} s)[/]", highlight=False)
 
     # -- watching ------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _shown(self) -> Iterator[Live | None]:
-        """The live view on a terminal; elsewhere a line now and then."""
-        if not self.console.is_terminal:
-            yield None
-            return
-        with Live(console=self.console, screen=True, auto_refresh=False) as live:
-            yield live
 
     def _watch(self, live: Live | None) -> None:
         seconds = self.plan.seconds

@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from worker.demo.board import Act, Latency, Rising, Snapshot
+from worker.demo.play import shown
 from worker.demo.view import Scene, plain_line, spark, story, users_that_fit
 
 RISING = Rising(
@@ -35,6 +36,15 @@ def scene(rising: int = 0) -> Scene:
         fates={"scored": 12_000, "coalesced": 0, "duplicate": 9, "late": 12, "erased": 0, "dead": 3},
         note="Ctrl-C ends and checks",
     )
+
+
+@pytest.mark.parametrize(
+    ("terminal", "kind", "live"), [(True, "xterm", True), (True, "dumb", False), (False, "xterm", False)]
+)
+def test_what_cannot_be_drawn_over_gets_lines(terminal: bool, kind: str, live: bool) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, _environ={"TERM": kind})
+    with shown(console) as view:
+        assert (view is not None) == live
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 60), (60, 20)])
