@@ -49,6 +49,16 @@ def time_ms(source: "Source", text: str | None, option: str) -> int | None:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
+def span(
+    source: "Source", begin: str | None, end: str | None, *, names: tuple[str, str] = ("--from", "--to")
+) -> tuple[int | None, int | None]:
+    """Both ends, of options so named, as `time_ms` reads them; the first lies before the second."""
+    begin_ms, end_ms = (time_ms(source, text, name) for text, name in zip((begin, end), names, strict=True))
+    if begin_ms is not None and end_ms is not None and begin_ms >= end_ms:
+        raise typer.BadParameter(f"{begin} is not before {names[1]}, which is {end}", param_hint=names[0])
+    return begin_ms, end_ms
+
+
 def counts(of: Mapping[str, int]) -> str:
     """Counts by name, in a line for people; what there is none of is left out."""
     return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in of.items() if count)

@@ -115,7 +115,7 @@ def _score_source(
     from worker.scoring.engine import Engine
     from worker.training.score import score
 
-    from_ms, to_ms = options.time_ms(source, from_, "--from"), options.time_ms(source, to, "--to")
+    from_ms, to_ms = options.span(source, from_, to)
     if file.is_dir() or not file.parent.is_dir():
         raise typer.BadParameter(f"{file} is no file in an existing folder", param_hint="--out")
     begin = time.monotonic()

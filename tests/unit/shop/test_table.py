@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from tests.unit.shop.tables import COLUMNS, of_events, row, write
 from tests.unit.training import samples
-from worker import events
+from worker import cli, events
 from worker.errors import IntentError, SettingError
 from worker.events import Context, Item
 from worker.shop.ga360 import Sample
@@ -443,6 +444,24 @@ def test_what_can_be_told_as_text_is_a_user(tmp_path: Path, user: pa.Array, told
     pq.write_table(pa.table({"u": user, "t": [1], "n": ["view_item"]}), tmp_path / "t.parquet")
     mapping = mapped(tmp_path, LEAST + 'event_id = "u"\n[time]\nformat = "ms"')
     assert [(e.user_id, e.event_id) for e in Table(tmp_path / "t.parquet", mapping).events()] == [(told, told)]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "score table {place} --out {place}.parquet",
+        "drift data {place}",
+        "drift reference {place} --out {place}-b",
+        "import table {place}",
+    ],
+)
+@pytest.mark.parametrize("begin", ["2024-05-02", "2024-05-03"])
+def test_a_range_that_ends_before_it_begins_is_bad_usage(tmp_path: Path, command: str, begin: str) -> None:
+    small(tmp_path, [(1, "2024-05-01T10:00:00Z", "view_item")])
+    options = ["--map", str(tmp_path / "mapping.toml"), "--from", begin, "--to", "2024-05-02"]
+    done = CliRunner().invoke(cli.app, [*command.format(place=tmp_path / "t.csv").split(), *options])
+    assert done.exit_code == 2, done.output
+    assert f"--from: {begin} is not before --to, which is 2024-05-02" in " ".join(done.output.replace("│", " ").split())
 
 
 def test_slices_by_dates_or_shares(tmp_path: Path) -> None:

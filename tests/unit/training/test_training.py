@@ -466,7 +466,7 @@ def test_score_and_model_on_the_command_line(shop: Path, trained: Path, tmp_path
     assert "Limits" in run(cli.app, ["model", "show", str(trained)]).stdout
     assert run(cli.app, ["model", "verify", str(trained)]).exit_code == 0
     kept = out.read_bytes()
-    empty = run(cli.app, ["score", *arguments, "--from", "2016-08-05"])
+    empty = run(cli.app, ["score", *arguments, "--from", "2016-07-01", "--to", "2016-07-02"])
     assert "has no event to score from --from to --to" in str(empty.exception)
     assert out.read_bytes() == kept
     named = run(cli.app, ["train", "--data", str(shop), "--out", "b", "--name", "my shop"])
