@@ -26,6 +26,9 @@ To = Annotated[str | None, typer.Option("--to", help="The end, itself not includ
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
 ]
+SetDevice = Annotated[
+    Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="Default: the setting model.device.")
+]
 
 
 def folder(path: Path) -> Path:

@@ -110,6 +110,17 @@ def test_data_that_is_not_there_is_bad_usage(command: str, tmp_path: Path, monke
     assert "/nonexistent" in done.output
 
 
+@pytest.mark.parametrize(
+    "command", ["replay --out out.parquet", "drift topic", "drift data .", "score ga360 . --out o"]
+)
+def test_a_device_that_there_is_none_of_is_bad_usage(command: str) -> None:
+    done = CliRunner().invoke(cli.app, [*command.split(), "--device", "gpu"])
+    assert done.exit_code == 2, done.output
+    told = " ".join(done.output.replace("│", " ").split())
+    assert "'--device'" in told
+    assert "'gpu' is not one of 'auto', 'cpu', 'cuda'" in told
+
+
 @pytest.mark.parametrize("option", ["--from 2016-08-08", "--full-rate"])
 def test_what_the_demo_needs_data_for_is_refused_without(option: str) -> None:
     done = CliRunner().invoke(cli.app, ["demo", *option.split()])

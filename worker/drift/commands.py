@@ -88,7 +88,7 @@ def topic(
     end: Annotated[str, typer.Option("--to", help="End, exclusive: latest (as of now), or as --from.")] = "latest",
     warmup: Annotated[str, typer.Option(help="How much before --from is folded first: 0, 12h, 30d, ...")] = "30d",
     bundle: _Bundle = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the setting model.device.")] = None,
+    device: options.SetDevice = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare a stretch of a topic's history with what the model was trained on, through the worker's own pipeline.

@@ -33,7 +33,7 @@ def replay(
         str, typer.Option(help="How much before --from is folded into windows without being scored: 0, 12h, 30d, ...")
     ] = "30d",
     bundle: Annotated[Path | None, typer.Option(help="Bundle folder; default: what a worker would load.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the setting model.device.")] = None,
+    device: options.SetDevice = None,
     mode: Annotated[Literal["every", "latest"] | None, typer.Option(help="Default: the setting worker.mode.")] = None,
     state: Annotated[
         Literal["memory", "disk"], typer.Option(help="Where windows live meanwhile; disk for many millions of users.")
