@@ -44,6 +44,18 @@ def folder(path: Path) -> Path:
     return path
 
 
+def file(path: Path | None) -> Path | None:
+    """Callback of an option that names a file to write to; what is there and no file, a device too, is left alone."""
+    if path is not None and (not path.absolute().parent.is_dir() or (path.exists() and not path.is_file())):
+        raise typer.BadParameter(f"{path} is no file in an existing folder")
+    return path
+
+
+Scores = Annotated[
+    Path, typer.Option("--out", callback=file, help="Parquet file for the scores; replaced when it exists.")
+]
+
+
 def time_ms(source: "Source", text: str | None, option: str) -> int | None:
     """A day or a time as the source reads it, UTC ms; `None` for none."""
     try:

@@ -1,6 +1,7 @@
 """What the console script makes of errors."""
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,27 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
     assert done.exit_code == 2, done.output
     assert f"Invalid value for '{option}'" in done.output
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "score ga360 {data} --out {place}",
+        "score table {data} --map {data}/map.toml --out {place}",
+        "replay --out {place}",
+        "evaluate --data {data} --report {place}",
+    ],
+)
+@pytest.mark.parametrize("place", ["pipe", "folder", "nothing/file"])
+def test_what_is_no_place_for_a_file_stays_as_it_is(tmp_path: Path, command: str, place: str) -> None:
+    """A pipe stands for all that is there and no file: moving one over /dev/null would be the end of it."""
+    (tmp_path / "map.toml").touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    done = CliRunner().invoke(cli.app, command.format(data=tmp_path, place=tmp_path / place).split())
+    assert done.exit_code == 2, done.output
+    assert "is no file in an existing folder" in " ".join(done.output.replace("│", " ").split())
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from worker import options
-from worker.errors import SettingError
 from worker.terminal import err, out
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 def replay(
     *,
-    file: Annotated[Path, typer.Option("--out", help="Parquet file for the scores; replaced when it exists.")],
+    file: options.Scores,
     topic: Annotated[str | None, typer.Option(help="Source topic; default: the setting topics.events.")] = None,
     begin: Annotated[
         str,
@@ -66,8 +65,6 @@ def replay(
             "topics": {"events": topic} if topic else {},
         }
     )
-    if file.is_dir():
-        raise SettingError(f"--out is {str(file)!r}, which is a folder; name a file")
     with err.status("asking for offsets"):
         plan = _plan(
             settings,
