@@ -26,6 +26,9 @@ To = Annotated[str | None, typer.Option("--to", help="The end, itself not includ
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: CUDA where there is one.")
 ]
+SetDevice = Annotated[
+    Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="Default: the setting model.device.")
+]
 
 
 def folder(path: Path) -> Path:
@@ -41,12 +44,34 @@ def folder(path: Path) -> Path:
     return path
 
 
+def file(path: Path | None) -> Path | None:
+    """Callback of an option that names a file to write to; what is there and no file, a device too, is left alone."""
+    if path is not None and (not path.absolute().parent.is_dir() or (path.exists() and not path.is_file())):
+        raise typer.BadParameter(f"{path} is no file in an existing folder")
+    return path
+
+
+Scores = Annotated[
+    Path, typer.Option("--out", callback=file, help="Parquet file for the scores; replaced when it exists.")
+]
+
+
 def time_ms(source: "Source", text: str | None, option: str) -> int | None:
     """A day or a time as the source reads it, UTC ms; `None` for none."""
     try:
         return None if text is None else source.time(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def span(
+    source: "Source", begin: str | None, end: str | None, *, names: tuple[str, str] = ("--from", "--to")
+) -> tuple[int | None, int | None]:
+    """Both ends, of options so named, as `time_ms` reads them; the first lies before the second."""
+    begin_ms, end_ms = (time_ms(source, text, name) for text, name in zip((begin, end), names, strict=True))
+    if begin_ms is not None and end_ms is not None and begin_ms >= end_ms:
+        raise typer.BadParameter(f"{begin} is not before {names[1]}, which is {end}", param_hint=names[0])
+    return begin_ms, end_ms
 
 
 def counts(of: Mapping[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,27 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
 @pytest.mark.parametrize(
     "command",
     [
+        "score ga360 {data} --out {place}",
+        "score table {data} --map {data}/map.toml --out {place}",
+        "replay --out {place}",
+        "evaluate --data {data} --report {place}",
+    ],
+)
+@pytest.mark.parametrize("place", ["pipe", "folder", "nothing/file"])
+def test_what_is_no_place_for_a_file_stays_as_it_is(tmp_path: Path, command: str, place: str) -> None:
+    """A pipe stands for all that is there and no file: moving one over /dev/null would be the end of it."""
+    (tmp_path / "map.toml").touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    done = CliRunner().invoke(cli.app, command.format(data=tmp_path, place=tmp_path / place).split())
+    assert done.exit_code == 2, done.output
+    assert "is no file in an existing folder" in " ".join(done.output.replace("│", " ").split())
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
         "train --data /nonexistent --out out",
         "evaluate --data /nonexistent",
         "explain --data /nonexistent --visitor 1",
@@ -110,6 +132,17 @@ def test_data_that_is_not_there_is_bad_usage(command: str, tmp_path: Path, monke
     done = CliRunner().invoke(cli.app, command.split())
     assert done.exit_code == 2, done.output
     assert "/nonexistent" in done.output
+
+
+@pytest.mark.parametrize(
+    "command", ["replay --out out.parquet", "drift topic", "drift data .", "score ga360 . --out o"]
+)
+def test_a_device_that_there_is_none_of_is_bad_usage(command: str) -> None:
+    done = CliRunner().invoke(cli.app, [*command.split(), "--device", "gpu"])
+    assert done.exit_code == 2, done.output
+    told = " ".join(done.output.replace("│", " ").split())
+    assert "'--device'" in told
+    assert "'gpu' is not one of 'auto', 'cpu', 'cuda'" in told
 
 
 @pytest.mark.parametrize("option", ["--from 2016-08-08", "--full-rate"])

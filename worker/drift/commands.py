@@ -59,7 +59,7 @@ def data(
     from worker.training.windows import fold_all
 
     source = opened(path, mapping)
-    from_ms, to_ms = options.time_ms(source, from_, "--from"), options.time_ms(source, to, "--to")
+    from_ms, to_ms = options.span(source, from_, to)
     load, threads = partial(_loaded, bundle), len(os.sched_getaffinity(0))
     with Engine(load, device=device, threads=threads) as engine, options.progress() as progress:
         watch = Watch(engine.bundle)
@@ -88,7 +88,7 @@ def topic(
     end: Annotated[str, typer.Option("--to", help="End, exclusive: latest (as of now), or as --from.")] = "latest",
     warmup: Annotated[str, typer.Option(help="How much before --from is folded first: 0, 12h, 30d, ...")] = "30d",
     bundle: _Bundle = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the setting model.device.")] = None,
+    device: options.SetDevice = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare a stretch of a topic's history with what the model was trained on, through the worker's own pipeline.
@@ -165,12 +165,13 @@ def reference(
     from worker.training.windows import build
 
     source = opened(path, mapping)
+    from_ms, to_ms = options.span(source, from_, to)
     loaded = _loaded(bundle)
     with err.status(f"folding and scoring {source.name}"):
         events, windows = build(source, runs / "cache")
-        start = options.time_ms(source, from_, "--from") if from_ else source.splits.validation
-        end = options.time_ms(source, to, "--to") if to else source.splits.test
-        places = np.flatnonzero((events.time_ms >= (start or 0)) & (events.time_ms < (end or 0)))
+        start = source.splits.validation if from_ms is None else from_ms
+        end = source.splits.test if to_ms is None else to_ms
+        places = np.flatnonzero((events.time_ms >= start) & (events.time_ms < end))
         if not len(places):
             raise IntentError(f"{source.name} has no events between --from and --to")
         about = f"{from_ or 'validation slice'}{f' to {to}' if to else ''}"

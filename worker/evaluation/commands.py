@@ -10,6 +10,7 @@ import typer
 from worker import options
 from worker.errors import IntentError
 from worker.terminal import err, out
+from worker.whole import written
 
 if TYPE_CHECKING:
     from worker.scoring.bundle import Bundle
@@ -36,7 +37,8 @@ def evaluate(
         ),
     ] = "trees",
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write the whole report there, as one page.")
+        Path | None,
+        typer.Option(metavar="FILE.html", callback=options.file, help="Write the whole report there, as one page."),
     ] = None,
     attach: Annotated[
         bool,
@@ -111,8 +113,6 @@ def evaluate(
 
 def _refuse(report: Path | None, rivals: str, *, bundle: Path | None, attach: bool) -> None:
     """What would fail only after minutes of work."""
-    if report is not None and (report.is_dir() or not report.absolute().parent.is_dir()):
-        raise typer.BadParameter(f"{report} is no file in an existing folder", param_hint="--report")
     if attach and bundle is None:
         raise typer.BadParameter("name the folder to write to with --bundle", param_hint="--attach")
     needed = {"lightgbm": f"--rivals {rivals}" if rivals != "none" else None}
@@ -143,6 +143,7 @@ def _tell_of_succession(bundle: "Bundle", *, attach: bool) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text)
+        with written(path) as beside:
+            beside.write_text(text)
     except OSError as error:
         raise IntentError(f"{path} (--report) cannot be written: {error.strerror}") from None

@@ -26,6 +26,7 @@ COLOURS: Final = {
 """Told apart by people with any colour vision; the bundle's line is the thicker one besides."""
 
 _STYLE: Final[dict[Any, Any]] = {
+    "text.parse_math": False,  # a shop's own names are labels: a dollar sign in one begins no formula
     "svg.fonttype": "none",  # text stays text: smaller, searchable, in the page's own font
     "svg.hashsalt": "intent",  # the same document gives the same picture
     "font.family": "sans-serif",

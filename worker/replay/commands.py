@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from worker import options
-from worker.errors import SettingError
 from worker.terminal import err, out
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 def replay(
     *,
-    file: Annotated[Path, typer.Option("--out", help="Parquet file for the scores; replaced when it exists.")],
+    file: options.Scores,
     topic: Annotated[str | None, typer.Option(help="Source topic; default: the setting topics.events.")] = None,
     begin: Annotated[
         str,
@@ -33,7 +32,7 @@ def replay(
         str, typer.Option(help="How much before --from is folded into windows without being scored: 0, 12h, 30d, ...")
     ] = "30d",
     bundle: Annotated[Path | None, typer.Option(help="Bundle folder; default: what a worker would load.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the setting model.device.")] = None,
+    device: options.SetDevice = None,
     mode: Annotated[Literal["every", "latest"] | None, typer.Option(help="Default: the setting worker.mode.")] = None,
     state: Annotated[
         Literal["memory", "disk"], typer.Option(help="Where windows live meanwhile; disk for many millions of users.")
@@ -66,8 +65,6 @@ def replay(
             "topics": {"events": topic} if topic else {},
         }
     )
-    if file.is_dir():
-        raise SettingError(f"--out is {str(file)!r}, which is a folder; name a file")
     with err.status("asking for offsets"):
         plan = _plan(
             settings,

@@ -22,6 +22,7 @@ engine nor the training.
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +44,7 @@ from worker.scoring.head import Head, Shape
 from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
 from worker.scoring.weights import Weights
+from worker.whole import written
 
 if TYPE_CHECKING:
     from worker.scoring.model import IntentModel
@@ -113,8 +115,11 @@ class Bundle:
 
 
 def save(folder: Path, bundle: Bundle) -> str:
-    """Writes the bundle's folder, replacing the files of one that is there. Returns the version it now has."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes the bundle's folder, replacing the files of one that is there. Returns the version it now has.
+
+    Whoever fails, or is killed, while it writes leaves the former; in between, the checksums, which come last, do not
+    match, and it is refused.
+    """
     contents = {
         "config.json": _json(
             {
@@ -142,21 +147,23 @@ def save(folder: Path, bundle: Bundle) -> str:
         contents[METRICS] = _json(bundle.metrics)
     if bundle.drift is not None:
         contents[drift.FILE] = _json(bundle.drift.document())
+    listing = _listing(contents)
+    with ExitStack() as files:  # moved into place once all are written, the last one first
+        for name, content in {CHECKSUMS: listing, **contents}.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.enter_context(written(path)).write_bytes(content)
     for name in OPTIONAL.keys() - contents.keys():
         (folder / name).unlink(missing_ok=True)
-    for name, content in contents.items():
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-    return seal(folder)
+    return _version(listing)
 
 
 def seal(folder: Path) -> str:
-    """Writes the checksums of the files as they are; the version. For `save`, and after editing the card."""
-    names = sorted([*FILES, *(name for name in OPTIONAL if (folder / name).exists())])
-    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    (folder / CHECKSUMS).write_text("".join(lines))
-    return _version("".join(lines).encode())
+    """Writes the checksums of the files as they are; the version. For after editing the card."""
+    names = [*FILES, *(name for name in OPTIONAL if (folder / name).exists())]
+    listing = _listing({name: (folder / name).read_bytes() for name in names})
+    (folder / CHECKSUMS).write_bytes(listing)
+    return _version(listing)
 
 
 def verify(folder: Path) -> tuple[str, dict[str, bytes]]:
@@ -283,6 +290,11 @@ def _checksums(folder: Path, listing: bytes) -> dict[str, str]:
             f"bundle {folder}: {CHECKSUMS} does not name {missing[0]}; restore it or train the bundle again"
         )
     return expected
+
+
+def _listing(contents: Mapping[str, bytes]) -> bytes:
+    lines = (f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in sorted(contents))
+    return "".join(lines).encode()
 
 
 def _version(listing: bytes) -> str:

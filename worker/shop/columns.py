@@ -6,6 +6,7 @@ Knows the file and how a time is written, nothing of events.
 import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -27,7 +28,10 @@ BAD: Final = -1
 
 _PER_MS: Final = {"s": 0.001, "ms": 1, "us": 1000, "ns": 1_000_000}
 _NULLS: Final = ["", "NULL", "null", "NaN", "nan", r"\N"]
-_BINARY: Final = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+_BYTES: Final = (
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view),
+    pa.types.is_string_view,  # for which Arrow lacks most of its functions
+)
 
 
 class Rejects:
@@ -106,7 +110,7 @@ def _plain(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
     if isinstance(kind, pa.BaseExtensionType):  # a UUID, which Arrow would take for 16 bytes of text
         return pa.chunked_array([pa.array(map(text, column.to_pylist()), pa.string())])
     try:
-        if any(binary(kind) for binary in _BINARY):
+        if any(bytes_(kind) for bytes_ in _BYTES):
             column = column.cast(pa.string())
         column.slice(0, 0).cast(pa.string())  # no value: only whether it could be
         column.validate(full=True)  # a writer may call anything text
@@ -168,9 +172,9 @@ def times(column: pa.ChunkedArray, time: Time, rejects: Rejects, numbers: NDArra
             column = pc.assume_timezone(column, time.zone, ambiguous="earliest", nonexistent="earliest")
         ms = pc.cast(column, pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64())
         values: list[Any] = ms.to_pylist()
-        parse: Callable[[Any], int] = int
+        parse: Callable[[Any], int] = partial(_count, per_ms=1)
     else:
-        values = column.to_pylist()
+        values = listed(column)
         parse = _parser(time)
     found = np.full(len(values), BAD, np.int64)
     for place, value in enumerate(values):
@@ -185,6 +189,12 @@ def times(column: pa.ChunkedArray, time: Time, rejects: Rejects, numbers: NDArra
             found[place] = at
         else:
             rejects.add("time", int(numbers[place]), why)
+    return found
+
+
+def listed(column: pa.ChunkedArray | pa.Array) -> list[Any]:
+    """As Python has them; dates and times as text, for Python's own are neither as fine nor as far."""
+    found: list[Any] = (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
     return found
 
 

@@ -94,7 +94,7 @@ def import_ga360(
 
     settings = load()
     sample = ga360.Sample(folder)
-    from_ms, to_ms = options.time_ms(sample, from_, "--from"), options.time_ms(sample, to, "--to")
+    from_ms, to_ms = options.span(sample, from_, to)
     total = sample.count(from_ms, to_ms)
     records = played(sample.events(from_ms, to_ms), speed=speed)
     _publish(settings, records, what=f"events of {folder}", total=total, as_json=as_json, made={})
@@ -129,7 +129,7 @@ def import_table(
 
     settings = load()
     source = Table(table, mapping)
-    from_ms, to_ms = options.time_ms(source, from_, "--from"), options.time_ms(source, to, "--to")
+    from_ms, to_ms = options.span(source, from_, to)
     made: dict[str, int] = {}
 
     def events() -> Iterator["Event"]:

@@ -8,6 +8,7 @@ hits is lost or late, the rest still tell where the visitor came from.
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,7 +85,8 @@ _PAGES: Final = (
 class Sample:
     """A folder with `hits.parquet` and `sessions.parquet`. Opening it reads their footers and three columns.
 
-    Raises `IntentError` where a table or a column is missing, or the hits are not in time order.
+    Raises `IntentError` where a table or a column is missing, or the hits are not in time order; and where a table is
+    damaged, which may show only when it is read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -92,7 +94,8 @@ class Sample:
         self.splits = SPLITS
         self._hits = _open(folder / "hits.parquet", HITS)
         self._sessions = _open(folder / "sessions.parquet", SESSIONS)
-        marks = self._hits.read(["timestamp_ms", "action_type", "transaction_id"])
+        with _reading(folder / "hits.parquet"):
+            marks = self._hits.read(["timestamp_ms", "action_type", "transaction_id"])
         self._times: np.ndarray[tuple[int], np.dtype[np.int64]] = marks["timestamp_ms"].to_numpy()
         if (np.diff(self._times) < 0).any():
             raise IntentError(f"{folder / 'hits.parquet'}: the hits are not sorted by `timestamp_ms`; sort them first")
@@ -147,9 +150,10 @@ class Sample:
         """
         start, end = self._bounds(from_ms, to_ms)
         contexts = self._session_contexts()
-        for first_row, columns in self._batches(start, end):
-            for offset, hit in enumerate(zip(*columns, strict=True)):
-                yield _event(*hit, purchase=first_row + offset in self._purchases, contexts=contexts)
+        with _reading(self.folder / "hits.parquet"):
+            for first_row, columns in self._batches(start, end):
+                for offset, hit in enumerate(zip(*columns, strict=True)):
+                    yield _event(*hit, purchase=first_row + offset in self._purchases, contexts=contexts)
 
     def names(self, field: str) -> list[str]:
         """The values that a text field of the sessions' `events.Context` takes, sorted."""
@@ -179,7 +183,8 @@ class Sample:
     def _session_contexts(self) -> dict[str, Context]:
         """The context of each session. One that spans midnight has two rows: its first counts."""
         if self._contexts is None:
-            rows = self._sessions.read(list(SESSIONS)).sort_by([("start_ms", "descending")])
+            with _reading(self.folder / "sessions.parquet"):
+                rows = self._sessions.read(list(SESSIONS)).sort_by([("start_ms", "descending")])
             columns = [rows[name].to_pylist() for name in ("session_id", *_CONTEXT.values())]
             names = list(_CONTEXT)
             self._contexts = {
@@ -213,16 +218,22 @@ SPLITS: Final = Splits(
 
 
 def _open(path: Path, columns: Iterable[str]) -> pq.ParquetFile:
-    try:
+    with _reading(path):
         file = pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise IntentError(f"{path} does not exist; give the folder with hits.parquet and sessions.parquet") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise IntentError(f"{path} cannot be read as parquet: {error}") from None
     missing = [name for name in columns if name not in file.schema_arrow.names]
     if missing:
         raise IntentError(f"{path} has no column {missing[0]!r}; the GA360 sample's tables have {', '.join(columns)}")
     return file
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise IntentError(f"{path} does not exist; give the folder with hits.parquet and sessions.parquet") from None
+    except (OSError, pa.ArrowException) as error:
+        raise IntentError(f"{path} cannot be read as parquet: {error}") from None
 
 
 def _first_of_each_transaction(marks: pa.Table) -> frozenset[int]:

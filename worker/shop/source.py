@@ -30,11 +30,6 @@ class Splits:
         """Where the 7-day horizon's validation begins: its labels end with the shorter horizons' validation."""
         return self.validation - WEEK_MS
 
-    @property
-    def week_train(self) -> int:
-        """End of the 7-day horizon's training instants: their labels end where its validation begins."""
-        return self.week_validation - WEEK_MS
-
 
 class Source(Protocol):
     """A shop's recorded events."""

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from worker.errors import IntentError, Invalid, SettingError
 from worker.events import KINDS, MAX_USER_BYTES, Context, Event, Item
 from worker.shop import mapping as mappings
-from worker.shop.columns import Rejects, blanked, read, says, text, times
+from worker.shop.columns import Rejects, blanked, listed, read, says, text, times
 from worker.shop.grouping import Rows, grouped
 from worker.shop.mapping import Mapping
 from worker.shop.source import Splits
@@ -152,7 +152,7 @@ class Table:
     def names(self, field: str) -> list[str]:
         """The values of the column that is mapped to a text field of `events.Context`, sorted."""
         column = self.mapping.columns.named.get(field)
-        values = [] if column is None else pc.unique(self._content[column]).to_pylist()
+        values = [] if column is None else listed(pc.unique(self._content[column]))
         return sorted({name for value in values if (name := text(value)) is not None})
 
     def scored(self, event: Event) -> bool:
@@ -201,7 +201,7 @@ class Table:
         if column is None:
             return []
         places = [number for number, kind in enumerate(self._kinds) if kind == "purchase"]
-        told = self._content[column].take(pa.array(self._starts[:-1][places], pa.int64())).to_pylist()
+        told = listed(self._content[column].take(pa.array(self._starts[:-1][places], pa.int64())))
         transactions = [_transaction(value) for value in told]
         reports = Counter(transactions)
         several = {
@@ -242,8 +242,8 @@ class Table:
         names = {"user_id": self.mapping.columns.user_id} | self.mapping.columns.named
         return _Batch(
             rows=[range(start, stop) for start, stop in pairwise([0, *ends.tolist()])],
-            columns={field: part[column].to_pylist() for field, column in names.items()},
-            ids=[part[column].to_pylist() for column in self.mapping.columns.ids],
+            columns={field: listed(part[column]) for field, column in names.items()},
+            ids=[listed(part[column]) for column in self.mapping.columns.ids],
         )
 
     def _event(self, number: int, batch: _Batch, at: int) -> Event:
@@ -251,7 +251,7 @@ class Table:
         rows, columns = batch.rows[at], batch.columns
         first, kind, place = rows[0], self._kinds[number], int(self._starts[number])
         if kind is None:
-            name = self._content[self.mapping.columns.type][place].as_py()
+            (name,) = listed(self._content[self.mapping.columns.type].slice(place, 1))
             raise Invalid("type", f"the type {name!r} is none of ours; map it in [types]")
         told = {field: column[first] for field, column in columns.items() if says(column[first])}
         user = text(told.get("user_id")) or ""

@@ -71,16 +71,16 @@ def change(
         )
     if peft == "head" and not head:
         raise typer.BadParameter("--peft head trains nothing else", param_hint="--no-head")
-    splits = source.splits
-    since_ms, until_ms = options.time_ms(source, since, "--since"), options.time_ms(source, until, "--until")
-    since_ms, until_ms = since_ms or splits.start, until_ms or splits.test
-    if until_ms > splits.test:
-        raise typer.BadParameter(f"{until} is in the test slice, from {day(splits.test)} on", param_hint="--until")
-    if not splits.start <= since_ms < until_ms:
-        raise typer.BadParameter(f"{since} is not between {day(splits.start)} and --until", param_hint="--since")
+    first, last = source.splits.start, source.splits.test
+    accepted = f"is not between {day(first)} and {day(last)}, where the test slice begins"
+    since_ms, until_ms = options.span(source, since, until, names=("--since", "--until"))
+    if since_ms is not None and not first <= since_ms < last:
+        raise typer.BadParameter(f"{since} {accepted}", param_hint="--since")
+    if until_ms is not None and not first < until_ms <= last:
+        raise typer.BadParameter(f"{until} {accepted}", param_hint="--until")
     return Update(
-        since_ms=since_ms,
-        until_ms=until_ms,
+        since_ms=first if since_ms is None else since_ms,
+        until_ms=last if until_ms is None else until_ms,
         method=peft,
         head=head,
         learning_rate=learning_rate,

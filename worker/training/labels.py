@@ -6,7 +6,8 @@ Events on the order-completed page are never instants: one gets there only by bu
 The slices are split by time, at the shop's midnights, and an instant belongs to one only if its whole horizon does: no
 label of training looks into validation. The 7-day horizon therefore ends its training a week before its validation
 begins, and its validation lies in the last week of the shorter horizons' training; visitors chosen by hash are held
-out of that week's training, whatever the horizon, and alone validate the 7 days.
+out of that week's training, whatever the horizon, and alone validate the 7 days: no label that taught looks into
+their week.
 
 Validation has two parts, by visitor: the checkpoint is chosen on one (`choice`) and calibrated on the other
 (`calibration`). Two more slices serve the refit: what was chosen is trained again on all that ends before the test
@@ -35,7 +36,6 @@ END: Final = SPLITS.end
 VALIDATION: Final = SPLITS.validation
 TEST: Final = SPLITS.test
 WEEK_VALIDATION: Final = SPLITS.week_validation
-WEEK_TRAIN: Final = SPLITS.week_train
 """The GA360 sample's; another source has its own."""
 
 HELD_OUT: Final = 3
@@ -88,17 +88,17 @@ def member(events: Events, which: str) -> Bools:
 
 def _inside(events: Events, which: str, horizon: int) -> Bools:
     time, week, splits = events.time_ms, horizon == HORIZONS_MS[-1], events.splits
-    held = held_out(events.visitor) & (time >= splits.week_validation) & (time < splits.validation)
+    held = held_out(events.visitor)
     kept = held_out(events.visitor, one_in=REFIT_HELD_OUT)
     ends = time + horizon
     sound = time >= splits.start
     for begin, end in splits.outages:
         sound &= (ends <= begin) | (time >= end)
     if which == "train":
-        return sound & ((time < splits.week_train) if week else (ends <= splits.validation) & ~held)
+        return sound & (ends <= np.where(held | week, splits.week_validation, splits.validation))
     if which in {"validation", "choice", "calibration"}:
         inside = (ends <= splits.test) & (
-            (time >= splits.week_validation) & held if week else time >= splits.validation
+            held & (time >= splits.week_validation) & (time < splits.validation) if week else time >= splits.validation
         )
         calibrating = held_out(events.visitor, one_in=CALIBRATING)
         return inside if which == "validation" else inside & (calibrating == (which == "calibration"))

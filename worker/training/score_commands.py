@@ -30,7 +30,7 @@ def score_ga360(
         Path, typer.Argument(exists=True, help="Holds hits.parquet and sessions.parquet of the GA360 sample.")
     ],
     *,
-    file: Annotated[Path, typer.Option("--out", help="Parquet file for the scores; replaced when it exists.")],
+    file: options.Scores,
     from_: Annotated[str | None, typer.Option("--from", help="First day (2016-10-01) or time; default: all.")] = None,
     to: options.To = None,
     bundle: _Bundle = None,
@@ -60,7 +60,7 @@ def score_table(
         typer.Option("--map", exists=True, dir_okay=False, help="TOML file that says how its columns become events."),
     ],
     *,
-    file: Annotated[Path, typer.Option("--out", help="Parquet file for the scores; replaced when it exists.")],
+    file: options.Scores,
     from_: options.From = None,
     to: options.To = None,
     bundle: _Bundle = None,
@@ -115,9 +115,7 @@ def _score_source(
     from worker.scoring.engine import Engine
     from worker.training.score import score
 
-    from_ms, to_ms = options.time_ms(source, from_, "--from"), options.time_ms(source, to, "--to")
-    if file.is_dir() or not file.parent.is_dir():
-        raise typer.BadParameter(f"{file} is no file in an existing folder", param_hint="--out")
+    from_ms, to_ms = options.span(source, from_, to)
     begin = time.monotonic()
     with (
         Engine(partial(load, bundle), device=device, threads=len(os.sched_getaffinity(0))) as engine,

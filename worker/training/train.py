@@ -72,10 +72,8 @@ def train(
 
     say(f"folding the events of {data} into windows")
     events, kept = windows.build(source, runs / "cache", say=say)
-    inside = {
-        which: member(events, which)
-        for which in ("train", "validation", *(("refit", "refit calibration") if plan.refit else ()))
-    }
+    used = ("train", "validation", "choice", "calibration", *(("refit", "refit calibration") if plan.refit else ()))
+    inside = {which: member(events, which) for which in used}
     _require_outcomes(source, events, inside)
     say(f"fine-tuning on {plan.windows:,} windows")
     trained = finetune.finetune(events, kept, plan, report=step, keep=run.checkpoints, say=say)
@@ -142,7 +140,7 @@ def _require_outcomes(source: Source, events: Events, inside: Mapping[str, Bools
         if not rows.any(axis=0).all():
             raise IntentError(
                 f"{source.name} has no {which} instants for every horizon; `intent train` needs the whole sample, "
-                "Aug 1 to Oct 15, or a table of five weeks and more"
+                "Aug 1 to Oct 15, or a table of five weeks and more, with dozens of visitors in each"
             )
     for which in [name for name in ("train", "refit") if name in inside]:
         for at, horizon in enumerate(NAMES):

@@ -26,7 +26,7 @@ from worker.scoring.batch import SESSION_PAUSE_MS
 from worker.shop.source import Source
 from worker.training.labels import Events
 
-LAYOUT: Final = 3
+LAYOUT: Final = 4
 """Of the cache; grows when what is kept changes."""
 
 _COLUMNS: Final = ("visitor", "session", "time_ms", "kind", "instant", "purchase")
@@ -53,11 +53,14 @@ class Windows:
 
 
 def fold_all(events: Iterator[Event]) -> Iterator[tuple[Event, bytes]]:
-    """Each event with its user's window after it. An event that does not fold (duplicate, late) is left out."""
+    """Each event, by time, with its user's window after it. One that does not fold (duplicate, late) is left out."""
     windows: dict[str, bytes] = {}
     rules = window.Rules()
     for event in events:
-        folded = window.fold(windows.get(event.user_id), facts.of(event), rules=rules)
+        before = windows.get(event.user_id)
+        if before is not None and window.expired(before, partition_newest_ms=event.time_ms, rules=rules):
+            before = None
+        folded = window.fold(before, facts.of(event), rules=rules)
         if folded.outcome is window.Outcome.FOLDED:
             windows[event.user_id] = folded.window
             yield event, folded.window

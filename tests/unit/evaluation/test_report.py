@@ -86,6 +86,12 @@ def test_names_are_escaped_and_the_same_document_gives_the_same_page(document: d
     assert again.replace("&lt;script&gt;shop", "shop") == page
 
 
+def test_a_shops_own_names_are_no_formulas(document: dict[str, Any]) -> None:
+    renamed = [one | {"population": "$\\frac$ & <b>"} for one in document["comparisons"]]
+    shown = report.page(document | {"comparisons": renamed})
+    assert ": $\\frac$ &amp; &lt;b&gt;</text>" in shown
+
+
 def test_the_page_loads_nothing(page: str) -> None:
     assert not re.search(r"""(src|href)\s*=\s*["'](?!#)""", page.replace('xlink:href="#', 'href="#'))
     assert page.count("<svg") == 6  # differences, reliability, precision, gains, lift, slices

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from errno import ENOSPC
+from os import strerror
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,31 @@ def test_the_version_is_the_content(folder: Path, copy: Path) -> None:
     assert bundles.load(folder).version == bundles.load(copy).version
     (copy / "card.md").write_text("# another card\n")
     assert bundles.seal(copy) == bundles.load(copy).version != bundles.load(folder).version
+
+
+@pytest.mark.parametrize("at", [0, 4, 7])
+def test_one_that_is_not_written_to_the_end_leaves_the_former(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    former, changed = bundles.load(copy), replace(making.bundle(), card="# another card")
+    written: list[Path] = []
+
+    def write(path: Path, content: bytes) -> int:
+        written.append(path)
+        with path.open("wb") as file:
+            if len(written) > at:
+                file.write(content[:100])
+                raise OSError(ENOSPC, strerror(ENOSPC), str(path))
+            return file.write(content)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    for folder in (copy, tmp_path / "new"):
+        written.clear()
+        with pytest.raises(OSError, match="No space left"):
+            bundles.save(folder, changed)
+    assert bundles.load(copy).version == former.version
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+    assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
 
 
 def test_its_bert_is_a_plain_one_that_transformers_loads(folder: Path, bundle: Bundle) -> None:

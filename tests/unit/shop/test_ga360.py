@@ -1,9 +1,11 @@
 """The real sample's tables as events, on tables made here; and the sample's own numbers where it is present."""
 
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.training import samples
@@ -133,6 +135,21 @@ def test_broken_tables_are_named(tmp_path: Path) -> None:
     (tmp_path / "hits.parquet").write_bytes(b"no parquet")
     with pytest.raises(IntentError, match=r"hits\.parquet cannot be read as parquet"):
         Sample(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("hits", "page_path"), ("hits", "timestamp_ms"), ("sessions", "country")]
+)
+def test_damage_behind_the_footer_is_told_as_such(shop: Path, tmp_path: Path, table: str, column: str) -> None:
+    damaged = Path(shutil.copytree(shop, tmp_path / "damaged")) / f"{table}.parquet"
+    footer = pq.read_metadata(damaged).row_group(0)
+    chunk = next(part for part in map(footer.column, range(footer.num_columns)) if part.path_in_schema == column)
+    begin = chunk.dictionary_page_offset or chunk.data_page_offset
+    with damaged.open("r+b") as file:
+        file.seek(begin)
+        file.write(b"\xff" * chunk.total_compressed_size)
+    with pytest.raises(IntentError, match=rf"{table}\.parquet cannot be read as parquet"):
+        list(Sample(damaged.parent).events())
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the GA360 sample is not at {REAL}; set INTENT_GA360 to its folder")

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from tests.unit.shop.tables import COLUMNS, of_events, row, write
 from tests.unit.training import samples
-from worker import events
+from worker import cli, events
 from worker.errors import IntentError, SettingError
 from worker.events import Context, Item
 from worker.shop.ga360 import Sample
@@ -436,6 +437,9 @@ def test_a_column_that_is_no_text_is_told(tmp_path: Path, field: str, column: pa
         pytest.param(pa.array([b"\xc3\xa4"]), "ä", id="binary"),
         pytest.param(pa.array([b"abcd"], pa.binary(4)), "abcd", id="binary of a width"),
         pytest.param(pa.array(["a"]).dictionary_encode(), "a", id="dictionary"),
+        pytest.param(pa.array(["a"], pa.string_view()), "a", id="view"),
+        pytest.param(pa.array([7], pa.timestamp("ns")), "1970-01-01 00:00:00.000000007", id="nanoseconds"),
+        pytest.param(pa.array([2**48], pa.timestamp("ms")), "10889-08-02 05:31:50.656", id="far from here"),
         pytest.param(pa.array([UUID(int=7).bytes], pa.binary(16)).cast(pa.uuid()), str(UUID(int=7)), id="UUID"),
     ],
 )
@@ -443,6 +447,33 @@ def test_what_can_be_told_as_text_is_a_user(tmp_path: Path, user: pa.Array, told
     pq.write_table(pa.table({"u": user, "t": [1], "n": ["view_item"]}), tmp_path / "t.parquet")
     mapping = mapped(tmp_path, LEAST + 'event_id = "u"\n[time]\nformat = "ms"')
     assert [(e.user_id, e.event_id) for e in Table(tmp_path / "t.parquet", mapping).events()] == [(told, told)]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "score table {place} --out {place}.parquet",
+        "drift data {place}",
+        "drift reference {place} --out {place}-b",
+        "import table {place}",
+    ],
+)
+@pytest.mark.parametrize("begin", ["2024-05-02", "2024-05-03"])
+def test_a_range_that_ends_before_it_begins_is_bad_usage(tmp_path: Path, command: str, begin: str) -> None:
+    small(tmp_path, [(1, "2024-05-01T10:00:00Z", "view_item")])
+    options = ["--map", str(tmp_path / "mapping.toml"), "--from", begin, "--to", "2024-05-02"]
+    done = CliRunner().invoke(cli.app, [*command.format(place=tmp_path / "t.csv").split(), *options])
+    assert done.exit_code == 2, done.output
+    assert f"--from: {begin} is not before --to, which is 2024-05-02" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_typed_time_that_is_none_is_told_as_a_written_one(tmp_path: Path) -> None:
+    typed = pa.array([1, None], pa.timestamp("ms", "UTC")), pa.array([7, 2**30], pa.date32())
+    for times in typed:
+        pq.write_table(pa.table({"u": ["a", "b"], "t": times, "n": ["view_item"] * 2}), tmp_path / "t.parquet")
+        table = Table(tmp_path / "t.parquet", mapped(tmp_path, LEAST + '[time]\nzone = "UTC"'))
+        assert len(table) == 1
+        assert "is not a time by 'rfc3339'" in table.rejects.examples["time"]
 
 
 def test_slices_by_dates_or_shares(tmp_path: Path) -> None:

@@ -267,6 +267,8 @@ def test_what_gains_nothing_leaves_the_former_in_place(
         (["--from", "x", "--size", "mini"], "--size"),
         (["--from", "x", "--until", "2016-10-05"], "test slice"),
         (["--from", "x", "--since", "2016-09-05", "--until", "2016-09-01"], "--since"),
+        (["--from", "x", "--since", "2099-01-01"], "2099-01-01 is not between"),
+        (["--from", "x", "--until", "2016-07-01"], "2016-07-01 is not between"),
         (["--from", "x", "--since", "soon"], "soon"),
     ],
 )

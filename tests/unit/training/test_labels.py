@@ -13,7 +13,6 @@ from worker.training.labels import (
     START,
     TEST,
     VALIDATION,
-    WEEK_TRAIN,
     WEEK_VALIDATION,
     Events,
     decision_points,
@@ -110,7 +109,11 @@ def test_slices_are_apart_purged_and_without_the_order_completed_page(rng: np.ra
     assert (times[week] >= WEEK_VALIDATION).all()
     assert held_out(events.visitor[week]).all()
     assert not (week[:, None] & inside["train"]).any()  # whatever the horizon
-    assert (times[inside["train"][:, 2]] < WEEK_TRAIN).all()
+    theirs = held_out(events.visitor)
+    for at, horizon in enumerate(HORIZONS_MS):
+        known = times[inside["train"][:, at] & theirs] + horizon
+        assert WEEK_VALIDATION - DAY < known.max() <= WEEK_VALIDATION  # no label that taught looks into their week
+    assert (times[inside["train"][:, 2]] + HORIZONS_MS[2] <= WEEK_VALIDATION).all()
     assert (times[inside["train"][:, 1]] + DAY <= VALIDATION).all()
 
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.unit.scoring import making
-from tests.unit.shop.tables import of_events, write
+from tests.unit.shop.tables import of_events, row, write
 from tests.unit.shop.test_table import GA4
 from worker import cli
 from worker.scoring import bundle as bundles
@@ -99,6 +99,22 @@ def test_a_table_too_short_to_train_on_is_told(table: Path, mapping: Path, tmp_p
     arguments = ["train", "--data", str(tmp_path / "short.csv"), "--map", str(tmp_path / "m.toml"), "--out", "b"]
     done = CliRunner().invoke(cli.app, [*arguments, "--runs", str(tmp_path / "runs")])
     assert "for every horizon" in str(done.exception)
+
+
+def test_a_table_of_too_few_visitors_to_train_on_is_told(tmp_path: Path) -> None:
+    """Each slice has instants of theirs, but none is of those who choose the checkpoint, or of those who calibrate."""
+    start_us, day_us = 1_714_521_600_000_000, 86_400_000_000
+    rows = [
+        row(user_pseudo_id=visitor, event_timestamp=start_us + day * day_us + number * 60_000_000, event_name=kind)
+        for day in range(60)
+        for visitor in ("a", "b", "c")
+        for number, kind in enumerate(["view_item", "purchase"] if visitor == "a" else ["view_item"])
+    ]
+    table = write(tmp_path / "few.csv", rows)
+    arguments = ["train", "--data", str(table), "--map", str(GA4), "--out", "b", "--runs", str(tmp_path / "runs")]
+    done = CliRunner().invoke(cli.app, [*arguments, "--windows", "1000", "--head-windows", "0", "--teacher", "0"])
+    assert "for every horizon" in str(done.exception)
+    assert "dozens of visitors" in str(done.exception)
 
 
 def test_score_table_refuses_what_it_cannot_read(table: Path, mapping: Path, tmp_path: Path) -> None:

@@ -20,9 +20,11 @@ from typer.testing import CliRunner
 
 from tests.unit.scoring import making
 from tests.unit.training import samples
-from worker import cli
+from worker import cli, window
 from worker.errors import IntentError
-from worker.events import Event
+from worker.events import Context, Event, encode
+from worker.fold import fold
+from worker.replay.tape import Played
 from worker.scoring import bundle as bundles
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
@@ -36,6 +38,7 @@ from worker.training.loop import Progress
 from worker.training.runs import Run
 from worker.training.score import PERCENTILES, SCHEMA, score
 from worker.training.train import Outcome, train
+from worker.watermark import Watermark
 
 PLAN = finetune.Plan(
     windows=4_000,
@@ -159,6 +162,22 @@ def test_the_windows_of_training_are_those_of_serving(shop: Path, tmp_path: Path
         assert mine == cached == encoded[: len(mine)]
         assert len(mine) == 42 + 22 * encoded[2]
     assert np.array_equal(events.time_ms, again_events.time_ms)
+
+
+@pytest.mark.parametrize(("days", "afresh"), [(35, False), (36, True)])
+def test_who_was_silent_for_long_starts_afresh_as_in_the_stream(days: int, afresh: bool) -> None:
+    """Even where no session's name tells the visits apart, and an id that was the user's last year comes again."""
+    first = making.event(1, context=Context(channel="Direct"))
+    last = making.event(
+        2 if days < 36 else 1,
+        event_time=first.time_ms + days * 86_400_000,
+        context=Context(channel="Email"),
+    )
+    records = [Played(at, one.time_ms, b"u", encode(one), []) for at, one in enumerate((first, last))]
+    live = fold(records, windows=lambda _: None, start=Watermark(), rules=window.Rules(), mode="every").updated[-1]
+    *_, (_, offline) = windows.fold_all(iter([first, last]))
+    assert offline == live.window
+    assert (offline == making.window_of([last])) is afresh
 
 
 def test_windows_that_were_not_made_to_the_end_are_made_again(shop: Path, tmp_path: Path) -> None:
@@ -466,7 +485,7 @@ def test_score_and_model_on_the_command_line(shop: Path, trained: Path, tmp_path
     assert "Limits" in run(cli.app, ["model", "show", str(trained)]).stdout
     assert run(cli.app, ["model", "verify", str(trained)]).exit_code == 0
     kept = out.read_bytes()
-    empty = run(cli.app, ["score", *arguments, "--from", "2016-08-05"])
+    empty = run(cli.app, ["score", *arguments, "--from", "2016-07-01", "--to", "2016-07-02"])
     assert "has no event to score from --from to --to" in str(empty.exception)
     assert out.read_bytes() == kept
     named = run(cli.app, ["train", "--data", str(shop), "--out", "b", "--name", "my shop"])
