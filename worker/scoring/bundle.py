@@ -21,6 +21,7 @@ engine nor the training.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -256,7 +257,8 @@ def _read(folder: Path, name: str, limit: int) -> bytes:
     path = folder / name
     try:
         with path.open("rb") as file:
-            content = file.read(limit + 1)
+            # no more than there is: `read` takes the memory for all that it is asked for
+            content = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
     except OSError as error:
         raise SettingError(f"bundle {folder}: {name} cannot be read ({error.strerror})") from None
     if len(content) > limit:

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -277,6 +278,17 @@ def test_a_file_past_its_bound_is_not_read(copy: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(FILES, "card.md", 3)
     with pytest.raises(SettingError, match=r"card\.md is larger than the 3 bytes"):
         bundles.load(copy)
+
+
+def test_a_bundle_takes_the_memory_of_what_is_in_it_and_not_of_what_is_accepted(copy: Path) -> None:
+    size = sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
+    tracemalloc.start()
+    try:
+        bundles.verify(copy)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * size
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
