@@ -40,7 +40,7 @@ from worker.scores import Model as ModelName
 from worker.scoring import aggregates, codecs, encode
 from worker.scoring.calibration import Calibration
 from worker.scoring.habits import Habits
-from worker.scoring.head import Head, Shape
+from worker.scoring.head import Shape
 from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
 from worker.scoring.weights import Weights
@@ -218,9 +218,7 @@ def load(folder: Path | None = None) -> Bundle:
         name = "bert/model.safetensors"
         bert = codecs.read_bert(contents[name], sizes)
         name = "head.safetensors"
-        head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
-        tensors = codecs.read_tensors(contents[name])
-        head.load_state_dict(tensors if config["format"] > 1 else codecs.one_member(tensors), strict=True)
+        head = codecs.read_head(contents[name], shape, vocabulary, alone=config["format"] == 1)
         name = drift.FILE
         reference = Reference.parse(_parse(folder, name, contents)) if name in contents else None
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, safetensors.SafetensorError) as error:
