@@ -172,13 +172,14 @@ def push_model(
 
     Example: `intent model push my-bundle --challenger`
     """
-    from worker.registry.alias import CHALLENGER
+    from worker.registry.alias import CHALLENGER, promoted
     from worker.registry.source import push
 
     opened = meant.opened(store)
     loaded, new = push(opened, bundle)
     if challenger:
-        _promote(opened, loaded.name, loaded.version, CHALLENGER)
+        now = opened.alias(loaded.name, CHALLENGER)
+        _move(opened, loaded.name, CHALLENGER, now, promoted(now, loaded.version, at=_now()))
     if as_json:
         _say_json({"name": loaded.name, "version": loaded.version, "new": new, "challenger": challenger})
         return
@@ -222,14 +223,15 @@ def promote_model(
     Examples: `intent model promote shop`; `intent model promote shop 68c373a72826 --alias challenger`;
     `intent model promote shop --data ../shared/data/ga360 --since 2016-09-24 --until 2016-10-01`
     """
-    from worker.registry.alias import CHALLENGER
+    from worker.registry.alias import CHALLENGER, promoted
     from worker.registry.compare import comparison
     from worker.shop.source import opened
 
     settings = meant.model_settings()
     source = meant.model(name, store, settings)
     moved = alias or settings.alias
-    before = source.version(moved)
+    now = source.store.alias(source.name, moved)
+    before = None if now is None else now.version
     if version is None:
         version = source.version(CHALLENGER)
         if version is None or moved == CHALLENGER:
@@ -259,7 +261,7 @@ def promote_model(
                     )
     worse = [row for row in rows if row.worse]
     if not worse or force:
-        _promote(source.store, source.name, version, moved)
+        _move(source.store, source.name, moved, now, promoted(now, version, at=_now()))
     if as_json:
         document = {"name": source.name, "alias": moved, "before": before, "version": version}
         _say_json(
@@ -295,7 +297,7 @@ def rollback_model(
     back = rolled_back(now, at=_now())
     with source.fresh() as there:
         there.load(back.version)
-    source.store.move(source.name, moved, back)
+    _move(source.store, source.name, moved, now, back)
     if as_json:
         _say_json({"name": source.name, "alias": moved, "before": now.version, "version": back.version})
         return
@@ -342,11 +344,10 @@ def _measured(
     return paired(compared(before, after, recorded, since_ms=since_ms, until_ms=until_ms, runs=runs, draws=_DRAWS))
 
 
-def _promote(store: "Store", name: str, version: str, alias: str) -> None:
-    from worker.registry.alias import promoted
-
-    now = store.alias(name, alias)
-    after = promoted(now, version, at=_now())
+def _move(store: "Store", name: str, alias: str, now: "Alias | None", after: "Alias") -> None:
+    """From what the alias was when the command looked, which may be minutes ago."""
+    if store.alias(name, alias) != now:
+        raise IntentError(f"{alias} of {name} was moved meanwhile, and stays as it is now; look at it, and try again")
     if after != now:
         store.move(name, alias, after)
 

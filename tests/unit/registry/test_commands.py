@@ -11,12 +11,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.unit.registry.models import NAME, Versions
-from worker.errors import CheckFailed, SettingError
+from worker.errors import CheckFailed, IntentError, SettingError
 from worker.registry.alias import promoted
 from worker.registry.commands import model_app
 from worker.registry.source import Source
 from worker.registry.store import Store
 from worker.scoring import bundle as bundles
+from worker.scoring.bundle import Bundle
 
 Run = Callable[..., Result]
 
@@ -113,6 +114,28 @@ def test_the_store_is_looked_at_and_not_what_this_machine_has_kept(
     }
     assert run("push", made.folder / "first", "--store", filled.url).exit_code == 0
     assert run(*command, "--store", filled.url).exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["promote", "rollback"])
+def test_what_somebody_else_does_meanwhile_is_not_undone_unseen(
+    run: Run, made: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Loading and comparing take from seconds to minutes: what was compared with is the champion no more."""
+    for folder in ("first", "second"):
+        run("push", made.folder / folder, "--challenger")
+        run("promote")
+    run("push", made.folder / "first", "--challenger")
+    store, load = Store(str(tmp_path / "store")), Source.load
+
+    def meanwhile(source: Source, version: str) -> Bundle:
+        store.move(NAME, "champion", promoted(store.alias(NAME, "champion"), "0" * 12, at=""))
+        return load(source, version)
+
+    monkeypatch.setattr(Source, "load", meanwhile)
+    result = run(command)
+    assert isinstance(result.exception, IntentError)
+    assert str(result.exception).startswith(f"champion of {NAME} was moved meanwhile")
+    assert aliases(tmp_path)["champion"] == "0" * 12
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "damaged"])
