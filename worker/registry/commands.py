@@ -227,6 +227,9 @@ def promote_model(
     from worker.registry.compare import comparison
     from worker.shop.source import opened
 
+    for option, given in {"--map": mapping, "--since": since, "--until": until}.items():
+        if given is not None and data is None:
+            raise typer.BadParameter("it needs --data, the events to compare on", param_hint=option)
     settings = meant.model_settings()
     source = meant.model(name, store, settings)
     moved = alias or settings.alias

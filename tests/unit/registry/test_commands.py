@@ -138,6 +138,15 @@ def test_what_somebody_else_does_meanwhile_is_not_undone_unseen(
     assert aliases(tmp_path)["champion"] == "0" * 12
 
 
+@pytest.mark.parametrize("option", ["--since", "--until", "--map"])
+def test_what_says_how_to_compare_on_events_needs_events(run: Run, made: Versions, tmp_path: Path, option: str) -> None:
+    run("push", made.folder / "first", "--challenger")
+    result = run("promote", NAME, option, "2016-09-24")
+    assert result.exit_code == 2
+    assert "it needs --data" in result.output
+    assert aliases(tmp_path).keys() == {"challenger"}
+
+
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "damaged"])
 def test_a_champion_that_cannot_be_read_holds_its_successor_up_without_force(
     run: Run, made: Versions, tmp_path: Path, gone: bool
