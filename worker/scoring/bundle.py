@@ -200,7 +200,7 @@ def load(folder: Path | None = None) -> Bundle:
     name = "config.json"
     try:
         shape = codecs.read_shape(config["shape"])
-        label = str(config["name"])
+        label = codecs.read_name(config["name"])
         columns = codecs.read_columns(config["context"])
         name = "vocabulary.json"
         vocabulary = codecs.read_vocabulary(_parse(folder, name, contents), columns)

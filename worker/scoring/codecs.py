@@ -4,6 +4,7 @@ Each function that reads raises `LookupError`, `TypeError`, `ValueError` or `Saf
 its kind. Knows neither folders nor checksums.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -23,6 +24,14 @@ from worker.scoring.head import Head, Shape
 from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
 from worker.scoring.weights import Sizes
+from worker.settings import MODEL_NAME
+
+
+def read_name(name: object) -> str:
+    """A model's, as stores accept it: it stands in every score, in metrics and in what commands say."""
+    if not isinstance(name, str) or not re.fullmatch(MODEL_NAME, name):
+        raise ValueError(f"{name!r} is no model name; accepted are letters, digits, `.`, `_` and `-`, at most 100")
+    return name
 
 
 def read_columns(names: object) -> tuple[str, ...]:

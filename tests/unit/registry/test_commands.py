@@ -205,6 +205,23 @@ def test_what_cannot_be_done_is_a_sentence_and_bad_usage(run: Run, arguments: li
     assert "\n" not in str(result.exception)
 
 
+def test_what_looks_like_marks_is_said_as_it_is(
+    run: Run, made: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("INTENT_MODEL__STORE")
+    monkeypatch.delenv("INTENT_MODEL__NAME")
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(made.folder / "first", Path("[") / "red]"))
+    assert f"in {folder}:" in run("verify", folder).stdout
+    store = Path("[") / "blue]"
+    assert f"is now in {store}" in run("push", folder, "--store", store).stdout
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"name": "[/x]"}))
+    bundles.seal(folder)
+    assert "'[/x]'" in "".join(run("list", folder.parent).stdout.split())
+    assert f"models in {store}" in run("list", "--store", store).stdout
+
+
 def test_a_list_tells_of_an_alias_whose_version_is_gone(run: Run, made: Versions, tmp_path: Path) -> None:
     run("push", made.folder / "first")
     run("promote", NAME, made.first)

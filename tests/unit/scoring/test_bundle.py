@@ -230,6 +230,10 @@ def poison(name: str) -> Callable[[Path], object]:
         pytest.param(
             edit("vocabulary.json", lambda value: value["contexts"].pop("newest_page")), "newest_page", id="no words"
         ),
+        pytest.param(
+            edit("config.json", lambda value: value.update(name="[/x]\n")), "is no model name", id="marks for a name"
+        ),
+        pytest.param(edit("config.json", lambda value: value.update(name=None)), "is no model name", id="no name"),
         pytest.param(edit("config.json", lambda value: value.pop("shape")), "config.json", id="no shape"),
         pytest.param(
             edit("config.json", lambda value: value["shape"].update(members=10**9)), "members is", id="too many members"
