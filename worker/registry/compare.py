@@ -68,7 +68,7 @@ def compare(before: tuple[str, Mapping[str, bytes]], after: tuple[str, Mapping[s
             for key in new
             if key in old
         ]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise SettingError(f"{FILE} of a bundle is not what `intent` writes: {error!r}") from None
 
 

@@ -298,11 +298,12 @@ def test_two_that_carry_their_numbers_are_compared(
         assert "every instant" in run("promote").stdout
 
 
-def test_numbers_that_cannot_be_read_are_a_sentence() -> None:
+@pytest.mark.parametrize("content", [b"{}", b"[" * 100_000], ids=["none", "deep"])
+def test_numbers_that_cannot_be_read_are_a_sentence(content: bytes) -> None:
     from worker.registry.compare import compare
 
     with pytest.raises(SettingError, match=r"metrics\.json"):
-        compare(("a", {"metrics.json": b"{}"}), ("b", {"metrics.json": numbers(0.5)}))
+        compare(("a", {"metrics.json": content}), ("b", {"metrics.json": numbers(0.5)}))
 
 
 def paired(difference: float, *, against: str = "a") -> bytes:
