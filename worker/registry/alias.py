@@ -70,7 +70,10 @@ def encode(alias: Alias) -> bytes:
 
 def decode(content: bytes) -> Alias:
     """The inverse of `encode`. Raises `ValueError` for anything else; what the versions are is not looked at."""
-    alias = msgspec.json.decode(content, type=Alias)
+    try:
+        alias = msgspec.json.decode(content, type=Alias)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
     if alias.format != FORMAT:
         raise ValueError(f"it has format {alias.format}; this version reads {FORMAT}")
     if not alias.moves:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.table import Table
 
 from worker import options
@@ -79,9 +80,9 @@ def list_models(
         _say_json(found)
         return
     if not found:
-        out.print(f"no models in {url} yet; `intent model push FOLDER` puts one there", highlight=False, soft_wrap=True)
+        _say(f"no models in {url} yet; `intent model push FOLDER` puts one there")
         return
-    table = Table("name", "version", "aliases", title=f"models in {url}", title_justify="left")
+    table = Table("name", "version", "aliases", title=escape(f"models in {url}"), title_justify="left")
     for entry in found:
         those = entry["aliases"]
         shown = ", ".join(those) if isinstance(those, list) else ""
@@ -111,7 +112,8 @@ def _list_folder(folder: Path | None, *, as_json: bool) -> None:
     for entry in found:
         count = entry["parameters"]
         shown = f"{count:,}" if isinstance(count, int) else ""
-        table.add_row(str(entry["name"]), str(entry["version"] or ""), shown, str(entry["folder"]), str(entry["state"]))
+        cells = (entry["name"], entry["version"] or "", shown, entry["folder"], entry["state"])
+        table.add_row(*(escape(str(cell)) for cell in cells))
     out.print(table)
 
 
@@ -126,11 +128,11 @@ def show_model(which: _Which = None, *, store: _Store = None, as_json: options.J
             document | {"aliases": {name: _document(value) for name, value in aliases.items()}, "card": loaded.card}
         )
         return
-    out.print(f"{loaded.name} {loaded.version} in {where}", highlight=False)
+    _say(f"{loaded.name} {loaded.version} in {where}")
     for name, alias in aliases.items():
         table = Table("at", "how", "version", title=f"{name} is {alias.version}", title_justify="left")
         for move in reversed(alias.moves):
-            table.add_row(move.at, move.how, move.version)
+            table.add_row(escape(move.at), move.how, move.version)
         out.print(table)
     if out.is_terminal:
         out.print(Markdown(loaded.card))
@@ -153,7 +155,7 @@ def verify_model(which: _Which = None, *, store: _Store = None, as_json: options
     if as_json:
         _say_json({"ok": True, "name": loaded.name, "version": loaded.version, "where": where})
         return
-    out.print(f"{loaded.name} {loaded.version} in {where}: checksums right, loads", highlight=False)
+    _say(f"{loaded.name} {loaded.version} in {where}: checksums right, loads")
 
 
 @model_app.command("push")
@@ -172,20 +174,21 @@ def push_model(
 
     Example: `intent model push my-bundle --challenger`
     """
-    from worker.registry.alias import CHALLENGER
+    from worker.registry.alias import CHALLENGER, promoted
     from worker.registry.source import push
 
     opened = meant.opened(store)
     loaded, new = push(opened, bundle)
     if challenger:
-        _promote(opened, loaded.name, loaded.version, CHALLENGER)
+        now = opened.alias(loaded.name, CHALLENGER)
+        _move(opened, loaded.name, CHALLENGER, now, promoted(now, loaded.version, at=_now()))
     if as_json:
         _say_json({"name": loaded.name, "version": loaded.version, "new": new, "challenger": challenger})
         return
     done = "is now in" if new else "was in"
-    out.print(f"{loaded.name} {loaded.version} {done} {opened.url}", highlight=False)
+    _say(f"{loaded.name} {loaded.version} {done} {opened.url}")
     if challenger:
-        out.print(f"{CHALLENGER} is {loaded.version}", highlight=False)
+        _say(f"{CHALLENGER} is {loaded.version}")
 
 
 @model_app.command("promote")
@@ -222,14 +225,18 @@ def promote_model(
     Examples: `intent model promote shop`; `intent model promote shop 68c373a72826 --alias challenger`;
     `intent model promote shop --data ../shared/data/ga360 --since 2016-09-24 --until 2016-10-01`
     """
-    from worker.registry.alias import CHALLENGER
+    from worker.registry.alias import CHALLENGER, promoted
     from worker.registry.compare import comparison
     from worker.shop.source import opened
 
+    for option, given in {"--map": mapping, "--since": since, "--until": until}.items():
+        if given is not None and data is None:
+            raise typer.BadParameter("it needs --data, the events to compare on", param_hint=option)
     settings = meant.model_settings()
     source = meant.model(name, store, settings)
     moved = alias or settings.alias
-    before = source.version(moved)
+    now = source.store.alias(source.name, moved)
+    before = None if now is None else now.version
     if version is None:
         version = source.version(CHALLENGER)
         if version is None or moved == CHALLENGER:
@@ -259,7 +266,7 @@ def promote_model(
                     )
     worse = [row for row in rows if row.worse]
     if not worse or force:
-        _promote(source.store, source.name, version, moved)
+        _move(source.store, source.name, moved, now, promoted(now, version, at=_now()))
     if as_json:
         document = {"name": source.name, "alias": moved, "before": before, "version": version}
         _say_json(
@@ -273,7 +280,7 @@ def promote_model(
             f"{moved} stays (--force moves it)"
         )
     if not as_json:
-        out.print(f"{moved} of {source.name} is {version}, it was {before or 'nothing'}", highlight=False)
+        _say(f"{moved} of {source.name} is {version}, it was {before or 'nothing'}")
 
 
 @model_app.command("rollback")
@@ -295,11 +302,11 @@ def rollback_model(
     back = rolled_back(now, at=_now())
     with source.fresh() as there:
         there.load(back.version)
-    source.store.move(source.name, moved, back)
+    _move(source.store, source.name, moved, now, back)
     if as_json:
         _say_json({"name": source.name, "alias": moved, "before": now.version, "version": back.version})
         return
-    out.print(f"{moved} of {source.name} is {back.version} again, it was {now.version}", highlight=False)
+    _say(f"{moved} of {source.name} is {back.version} again, it was {now.version}")
 
 
 @model_app.command("retire")
@@ -316,7 +323,7 @@ def retire_model(name: _Name = None, *, store: _Store = None, as_json: options.J
     if as_json:
         _say_json({"name": model, "alias": CHALLENGER, "version": None})
         return
-    out.print(f"{model} has no {CHALLENGER} any more", highlight=False)
+    _say(f"{model} has no {CHALLENGER} any more")
 
 
 def _carried(source: "Source", before: str, after: str) -> "list[Row]":
@@ -342,11 +349,10 @@ def _measured(
     return paired(compared(before, after, recorded, since_ms=since_ms, until_ms=until_ms, runs=runs, draws=_DRAWS))
 
 
-def _promote(store: "Store", name: str, version: str, alias: str) -> None:
-    from worker.registry.alias import promoted
-
-    now = store.alias(name, alias)
-    after = promoted(now, version, at=_now())
+def _move(store: "Store", name: str, alias: str, now: "Alias | None", after: "Alias") -> None:
+    """From what the alias was when the command looked, which may be minutes ago."""
+    if store.alias(name, alias) != now:
+        raise IntentError(f"{alias} of {name} was moved meanwhile, and stays as it is now; look at it, and try again")
     if after != now:
         store.move(name, alias, after)
 
@@ -365,6 +371,11 @@ def _size(bundle: "Bundle") -> int:
 def _document(alias: "Alias") -> dict[str, object]:
     moves = [{"at": move.at, "how": move.how, "version": move.version} for move in alias.moves]
     return {"version": alias.version, "before": alias.before, "moves": moves}
+
+
+def _say(sentence: str) -> None:
+    """As a result."""
+    out.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def _tell(sentence: str) -> None:

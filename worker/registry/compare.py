@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from rich.markup import escape
 from rich.table import Table
 
 from worker import terminal
@@ -57,11 +58,17 @@ def compare(before: tuple[str, Mapping[str, bytes]], after: tuple[str, Mapping[s
             return []  # paired with something else
         old, new = (_lines(files[FILE]) for files in (before_files, after_files))
         return [
-            Row(horizon=key[1], population=key[2], metric=key[3], before=_estimate(old[key]), after=_estimate(new[key]))
+            Row(
+                horizon=str(key[1]),
+                population=str(key[2]),
+                metric=key[3],
+                before=_estimate(old[key]),
+                after=_estimate(new[key]),
+            )
             for key in new
             if key in old
         ]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise SettingError(f"{FILE} of a bundle is not what `intent` writes: {error!r}") from None
 
 
@@ -69,8 +76,8 @@ def paired(document: Mapping[str, Any]) -> list[Row]:
     """Rows of `training.succession.document`: two bundles measured on the same instants."""
     return [
         Row(
-            horizon=line["horizon"],
-            population=line["population"],
+            horizon=str(line["horizon"]),
+            population=str(line["population"]),
             metric=metric,
             before=(float(line["before"][metric]),) * 3,
             after=(float(line["after"][metric]),) * 3,
@@ -103,7 +110,7 @@ def comparison(rows: Sequence[Row], *, before: str, after: str) -> Table:
         ]
         if row.difference is not None:
             shown.append("{:+.3f} ({:+.3f} to {:+.3f})".format(*row.difference))
-        table.add_row(row.horizon, row.population, row.metric, *shown, "worse" if row.worse else "")
+        table.add_row(escape(row.horizon), escape(row.population), row.metric, *shown, "worse" if row.worse else "")
     return table
 
 

@@ -8,7 +8,7 @@ another format is refused. Knows neither the engine nor the worker.
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -111,8 +111,11 @@ class Source:
                 if file in listed:
                     self._copy(version, file, beside, limit=limit)
             self._verify(version, beside)
-            with suppress(OSError):  # another process was quicker
+            try:
                 beside.rename(cached)
+            except OSError:
+                if not cached.is_dir():  # else another process was quicker
+                    raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 

@@ -14,6 +14,7 @@ stands, without a trace of the other.
 Knows bytes and names; what a bundle means is `scoring.bundle`'s.
 """
 
+import errno
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -84,8 +85,12 @@ class Store:
     def has(self, name: str, version: str) -> bool:
         """Whether the version is there, whole."""
         path = self._path(named(name), versioned(version), LAST)
-        with self._reaching():
-            return bool(self._fs.exists(path))
+        try:
+            with self._reaching(missing=path):
+                self._fs.info(path)  # `exists` would say no for whatever goes wrong on the way
+        except _Missing:
+            return False
+        return True
 
     def folder(self, name: str, version: str) -> Path | None:
         """The version's folder, where the store is one on this machine."""
@@ -156,13 +161,14 @@ class Store:
 
     def _list(self, *parts: str) -> list[str]:
         """Names in a folder; none where there is no such folder."""
-        with self._reaching():
-            self._fs.invalidate_cache()
-            try:
-                found = self._fs.ls(self._path(*parts), detail=False)
-            except (FileNotFoundError, NotADirectoryError):
-                return []
-        return [str(path).rstrip("/").rpartition("/")[2] for path in found]
+        path = self._path(*parts)
+        try:
+            with self._reaching(missing=path):
+                self._fs.invalidate_cache()
+                found = self._fs.ls(path, detail=False)
+        except _Missing:
+            return []
+        return [str(one).rstrip("/").rpartition("/")[2] for one in found]
 
     def _chunks(self, path: str, *, limit: int) -> Iterator[bytes]:
         left = limit
@@ -195,7 +201,10 @@ class Store:
     def _pipe(self, path: str, content: bytes) -> None:
         try:
             self._fs.pipe_file(path, content)
-        except FileNotFoundError:  # where folders are more than a part of a name
+        except OSError as error:
+            if not _absent(error):
+                raise
+            # where folders are more than a part of a name
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._fs.pipe_file(path, content)
 
@@ -213,14 +222,14 @@ class Store:
 
     @contextmanager
     def _reaching(self, *, missing: str | None = None) -> Iterator[None]:
-        """What a file system of whatever library raises, as one sentence."""
+        """What a file system of whatever library raises, as one sentence. `missing`: what is asked for, if anything."""
         try:
             yield
         except IntentError:
             raise
-        except FileNotFoundError as error:
-            raise _Missing(f"{missing or error} is not there") from None
         except Exception as error:  # each protocol's library has errors of its own
+            if missing is not None and _absent(error):
+                raise _Missing(f"{missing} is not there") from None
             raise IntentError(f"the model store {self.url} does not do what it should: {_reason(error)}") from None
 
 
@@ -247,6 +256,13 @@ def _accepted(value: str, pattern: re.Pattern[str], what: str, accepted: str) ->
     if not pattern.fullmatch(value):
         raise SettingError(f"{value[:120]!r} is no {what}; accepted are {accepted}")
     return value
+
+
+def _absent(error: Exception) -> bool:
+    """Whether it says that there is no such file; some libraries have a class of their own, with its number."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return True
+    return isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ENOTDIR}
 
 
 def _reason(error: Exception) -> str:

@@ -21,6 +21,7 @@ engine nor the training.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -40,7 +41,7 @@ from worker.scores import Model as ModelName
 from worker.scoring import aggregates, codecs, encode
 from worker.scoring.calibration import Calibration
 from worker.scoring.habits import Habits
-from worker.scoring.head import Head, Shape
+from worker.scoring.head import Shape
 from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
 from worker.scoring.weights import Weights
@@ -206,7 +207,7 @@ def load(folder: Path | None = None) -> Bundle:
     name = "config.json"
     try:
         shape = codecs.read_shape(config["shape"])
-        label = str(config["name"])
+        label = codecs.read_name(config["name"])
         columns = codecs.read_columns(config["context"])
         name = "vocabulary.json"
         vocabulary = codecs.read_vocabulary(_parse(folder, name, contents), columns)
@@ -224,9 +225,7 @@ def load(folder: Path | None = None) -> Bundle:
         name = "bert/model.safetensors"
         bert = codecs.read_bert(contents[name], sizes)
         name = "head.safetensors"
-        head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
-        tensors = codecs.read_tensors(contents[name])
-        head.load_state_dict(tensors if config["format"] > 1 else codecs.one_member(tensors), strict=True)
+        head = codecs.read_head(contents[name], shape, vocabulary, alone=config["format"] == 1)
         name = drift.FILE
         reference = Reference.parse(_parse(folder, name, contents)) if name in contents else None
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, safetensors.SafetensorError) as error:
@@ -263,7 +262,8 @@ def _read(folder: Path, name: str, limit: int) -> bytes:
     path = folder / name
     try:
         with path.open("rb") as file:
-            content = file.read(limit + 1)
+            # no more than there is: `read` takes the memory for all that it is asked for
+            content = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
     except OSError as error:
         raise SettingError(f"bundle {folder}: {name} cannot be read ({error.strerror})") from None
     if len(content) > limit:

@@ -4,12 +4,15 @@ Each function that reads raises `LookupError`, `TypeError`, `ValueError` or `Saf
 its kind. Knows neither folders nor checksums.
 """
 
+import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from worker.scores import HORIZONS, REASONS, RISK_REASONS
@@ -17,10 +20,18 @@ from worker.scoring import encode
 from worker.scoring.batch import Hashes
 from worker.scoring.calibration import Calibration
 from worker.scoring.habits import LEVELS, SYMBOLS, Chain, Habits
-from worker.scoring.head import Shape
+from worker.scoring.head import Head, Shape
 from worker.scoring.percentile import Percentiles
 from worker.scoring.reasons import Surrogate
 from worker.scoring.weights import Sizes
+from worker.settings import MODEL_NAME
+
+
+def read_name(name: object) -> str:
+    """A model's, as stores accept it: it stands in every score, in metrics and in what commands say."""
+    if not isinstance(name, str) or not re.fullmatch(MODEL_NAME, name):
+        raise ValueError(f"{name!r} is no model name; accepted are letters, digits, `.`, `_` and `-`, at most 100")
+    return name
 
 
 def read_columns(names: object) -> tuple[str, ...]:
@@ -93,10 +104,14 @@ def write_percentiles(percentiles: Percentiles) -> dict[str, Any]:
 
 def read_surrogate(parsed: Mapping[str, Any]) -> Surrogate:
     """Codes that a newer version has appended weigh nothing in an older bundle."""
-    weights = np.array([parsed["weights"].get(code, 0.0) for code in REASONS], np.float32)
-    if not np.isfinite(weights).all():
-        raise ValueError("weights must be finite")
-    return Surrogate(weights=weights, intercept=float(parsed["intercept"]), r2=float(parsed["r2"]))
+    known = parsed["weights"]
+    if not isinstance(known, dict):
+        raise TypeError("a weight by code is wanted")
+    weights = np.array([known.get(code, 0.0) for code in REASONS], np.float32)
+    found = Surrogate(weights=weights, intercept=float(parsed["intercept"]), r2=float(parsed["r2"]))
+    if not np.isfinite([*weights, found.intercept, found.r2]).all():
+        raise ValueError("all numbers must be finite")
+    return found
 
 
 def write_surrogate(surrogate: Surrogate) -> dict[str, Any]:
@@ -113,8 +128,8 @@ def read_habits(content: bytes) -> Habits:
     )
     wanted = [(SYMBOLS, SYMBOLS), (SYMBOLS,), (SYMBOLS,), (len(RISK_REASONS), LEVELS), (LEVELS,)]
     found = [*made.chain, made.levels, made.joined]
-    if [part.shape for part in found] != wanted or any(part.dtype != np.float32 for part in found):
-        raise ValueError(f"tables of the sizes {wanted} in float32 are wanted")
+    if [part.shape for part in found] != wanted:
+        raise ValueError(f"tables of the sizes {wanted} are wanted")
     if (np.diff(made.levels) < 0).any() or (np.diff(made.joined) < 0).any():
         raise ValueError("levels must ascend")
     return made
@@ -146,12 +161,21 @@ def read_sizes(config: Mapping[str, Any], shape: Shape) -> Sizes:
 def read_bert(content: bytes, sizes: Sizes) -> dict[str, Tensor]:
     """The tensors of a plain BERT of these sizes, none missing and none beside them, in float32."""
     tensors, wanted = read_tensors(content), sizes.tensors()
-    for name in sorted(wanted.keys() ^ tensors.keys()):
-        raise ValueError(f"tensor {name} is {'missing' if name in wanted else 'none of a BERT of these sizes'}")
-    for name, shape in wanted.items():
-        if tensors[name].shape != shape:
-            raise ValueError(f"tensor {name} is {list(tensors[name].shape)}; {list(shape)} is wanted")
-    return {name: tensors[name].float() for name in wanted}
+    _check(tensors, wanted, "BERT")
+    return {name: tensors[name] for name in wanted}
+
+
+def read_head(content: bytes, shape: Shape, vocabulary: encode.Vocabulary, *, alone: bool) -> Head:
+    """A head of this shape over this vocabulary, on the CPU. `alone`: of format 1."""
+    tensors = one_member(read_tensors(content)) if alone else read_tensors(content)
+    made = partial(Head, shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
+    with torch.device("meta"):  # takes no memory: the sizes may be anybody's
+        _check(tensors, {name: tuple(tensor.shape) for name, tensor in made().state_dict().items()}, "head")
+    if not bool((tensors["deviations"] > 0).all()):
+        raise ValueError("deviations must be positive")
+    head = made()
+    head.load_state_dict(tensors)
+    return head
 
 
 def write_tensors(tensors: Mapping[str, Tensor]) -> bytes:
@@ -170,9 +194,17 @@ def one_member(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_tensors(content: bytes) -> dict[str, Tensor]:
-    """Safetensors, finite throughout."""
-    tensors: dict[str, Tensor] = safetensors.torch.load(content)
+    """Safetensors in float32, finite throughout."""
+    tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(content).items()}
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(f"tensor {name} holds numbers that are not finite")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"tensor {name} holds numbers that are not finite in float32")
     return tensors
+
+
+def _check(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], what: str) -> None:
+    for name in sorted(wanted.keys() ^ tensors.keys()):
+        raise ValueError(f"tensor {name} is {'missing' if name in wanted else f'none of a {what} of these sizes'}")
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            raise ValueError(f"tensor {name} is {list(tensors[name].shape)}; {list(shape)} is wanted")

@@ -261,7 +261,10 @@ class Engine:
                 raise IntentError("the scoring engine is closed; it takes no other model")
             self._changes.ask(change)
             self._lock.notify_all()
-        change.done.result()
+        try:
+            change.done.result()
+        finally:  # an error would hold this frame, and so itself and the model that was refused
+            del change
 
     def _end(self, error: IntentError) -> None:
         """No more work; whoever waits for anything hears why."""
@@ -372,8 +375,7 @@ class Engine:
 
     def _retry(self, parts: list[Part], runner: Runner, error: Exception) -> None:
         """In smaller batches where memory was short; else each job alone, so that it shows whose fault it is."""
-        if self._device.lost(error):
-            raise Fatal(f"the device {self._device.place} is lost: {error}") from error
+        self._look_after(error)
         pieces: Sequence[list[Part]] = ()
         if self._device.exhausted(error):
             pieces = halves(parts)
@@ -394,6 +396,11 @@ class Engine:
         except Exception as error:
             self._failed(parts, runner, error)
 
+    def _look_after(self, error: Exception | None) -> None:
+        """Ends the thread where the device is lost."""
+        if error is not None and self._device.lost(error):
+            raise Fatal(f"the device {self._device.place} is lost: {error}") from error
+
     def _shadow(self) -> None:
         """One small batch of the challenger."""
         with self._lock:
@@ -407,9 +414,7 @@ class Engine:
         """One step of the change of models that is asked for, if any."""
         with self._lock:
             self._changes.begin()
-        error = self._changes.step()
-        if error is not None and self._device.lost(error):
-            raise Fatal(f"the device {self._device.place} is lost: {error}") from error
+        self._look_after(self._changes.step())  # which this frame must not name: the traceback holds the frame
         change = self._changes.ready
         if change is None:
             return

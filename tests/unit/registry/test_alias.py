@@ -75,6 +75,7 @@ def test_old_moves_are_forgotten_and_the_file_keeps_within_its_bound() -> None:
         pytest.param(b"", id="empty"),
         pytest.param(b"{", id="cut off"),
         pytest.param(b'{"moves": [], "format": 1}', id="no move"),
+        pytest.param(b'{"more": ' + b"[" * 30_000, id="deep"),
         pytest.param(b'{"moves": [{"version": "a", "at": "", "how": "promote"}], "format": 2}', id="a newer format"),
         pytest.param(b'{"moves": [{"version": "a", "at": "", "how": "steal"}], "format": 1}', id="unknown move"),
         pytest.param(b'{"moves": [{"version": 7, "at": "", "how": "promote"}], "format": 1}', id="a number"),

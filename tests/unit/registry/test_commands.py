@@ -11,12 +11,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.unit.registry.models import NAME, Versions
-from worker.errors import CheckFailed, SettingError
+from worker.errors import CheckFailed, IntentError, SettingError
 from worker.registry.alias import promoted
 from worker.registry.commands import model_app
 from worker.registry.source import Source
 from worker.registry.store import Store
 from worker.scoring import bundle as bundles
+from worker.scoring.bundle import Bundle
 
 Run = Callable[..., Result]
 
@@ -115,6 +116,37 @@ def test_the_store_is_looked_at_and_not_what_this_machine_has_kept(
     assert run(*command, "--store", filled.url).exit_code == 0
 
 
+@pytest.mark.parametrize("command", ["promote", "rollback"])
+def test_what_somebody_else_does_meanwhile_is_not_undone_unseen(
+    run: Run, made: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Loading and comparing take from seconds to minutes: what was compared with is the champion no more."""
+    for folder in ("first", "second"):
+        run("push", made.folder / folder, "--challenger")
+        run("promote")
+    run("push", made.folder / "first", "--challenger")
+    store, load = Store(str(tmp_path / "store")), Source.load
+
+    def meanwhile(source: Source, version: str) -> Bundle:
+        store.move(NAME, "champion", promoted(store.alias(NAME, "champion"), "0" * 12, at=""))
+        return load(source, version)
+
+    monkeypatch.setattr(Source, "load", meanwhile)
+    result = run(command)
+    assert isinstance(result.exception, IntentError)
+    assert str(result.exception).startswith(f"champion of {NAME} was moved meanwhile")
+    assert aliases(tmp_path)["champion"] == "0" * 12
+
+
+@pytest.mark.parametrize("option", ["--since", "--until", "--map"])
+def test_what_says_how_to_compare_on_events_needs_events(run: Run, made: Versions, tmp_path: Path, option: str) -> None:
+    run("push", made.folder / "first", "--challenger")
+    result = run("promote", NAME, option, "2016-09-24")
+    assert result.exit_code == 2
+    assert "it needs --data" in result.output
+    assert aliases(tmp_path).keys() == {"challenger"}
+
+
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "damaged"])
 def test_a_champion_that_cannot_be_read_holds_its_successor_up_without_force(
     run: Run, made: Versions, tmp_path: Path, gone: bool
@@ -171,6 +203,23 @@ def test_what_cannot_be_done_is_a_sentence_and_bad_usage(run: Run, arguments: li
     assert isinstance(result.exception, SettingError)  # the program makes 2 of it
     assert says in str(result.exception)
     assert "\n" not in str(result.exception)
+
+
+def test_what_looks_like_marks_is_said_as_it_is(
+    run: Run, made: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("INTENT_MODEL__STORE")
+    monkeypatch.delenv("INTENT_MODEL__NAME")
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(made.folder / "first", Path("[") / "red]"))
+    assert f"in {folder}:" in run("verify", folder).stdout
+    store = Path("[") / "blue]"
+    assert f"is now in {store}" in run("push", folder, "--store", store).stdout
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"name": "[/x]"}))
+    bundles.seal(folder)
+    assert "'[/x]'" in "".join(run("list", folder.parent).stdout.split())
+    assert f"models in {store}" in run("list", "--store", store).stdout
 
 
 def test_a_list_tells_of_an_alias_whose_version_is_gone(run: Run, made: Versions, tmp_path: Path) -> None:
@@ -249,11 +298,12 @@ def test_two_that_carry_their_numbers_are_compared(
         assert "every instant" in run("promote").stdout
 
 
-def test_numbers_that_cannot_be_read_are_a_sentence() -> None:
+@pytest.mark.parametrize("content", [b"{}", b"[" * 100_000], ids=["none", "deep"])
+def test_numbers_that_cannot_be_read_are_a_sentence(content: bytes) -> None:
     from worker.registry.compare import compare
 
     with pytest.raises(SettingError, match=r"metrics\.json"):
-        compare(("a", {"metrics.json": b"{}"}), ("b", {"metrics.json": numbers(0.5)}))
+        compare(("a", {"metrics.json": content}), ("b", {"metrics.json": numbers(0.5)}))
 
 
 def paired(difference: float, *, against: str = "a") -> bytes:

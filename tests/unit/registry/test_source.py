@@ -1,5 +1,6 @@
 """What is loaded from a store is exactly what its version says, or nothing."""
 
+import errno
 import json
 import os
 import shutil
@@ -233,6 +234,20 @@ def test_a_cache_that_cannot_be_written_is_not_the_bundles_fault(made: Versions,
     with pytest.raises(IntentError, match=r"`model\.cache_dir`") as failed:
         remote(made, tmp_path).folder(made.first)
     assert not isinstance(failed.value, SettingError)
+
+
+def test_a_disk_that_is_full_at_the_last_step_is_not_the_bundles_fault(
+    made: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    source = remote(made, tmp_path)
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(IntentError, match="No space left") as failed:
+        source.load(made.first)
+    assert not isinstance(failed.value, SettingError)
+    assert cached(tmp_path) == []
 
 
 def test_the_settings_say_what_scores(filled: Store, made: Versions, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A store shows whole versions and whole aliases or none, wherever a writer is cut off, and lets nobody out of it."""
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -259,3 +260,49 @@ def test_what_the_file_system_raises_is_one_sentence(store: Store, monkeypatch: 
     with pytest.raises(IntentError, match="ConnectionResetError: by peer") as failed:
         store.alias(NAME, "champion")
     assert not isinstance(failed.value, SettingError)
+
+
+def test_a_store_that_cannot_be_asked_is_not_one_that_lacks_the_version(
+    filled: Store, made: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an outage would be the model's fault, and take the copy that this machine has kept."""
+    source = Source(filled, NAME, cache=tmp_path / "cache")
+    source.load(made.first)
+    kept = sorted(tmp_path.glob("cache/**/*"))
+
+    def broken(*_: object, **__: object) -> object:
+        raise ConnectionResetError("by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(filled._fs), "info", broken)
+        for ask in (filled.has, lambda _, version: source.load(version)):
+            with pytest.raises(IntentError, match="ConnectionResetError: by peer") as failed:
+                ask(NAME, made.first)
+            assert not isinstance(failed.value, SettingError)
+    assert sorted(tmp_path.glob("cache/**/*")) == kept
+    assert filled.has(NAME, made.first)
+
+
+def test_a_library_may_have_its_own_class_for_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of SMB does."""
+
+    class Gone(OSError):
+        pass
+
+    def missing(*_: object, **__: object) -> object:
+        raise Gone(errno.ENOENT, "no such object")
+
+    for name in ("info", "ls", "open"):
+        monkeypatch.setattr(MemoryFileSystem, name, missing)
+    store = Store("memory://models")
+    assert store.names() == []
+    assert store.has(NAME, "a" * 12) is False
+    assert store.alias(NAME, "champion") is None
+
+
+def test_a_file_where_a_version_would_be_is_none(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / ("a" * 12)).write_text("no folder")
+    assert store.has(NAME, "a" * 12) is False
+    assert store.versions(NAME) == []

@@ -1,9 +1,11 @@
 """A bundle comes back as it went, and one that was touched is refused in a sentence that names the file."""
 
 import json
+import math
 import pickle
 import shutil
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from errno import ENOSPC
@@ -13,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertModel
 
 from tests.unit.scoring import making
@@ -213,6 +217,18 @@ def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Pat
     return apply
 
 
+def retype(name: str, tensor: str, value: float) -> Callable[[Path], None]:
+    """Makes it float64 and sets its last number."""
+
+    def apply(folder: Path) -> None:
+        tensors = safetensors.torch.load_file(folder / name)
+        tensors[tensor] = tensors[tensor].double()
+        tensors[tensor].view(-1)[-1] = value
+        safetensors.torch.save_file(tensors, folder / name)
+
+    return apply
+
+
 class Evil:
     """Unpickling it ends the test run."""
 
@@ -241,6 +257,10 @@ def poison(name: str) -> Callable[[Path], object]:
         pytest.param(
             edit("vocabulary.json", lambda value: value["contexts"].pop("newest_page")), "newest_page", id="no words"
         ),
+        pytest.param(
+            edit("config.json", lambda value: value.update(name="[/x]\n")), "is no model name", id="marks for a name"
+        ),
+        pytest.param(edit("config.json", lambda value: value.update(name=None)), "is no model name", id="no name"),
         pytest.param(edit("config.json", lambda value: value.pop("shape")), "config.json", id="no shape"),
         pytest.param(
             edit("config.json", lambda value: value["shape"].update(members=10**9)), "members is", id="too many members"
@@ -261,6 +281,21 @@ def poison(name: str) -> Callable[[Path], object]:
             edit("calibration.json", lambda value: value.update(slopes=[1, -1, 1])), "calibration.json", id="turned"
         ),
         pytest.param(edit("reasons.json", lambda value: value.pop("weights")), "reasons.json", id="no weights"),
+        pytest.param(
+            edit("reasons.json", lambda value: value.update(weights=[])), "reasons.json", id="a list of weights"
+        ),
+        pytest.param(edit("reasons.json", lambda value: value.update(r2=math.nan)), "reasons.json", id="no number"),
+        pytest.param(
+            retype("head.safetensors", "events.weight", 1e39), "tensor events.weight holds", id="too large for float32"
+        ),
+        pytest.param(
+            retype("bert/model.safetensors", "pooler.dense.bias", 1e39),
+            "tensor pooler.dense.bias holds",
+            id="too large for float32 in the bert",
+        ),
+        pytest.param(
+            retype("head.safetensors", "deviations", 0.0), "head.safetensors does not hold", id="a deviation of 0"
+        ),
         pytest.param(
             edit("bert/config.json", lambda value: value.update(hidden_size=10**6)), "bert/config.json", id="too large"
         ),
@@ -294,6 +329,29 @@ def test_a_wrong_file_is_refused_even_with_right_checksums(
     assert "\n" not in str(refused.value)
 
 
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Sees the largest tensor that takes memory."""
+
+    size = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], _: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        made = func(*args, **kwargs or {})
+        if isinstance(made, torch.Tensor) and made.device.type != "meta":
+            self.size = max(self.size, made.nbytes)
+        return made
+
+
+def test_sizes_that_are_not_those_of_the_file_take_no_memory(copy: Path) -> None:
+    edit("config.json", lambda value: value["shape"].update(members=16, head_width=1024))(copy)
+    bundles.seal(copy)
+    largest = Largest()  # type: ignore[no-untyped-call]  # likewise
+    with largest, pytest.raises(SettingError, match=r"head\.safetensors .*tensor fusion\..* is wanted"):
+        bundles.load(copy)
+    assert 0 < largest.size <= (copy / "head.safetensors").stat().st_size
+
+
 def test_an_older_worker_refuses_a_newer_format_in_one_sentence(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundles, "FORMAT", 3)
     with pytest.raises(SettingError, match=r"config\.json has format 4; this version reads 1 to 3$"):
@@ -304,6 +362,17 @@ def test_a_file_past_its_bound_is_not_read(copy: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(FILES, "card.md", 3)
     with pytest.raises(SettingError, match=r"card\.md is larger than the 3 bytes"):
         bundles.load(copy)
+
+
+def test_a_bundle_takes_the_memory_of_what_is_in_it_and_not_of_what_is_accepted(copy: Path) -> None:
+    size = sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
+    tracemalloc.start()
+    try:
+        bundles.verify(copy)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * size
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """What callers share and what they do not: one thread, one queue; nobody's score, failure or patience."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from worker.scoring.bundle import Bundle
 from worker.scoring.device import Device, Pending, Runner
 from worker.scoring.engine import SHADOW_QUEUE_TOKENS, SHADOW_TOKENS, Engine
 from worker.scoring.forward import TOLERANCE
+from worker.scoring.packed import Network
 from worker.scoring.percentile import Percentiles
 from worker.settings import Model as ModelSettings
 
@@ -397,6 +401,32 @@ def test_a_model_that_gives_no_numbers_is_refused_and_the_old_one_stays(free: En
     assert free.model == bundle.label
     assert free.challenger is None
     assert free.score_now(WINDOWS[:3]).model == bundle.label
+
+
+def test_nothing_of_a_model_that_is_refused_stays(free: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: a worker collects garbage rarely, and one that is tried again and again would fill the device."""
+    tables = list[weakref.ref[torch.Tensor]]()
+    made = Network.of
+
+    def noted(*arguments: Any, **named: Any) -> Network:
+        network = made(*arguments, **named)
+        tables.append(weakref.ref(network.table))
+        return network
+
+    monkeypatch.setattr(Network, "of", noted)
+    broken = making.bundle(name="broken")
+    broken.weights.head.first.data.fill_(torch.nan)
+    weights = weakref.ref(broken.weights)
+    gc.disable()
+    try:
+        for change in (free.swap, free.set_challenger):
+            with pytest.raises(IntentError, match=r"broken.*not numbers"):
+                change(broken)
+        del broken
+        assert [table() for table in tables] == [None, None]
+        assert weights() is None
+    finally:
+        gc.enable()
 
 
 def test_an_engine_whose_model_gives_no_numbers_does_not_start() -> None:
