@@ -43,10 +43,6 @@ class Runner(Protocol):
     def bundle(self) -> Bundle:
         """The model with all that belongs to it."""
 
-    @property
-    def bytes(self) -> int:
-        """Its memory on the device."""
-
     def begin(self, batch: Batch) -> Pending:
         """Starts a batch's forward pass. May finish it before it returns."""
 
@@ -137,11 +133,6 @@ class Tiled:
     bundle: Bundle
     network: Network
     fixed: bool
-
-    @property
-    def bytes(self) -> int:
-        """Of the tensors."""
-        return self.network.bytes
 
     def begin(self, batch: Batch) -> Pending:
         """All of it, at once."""

@@ -11,10 +11,9 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, Self
 
 import structlog
@@ -29,7 +28,7 @@ from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
 from worker.scoring.changes import Change, Changes
 from worker.scoring.device import Device, Runner
-from worker.scoring.flight import Flight
+from worker.scoring.flight import Flight, beside
 from worker.scoring.lanes import Job, Lane, Part, halves, settle
 from worker.scoring.pace import Pace
 from worker.settings import Model as ModelSettings
@@ -52,16 +51,6 @@ LEAST_TOKENS: Final = 1 + window.EVENTS
 """No shortage of memory makes batches smaller than one full window."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What an engine took to start, and what it holds."""
-
-    ready_s: float  # from its making to its first readiness: copying, capturing, warming up
-    first_score_s: float | None  # of the first batch that was asked for
-    model_bytes: int  # of the champion, with what it needs to run
-    device_bytes: int  # reserved on a CUDA device by this process
 
 
 class Engine:
@@ -101,18 +90,15 @@ class Engine:
         self._room: list[Future[None]] = []
         self._pace = Pace(time.perf_counter)
         self._free_s = 0.0
-        self._first_score_s: float | None = None
-        self._changes = Changes(lambda made: self._device.prepare(made, WARM_UP, max_tokens=self.max_batch_tokens))
+        self._changes = Changes(self._prepare)
         self._champion: Runner
         self._challenger: Runner | None = None
         self._closed = False
         bundle = load()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-        began_s = time.perf_counter()
         try:
             self.swap(bundle)
-            self._ready_s = time.perf_counter() - began_s
         except BaseException as error:
             self.close()
             if isinstance(error, IntentError) or not isinstance(error, Exception):
@@ -170,15 +156,6 @@ class Engine:
     def alive(self) -> bool:
         """Whether the thread still takes work."""
         return self._thread.is_alive() and not self._closed
-
-    def report(self) -> Report:
-        """Of now."""
-        return Report(
-            ready_s=self._ready_s,
-            first_score_s=self._first_score_s,
-            model_bytes=self._champion.bytes,
-            device_bytes=torch.cuda.memory_reserved() if self.device.type == "cuda" else 0,
-        )
 
     async def score(self, windows: Sequence[bytes]) -> Scores:
         """Row i is window i's. An error is that of these windows alone; cancelling takes them out of the queue.
@@ -355,8 +332,6 @@ class Engine:
         self._pace.ended(since_s, flight.ended_s)
         now_s = time.perf_counter()
         self._free_s = now_s if flight.ended_s is None else flight.ended_s
-        if self._first_score_s is None:
-            self._first_score_s = now_s - flight.began_s
 
     def _deliver(self, flight: Flight) -> None:
         intent = flight.deliver()
@@ -409,6 +384,12 @@ class Engine:
             parts, runner = self._shadows.take(SHADOW_TOKENS), self._challenger
         if parts:
             self._again(parts, runner)
+
+    def _prepare(self, bundle: Bundle) -> Generator[None, None, Runner]:
+        """Ready for whole scores: on a new machine what they say beside the device's is compiled for seconds."""
+        runner = yield from self._device.prepare(bundle, WARM_UP, max_tokens=self.max_batch_tokens)
+        beside(Batch.of(WARM_UP), bundle)
+        return runner
 
     def _change(self) -> None:
         """One step of the change of models that is asked for, if any."""

@@ -15,11 +15,17 @@ from worker.errors import IntentError
 from worker.scoring import reasons, risk
 from worker.scoring.answer import Scores
 from worker.scoring.batch import Batch, Floats
+from worker.scoring.bundle import Bundle
 from worker.scoring.device import Pending, Runner
 from worker.scoring.lanes import Part
 
 Beside = tuple[tuple[Floats, NDArray[np.uint8]], tuple[NDArray[np.uint8], Floats]]
 """What the host makes of a batch: risk with its codes' bits, reason codes with their weights."""
+
+
+def beside(batch: Batch, bundle: Bundle) -> Beside:
+    """Of a batch, with what the bundle knows of habits and reasons."""
+    return risk.risk(batch, bundle.habits), reasons.top(batch, bundle.surrogate)
 
 
 @dataclass(slots=True)
@@ -52,8 +58,7 @@ class Flight:
     def beside(self) -> Beside:
         """Computed once, best while the device has the batch."""
         if self._beside is None:
-            bundle = self.runner.bundle
-            self._beside = risk.risk(self.batch, bundle.habits), reasons.top(self.batch, bundle.surrogate)
+            self._beside = beside(self.batch, self.runner.bundle)
         return self._beside
 
     def deliver(self) -> Floats:

@@ -223,14 +223,6 @@ class Graphs:
         self._copying, self._computing = (torch.cuda.Stream() for _ in range(2))  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._free = deque(self._slot() for _ in range(SLOTS))
         self._under_way: deque[Ticket] = deque()
-        self._pool_bytes = 0
-
-    @property
-    def bytes(self) -> int:
-        """Of the tensors, the graphs and the staging areas."""
-        inputs = self._inputs
-        staging = sum(tensor.nbytes for tensor in (inputs.bags, inputs.ends, inputs.contexts, inputs.sums))
-        return self.network.bytes + self._pool_bytes + (1 + SLOTS) * staging
 
     def capture(self) -> Generator[None, None, None]:
         """One graph a step, largest first, none where memory is short for it. Ends when the budget is used up."""
@@ -248,7 +240,6 @@ class Graphs:
                 if not faults.exhausted(error):
                     raise
                 log.warning("out of memory: no CUDA graph of this size", tokens=key.tokens, windows=key.windows)
-            self._pool_bytes = torch.cuda.memory_reserved() - before
             yield
 
     def begin(self, batch: Batch) -> Launched:

@@ -187,14 +187,6 @@ class Network:
         """Tokens of the longest window that it takes."""
         return self.table.shape[0] - self.first - 1
 
-    @property
-    def bytes(self) -> int:
-        """Of all tensors."""
-        mine = [self.table, *self.embedded[:2], *self.pooler, *self.head.parameters(), *self.head.buffers()]
-        for layer in self.layers:
-            mine += [*layer.qkv, layer.out, *layer.up, layer.down, *layer.attended[:2], *layer.fed[:2]]
-        return sum(tensor.nbytes for tensor in mine)
-
     def tokens(self, bags: Tensor, attend: Attend) -> Tensor:
         """[T, WIDTH] int32 -> [T, hidden], the input of the last layer."""
         x = self.embedded(functional.embedding_bag(bags, self.table, mode="sum")).to(self.dtype)

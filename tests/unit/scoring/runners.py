@@ -15,7 +15,3 @@ class Around:
     @property
     def bundle(self) -> Bundle:
         return self.runner.bundle
-
-    @property
-    def bytes(self) -> int:
-        return self.runner.bytes
