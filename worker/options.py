@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from worker.terminal import err
+from worker.terminal import err, line
 
 if TYPE_CHECKING:
     from worker.shop.columns import Rejects
@@ -74,6 +74,11 @@ def span(
     return begin_ms, end_ms
 
 
+def topic(name: str | None) -> str:
+    """By what the events topic is named, where `--topic` may."""
+    return "setting `topics.events`" if name is None else "--topic"
+
+
 def counts(of: Mapping[str, int]) -> str:
     """Counts by name, in a line for people; what there is none of is left out."""
     return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in of.items() if count)
@@ -82,10 +87,9 @@ def counts(of: Mapping[str, int]) -> str:
 def tell(rejects: "Rejects") -> None:
     """A line a reason, beside the results."""
     if rejects.total:
-        err.print(f"{rejects.total:,} rows rejected", highlight=False)
+        line(f"{rejects.total:,} rows rejected", to=err)
     for reason, count in rejects.counts.most_common():
-        said = f"  {reason} {count:,}, the first: {rejects.examples[reason]}"
-        err.print(said, highlight=False, markup=False, soft_wrap=True)
+        line(f"  {reason} {count:,}, the first: {rejects.examples[reason]}", to=err)
 
 
 def place(device: str) -> str:

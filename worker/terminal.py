@@ -27,6 +27,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def line(text: str, *, to: Console = out) -> None:
+    """One line as it is: a file's name may look like markup, and the terminal alone cuts a line."""
+    to.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def say(program: str, error: str) -> None:
     """One line on stderr, whatever its width and its marks."""
     Console(stderr=True, soft_wrap=True).print(f"{program}: {error}", style="red", highlight=False, markup=False)

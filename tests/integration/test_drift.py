@@ -112,7 +112,7 @@ def test_what_cannot_be_compared_is_one_sentence(
     bundles.save(tmp_path / "old", replace(bundles.load(bundle), drift=None))
     nothing = "there is nothing to compare: "
     cases: list[tuple[int, str, Called]] = [
-        (2, "the topic nowhere (setting `topics.events`) is not there", drift(made, "--topic", "nowhere")),
+        (2, "the topic nowhere (--topic) is not there", drift(made, "--topic", "nowhere")),
         (2, "--from is 'yesterday': accepted are earliest, latest, a date", drift(made, "--from", "yesterday")),
         (
             2,

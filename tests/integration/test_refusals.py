@@ -135,7 +135,7 @@ def test_a_wrong_password_is_told_from_a_broker_that_is_down(
     with pytest.raises(IntentError, match=r"invalid credentials.*; check .*the user and the password"):
         topics.check(made)
     with pytest.raises(IntentError, match=r"invalid credentials.*; check .*the user and the password"):
-        look_up(made.kafka, made.topics.events, EARLIEST, LATEST, warmup_ms=0, setting="topics.events")
+        look_up(made.kafka, made.topics.events, EARLIEST, LATEST, warmup_ms=0, named="setting `topics.events`")
 
 
 def test_a_topic_that_may_not_be_seen_is_told_from_one_that_is_missing(

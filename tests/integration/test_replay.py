@@ -125,6 +125,6 @@ def test_a_range_of_markers_and_aborted_records_has_no_warm_up(settings: MakeSet
             end()
     # Offsets: the committed record, its marker, the aborted record, its marker, and what is not readable yet.
     for start in range(4):
-        plan = look_up(made.kafka, topic, Offsets({0: start}), LATEST, warmup_ms=1000, setting="topics.events")
+        plan = look_up(made.kafka, topic, Offsets({0: start}), LATEST, warmup_ms=1000, named="setting `topics.events`")
         assert plan.stretches == (Stretch(partition=0, warm_from=start, start=start, end=4),)
     producer.abort_transaction()

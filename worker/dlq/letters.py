@@ -57,7 +57,9 @@ class Letter:
 
 def plan(settings: Settings, begin: Bound, end: Bound) -> Plan:
     """Which part of the dead-letter topic `[begin, end)` is. Raises `SettingError` where the topic cannot be read."""
-    return look_up(settings.kafka, settings.topics.dead_letters, begin, end, warmup_ms=0, setting="topics.dead_letters")
+    return look_up(
+        settings.kafka, settings.topics.dead_letters, begin, end, warmup_ms=0, named="setting `topics.dead_letters`"
+    )
 
 
 def read(settings: Settings, chosen: Plan) -> Iterator[Letter]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker import options
-from worker.terminal import err, out
+from worker.terminal import err, line, out
 
 if TYPE_CHECKING:
     from worker.drift.report import Report
@@ -72,7 +72,7 @@ def data(
                 events, windows = [event for event, _ in wanted], [window for _, window in wanted]
                 watch.add(events, windows, engine.score_now(windows).intent, [source.scored(event) for event in events])
     if lost := source.losses():
-        err.print(lost, highlight=False, markup=False, soft_wrap=True)
+        line(lost, to=err)
     _say(watch.report(source.name), as_json=as_json)
 
 
@@ -113,7 +113,7 @@ def topic(
             parse_bound(begin, option="--from"),
             parse_bound(end, option="--to"),
             warmup_ms=parse_duration(warmup, option="--warmup"),
-            setting="topics.events",
+            named=options.topic(name),
         )
     if not plan.stretches:
         raise IntentError(
@@ -182,10 +182,7 @@ def reference(
     if as_json:
         out.print_json(json.dumps(result))
         return
-    out.print(
-        f"{made.name} {version} in {folder}: {len(made.drift.features)} features of {made.drift.windows:,} windows",
-        highlight=False,
-    )
+    line(f"{made.name} {version} in {folder}: {len(made.drift.features)} features of {made.drift.windows:,} windows")
 
 
 def _loaded(folder: Path | None) -> "Bundle":

@@ -9,7 +9,7 @@ import typer
 
 from worker import options
 from worker.errors import IntentError
-from worker.terminal import err, out
+from worker.terminal import err, line, out
 from worker.whole import written
 
 if TYPE_CHECKING:
@@ -104,11 +104,11 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(document))
         return
-    out.print(f"{document['name']} {document['version']}, {which} slice", highlight=False)
+    line(f"{document['name']} {document['version']}, {which} slice")
     for table in reports.tables(document):
         out.print(table)
     if report is not None:
-        out.print(f"all of it, with plots: {report}", highlight=False)
+        line(f"all of it, with plots: {report}")
 
 
 def _refuse(report: Path | None, rivals: str, *, bundle: Path | None, attach: bool) -> None:
@@ -132,12 +132,10 @@ def _tell_of_succession(bundle: "Bundle", *, attach: bool) -> None:
         raise IntentError(
             f"--attach would replace what `intent model promote` compares: {whose}, and carries by how much"
         )
-    err.print(
+    line(
         f"{whose}: what it learnt since (`intent model show`) flatters it where it lies in the slice, and the rivals "
         "have not learnt it",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        to=err,
     )
 
 

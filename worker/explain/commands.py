@@ -10,7 +10,7 @@ import typer
 
 from worker import options
 from worker.errors import IntentError
-from worker.terminal import err, out
+from worker.terminal import err, line, out
 
 if TYPE_CHECKING:
     from worker.explain.story import Story
@@ -88,7 +88,7 @@ def explain(
         return
     out.print(tables(found))
     if page is not None:
-        out.print(f"written: {page}", highlight=False)
+        line(f"written: {page}")
 
 
 @explain_app.command("check")
@@ -143,7 +143,7 @@ def check(
         return
     for table in (*tables(found), codes.table(worth)):
         out.print(table)
-    out.print(f"{title}; written: {folder / 'deletion.json'}, {folder / 'deletion.png'}", highlight=False)
+    line(f"{title}; written: {folder / 'deletion.json'}, {folder / 'deletion.png'}")
 
 
 def _story(

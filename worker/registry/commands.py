@@ -14,7 +14,7 @@ from worker import options
 from worker.clock import now_ms
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.registry import meant
-from worker.terminal import err, out
+from worker.terminal import err, line, out
 
 if TYPE_CHECKING:
     from worker.registry.alias import Alias
@@ -72,7 +72,7 @@ def list_models(
         aliases, versions = opened.aliases(name), opened.versions(name)
         for alias, value in aliases.items():
             if value.version not in versions:
-                _tell(f"{alias} of {name} names the version {value.version}, which is not in {url}")
+                line(f"{alias} of {name} names the version {value.version}, which is not in {url}", to=err)
         for version in versions:
             naming = [alias for alias, value in aliases.items() if value.version == version]
             found.append({"name": name, "version": version, "aliases": naming})
@@ -80,7 +80,7 @@ def list_models(
         _say_json(found)
         return
     if not found:
-        _say(f"no models in {url} yet; `intent model push FOLDER` puts one there")
+        line(f"no models in {url} yet; `intent model push FOLDER` puts one there")
         return
     table = Table("name", "version", "aliases", title=escape(f"models in {url}"), title_justify="left")
     for entry in found:
@@ -128,7 +128,7 @@ def show_model(which: _Which = None, *, store: _Store = None, as_json: options.J
             document | {"aliases": {name: _document(value) for name, value in aliases.items()}, "card": loaded.card}
         )
         return
-    _say(f"{loaded.name} {loaded.version} in {where}")
+    line(f"{loaded.name} {loaded.version} in {where}")
     for name, alias in aliases.items():
         table = Table("at", "how", "version", title=f"{name} is {alias.version}", title_justify="left")
         for move in reversed(alias.moves):
@@ -155,7 +155,7 @@ def verify_model(which: _Which = None, *, store: _Store = None, as_json: options
     if as_json:
         _say_json({"ok": True, "name": loaded.name, "version": loaded.version, "where": where})
         return
-    _say(f"{loaded.name} {loaded.version} in {where}: checksums right, loads")
+    line(f"{loaded.name} {loaded.version} in {where}: checksums right, loads")
 
 
 @model_app.command("push")
@@ -186,9 +186,9 @@ def push_model(
         _say_json({"name": loaded.name, "version": loaded.version, "new": new, "challenger": challenger})
         return
     done = "is now in" if new else "was in"
-    _say(f"{loaded.name} {loaded.version} {done} {opened.url}")
+    line(f"{loaded.name} {loaded.version} {done} {opened.url}")
     if challenger:
-        _say(f"{CHALLENGER} is {loaded.version}")
+        line(f"{CHALLENGER} is {loaded.version}")
 
 
 @model_app.command("promote")
@@ -257,12 +257,13 @@ def promote_model(
                         f"{version} cannot be compared with {before}, which {moved} names: {error}; "
                         "--force promotes it all the same"
                     ) from None
-                _tell(f"{version} was not compared with {before}: {error}")
+                line(f"{version} was not compared with {before}: {error}", to=err)
             else:
                 if not rows:
-                    _tell(
+                    line(
                         f"{version} was not compared with {before}: they carry no numbers of the same instants; "
-                        "--data measures both"
+                        "--data measures both",
+                        to=err,
                     )
     worse = [row for row in rows if row.worse]
     if not worse or force:
@@ -280,7 +281,7 @@ def promote_model(
             f"{moved} stays (--force moves it)"
         )
     if not as_json:
-        _say(f"{moved} of {source.name} is {version}, it was {before or 'nothing'}")
+        line(f"{moved} of {source.name} is {version}, it was {before or 'nothing'}")
 
 
 @model_app.command("rollback")
@@ -306,7 +307,7 @@ def rollback_model(
     if as_json:
         _say_json({"name": source.name, "alias": moved, "before": now.version, "version": back.version})
         return
-    _say(f"{moved} of {source.name} is {back.version} again, it was {now.version}")
+    line(f"{moved} of {source.name} is {back.version} again, it was {now.version}")
 
 
 @model_app.command("retire")
@@ -323,7 +324,7 @@ def retire_model(name: _Name = None, *, store: _Store = None, as_json: options.J
     if as_json:
         _say_json({"name": model, "alias": CHALLENGER, "version": None})
         return
-    _say(f"{model} has no {CHALLENGER} any more")
+    line(f"{model} has no {CHALLENGER} any more")
 
 
 def _carried(source: "Source", before: str, after: str) -> "list[Row]":
@@ -371,16 +372,6 @@ def _size(bundle: "Bundle") -> int:
 def _document(alias: "Alias") -> dict[str, object]:
     moves = [{"at": move.at, "how": move.how, "version": move.version} for move in alias.moves]
     return {"version": alias.version, "before": alias.before, "moves": moves}
-
-
-def _say(sentence: str) -> None:
-    """As a result."""
-    out.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
-
-def _tell(sentence: str) -> None:
-    """Beside the results."""
-    err.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say_json(document: object) -> None:

@@ -71,6 +71,7 @@ def replay(
             begin=parse_bound(begin, option="--from"),
             end=parse_bound(end, option="--to"),
             warmup_ms=parse_duration(warmup, option="--warmup"),
+            named=options.topic(topic),
         )
     report = _run(settings, plan, file=file, state=state)
     if as_json:
@@ -80,10 +81,10 @@ def replay(
     report.check()
 
 
-def _plan(settings: "Settings", *, begin: "Bound", end: "Bound", warmup_ms: int) -> "Plan":
+def _plan(settings: "Settings", *, begin: "Bound", end: "Bound", warmup_ms: int, named: str) -> "Plan":
     from worker.replay.lookup import look_up
 
-    return look_up(settings.kafka, settings.topics.events, begin, end, warmup_ms=warmup_ms, setting="topics.events")
+    return look_up(settings.kafka, settings.topics.events, begin, end, warmup_ms=warmup_ms, named=named)
 
 
 def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memory", "disk"]) -> "Report":

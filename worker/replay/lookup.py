@@ -6,15 +6,15 @@ from worker.replay.tape import reader
 from worker.settings import Kafka
 
 
-def look_up(kafka: Kafka, topic: str, begin: Bound, end: Bound, *, warmup_ms: int, setting: str) -> Plan:
-    """The plan for `[begin, end)` of a topic, which `setting` names. Blocks for seconds where Kafka is slow to answer.
+def look_up(kafka: Kafka, topic: str, begin: Bound, end: Bound, *, warmup_ms: int, named: str) -> Plan:
+    """The plan for `[begin, end)` of a topic; `named` says by what. Blocks for seconds where Kafka is slow to answer.
 
     Raises `SettingError` for a topic that is not there or settings that no client takes, `IntentError` where no broker
     answers, and as `resolve` does.
     """
     trouble = clients.Trouble()
     consumer = reader(kafka, trouble)
-    offsets = KafkaOffsets(consumer, setting=setting)
+    offsets = KafkaOffsets(consumer, named=named)
     try:
         return resolve(topic, begin, end, warmup_ms=warmup_ms, offsets=offsets)
     except ConnectionError as error:

@@ -226,12 +226,12 @@ class KafkaOffsets:
     """`TopicOffsets` answered by a broker. Blocks, at most `ASK_TIMEOUT_S` a question; commits nothing.
 
     `consumer` must read committed, so that the end is the last stable offset, and tell the end of a partition. Its
-    assignment is replaced. `setting` is what named the topic. Raises `ConnectionError` where no broker answers.
+    assignment is replaced. `named`: by what the topic is. Raises `ConnectionError` where no broker answers.
     """
 
-    def __init__(self, consumer: Consumer, *, setting: str = "topics.events") -> None:
+    def __init__(self, consumer: Consumer, *, named: str = "setting `topics.events`") -> None:
         self._consumer = consumer
-        self._setting = setting
+        self._named = named
 
     def edges(self, topic: str, /) -> Mapping[int, tuple[int, int]]:
         """As the protocol says. Raises `SettingError` for a topic that is not there."""
@@ -239,10 +239,10 @@ class KafkaOffsets:
         if described.error is not None:
             if described.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise SettingError(
-                    f"the topic {topic} (setting `{self._setting}`) is not there; name one that is, or let "
-                    "`intent topics create` make it"
+                    f"the topic {topic} ({self._named}) is not there; name one that is, or see what "
+                    "`intent topics check` says"
                 )
-            raise SettingError(f"the topic {topic} (setting `{self._setting}`) cannot be read: {described.error.str()}")
+            raise SettingError(f"the topic {topic} ({self._named}) cannot be read: {described.error.str()}")
         edges = {}
         for partition in sorted(described.partitions):
             edge = self._ask(topic, partial(self._edge, TopicPartition(topic, partition)))

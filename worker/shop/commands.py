@@ -15,7 +15,7 @@ from rich.text import Text
 
 from worker import options
 from worker.errors import IntentError
-from worker.terminal import err, out
+from worker.terminal import err, line, out
 
 if TYPE_CHECKING:
     from worker.events import Event
@@ -174,8 +174,8 @@ def _publish(
 
     publisher = Publisher(connect(settings), settings.topics.events)
     interrupted = False
-    line = Live(get_renderable=lambda: _line(publisher, what, total), console=err, transient=True, refresh_per_second=5)
-    with line if err.is_terminal else nullcontext():
+    live = Live(get_renderable=lambda: _line(publisher, what, total), console=err, transient=True, refresh_per_second=5)
+    with live if err.is_terminal else nullcontext():
         try:
             publisher.run(records)
         except KeyboardInterrupt:
@@ -217,14 +217,9 @@ def _report(
         out.print_json(json.dumps(found | ({} if rejects is None else {"rejected": rejects.document()})))
         return
     rate = publisher.sent / publisher.seconds if publisher.seconds else 0.0
-    _print(f"{publisher.acked:,} {what} in {settings.topics.events}, {publisher.seconds:.1f} s, {rate:,.0f}/s")
+    line(f"{publisher.acked:,} {what} in {settings.topics.events}, {publisher.seconds:.1f} s, {rate:,.0f}/s")
     if made:
-        _print(f"  {options.counts(made)}")
+        line(f"  {options.counts(made)}")
     if scheduled:
         late_ms = delay.get_value_at_percentile(99)
-        _print(f"  sent within {late_ms} ms of when they were due (99 %), {delay.get_max_value()} ms at worst")
-
-
-def _print(line: str) -> None:
-    """As it is: a file's name may look like markup, and a line is cut by the terminal alone."""
-    out.print(line, highlight=False, markup=False, soft_wrap=True)
+        line(f"  sent within {late_ms} ms of when they were due (99 %), {delay.get_max_value()} ms at worst")

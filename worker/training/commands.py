@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from worker import options
-from worker.terminal import out
+from worker.terminal import line, out
 
 if TYPE_CHECKING:
     from worker.training.loop import Progress as TrainingProgress
@@ -218,7 +218,7 @@ def train(
             done = further.train_further(
                 source, former, bundle, asked=asked, plan=plan, runs=runs, draws=draws, progress=progress
             )
-        further.show(done, out, as_json=as_json)
+        further.show(done, as_json=as_json)
         return
     written = "" if notes is None else notes.read_text()
     plan = Plan(
@@ -280,7 +280,7 @@ def train(
     out.print(evaluation.table(found.validation, title="validation slice (chosen on it: optimistic)"))
     if found.test:
         out.print(evaluation.table(found.test, title="test slice"))
-    out.print(f"bundle {name} {found.version} in {found.bundle}; the run's history in {found.folder}", highlight=False)
+    line(f"bundle {name} {found.version} in {found.bundle}; the run's history in {found.folder}")
 
 
 def _given(context: typer.Context) -> list[str]:

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
 from worker import options
 from worker.shop.source import Source
+from worker.terminal import line, out
 from worker.training import loop, succession, update
 from worker.training.adapt import METHODS
 from worker.training.continual import Update
@@ -128,7 +128,7 @@ def train_further(
     )
 
 
-def show(found: update.Outcome, out: Console, *, as_json: bool) -> None:
+def show(found: update.Outcome, *, as_json: bool) -> None:
     """The comparison with the former bundle, and where the new one is."""
     if as_json:
         result = {
@@ -142,4 +142,4 @@ def show(found: update.Outcome, out: Console, *, as_json: bool) -> None:
         out.print_json(json.dumps(result))
         return
     out.print(succession.table(found.pairs, before=found.before, after=found.version))
-    out.print(f"{found.version} in {found.bundle}, from {found.before}; the history in {found.folder}", highlight=False)
+    line(f"{found.version} in {found.bundle}, from {found.before}; the history in {found.folder}")

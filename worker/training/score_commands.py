@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker import options
-from worker.terminal import out
+from worker.terminal import line, out
 
 if TYPE_CHECKING:
     from worker.shop.columns import Rejects
@@ -138,7 +138,6 @@ def _score_source(
         rows_of = {} if rejects is None else {"table": account(to_ms) | {"rejected": rejects.document()}}
         out.print_json(json.dumps(result | rows_of))
         return
-    said = f"{rows:,} scores of {model.name} {model.version} in {file}, {seconds:.0f} s"
-    out.print(said, highlight=False, markup=False, soft_wrap=True)
+    line(f"{rows:,} scores of {model.name} {model.version} in {file}, {seconds:.0f} s")
     if counted := options.counts(account(to_ms)):
-        out.print(f"  {counted}", highlight=False)
+        line(f"  {counted}")

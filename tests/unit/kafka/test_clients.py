@@ -97,7 +97,9 @@ def test_what_can_be_mended_in_the_settings_is_kept(code: int, text: str, advice
 
 ASKING: dict[str, Callable[[Settings], object]] = {
     "topics": topics.check,
-    "lookup": lambda settings: look_up(settings.kafka, "t", EARLIEST, LATEST, warmup_ms=0, setting="topics.events"),
+    "lookup": lambda settings: look_up(
+        settings.kafka, "t", EARLIEST, LATEST, warmup_ms=0, named="setting `topics.events`"
+    ),
     "publish": publish.connect,
 }
 """All who tell of brokers that do not answer."""
