@@ -14,11 +14,11 @@ RANGE: Final = range(20_000, 32_000)
 server can be given that very port, connect to itself, and keep the server from coming back.
 """
 
-_given: dict[int, socket.socket] = {}
-"""The ports that this process gave. On Linux they stay bound: between its choice and its server, and between two lives
-of a server, a port would otherwise go to whoever seeks one then. A server that sets SO_REUSEADDR, as all of ours do,
-may listen on a port that is bound and not listened on by a socket that sets it too; one that does not set it may not
-bind it (socket(7)). Other systems refuse such a server, so there they are closed.
+_given: set[int] = set()
+"""The ports that this process gave. On Linux they stay bound as long as it lives: between its choice and its server, and
+between two lives of a server, a port would otherwise go to whoever seeks one then. A server that sets SO_REUSEADDR, as
+all of ours do, may listen on a port that is bound and not listened on by a socket that sets it too; one that does not
+set it may not bind it (socket(7)). Other systems refuse such a server, so there they are closed.
 """
 
 
@@ -40,8 +40,9 @@ def free_port(taken: Container[int] = ()) -> int:
             continue
         if sys.platform == "linux":
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.detach()  # it is not closed
         else:
             holder.close()
-        _given[port] = holder
+        _given.add(port)
         return port
     raise IntentError(f"no free port between {RANGE.start} and {RANGE.stop} on {HOST}")

@@ -107,9 +107,10 @@ ASKING: dict[str, Callable[[Settings], object]] = {
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topics, "_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(plan, "ASK_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(publish, "_ANSWER_S", 1.0)
+    """All of it is waited for; on a busy machine one second is too short for a first handshake to fail."""
+    monkeypatch.setattr(topics, "_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(plan, "ASK_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(publish, "_ANSWER_S", 3.0)
 
 
 @pytest.mark.usefixtures("_impatient")
