@@ -15,7 +15,7 @@ server can be given that very port, connect to itself, and keep the server from 
 """
 
 _given: set[int] = set()
-"""The ports that this process gave. On Linux they stay bound as long as it lives: between its choice and its server, and
+"""The ports that this process gave. On Linux they stay bound as long as it lives: between its choice and its server and
 between two lives of a server, a port would otherwise go to whoever seeks one then. A server that sets SO_REUSEADDR, as
 all of ours do, may listen on a port that is bound and not listened on by a socket that sets it too; one that does not
 set it may not bind it (socket(7)). Other systems refuse such a server, so there they are closed.
