@@ -139,6 +139,8 @@ def test_a_background_broker_from_start_to_stop(tmp_path: Path, ended_with_the_t
 
     assert intent("stop", folder=tmp_path).stdout == "stopped 1 node\n"
     assert not psutil.pid_exists(node["pid"])
+    assert intent("stop", folder=tmp_path).returncode == 0
+    assert intent("status", folder=tmp_path).returncode == 3
 
 
 def test_of_two_starts_at_once_one_starts_it(tmp_path: Path) -> None:
@@ -150,7 +152,6 @@ def test_of_two_starts_at_once_one_starts_it(tmp_path: Path) -> None:
     finally:
         stopped = intent("stop", folder=tmp_path).stdout
     assert stopped == "stopped 1 node\n"
-    assert intent("stop", folder=tmp_path).returncode == 0
     assert intent("status", folder=tmp_path).returncode == 3
 
 
