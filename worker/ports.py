@@ -3,6 +3,7 @@
 import socket
 import sys
 from collections.abc import Container
+from contextlib import suppress
 from random import SystemRandom
 from typing import Final
 
@@ -32,17 +33,11 @@ def free_port(taken: Container[int] = ()) -> int:
         port = random.choice(RANGE)
         if port in taken or port in _given:
             continue
-        holder = socket.socket()
-        try:
+        with socket.socket() as holder, suppress(OSError):
             holder.bind((HOST, port))
-        except OSError:
-            holder.close()
-            continue
-        if sys.platform == "linux":
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            holder.detach()  # it is not closed
-        else:
-            holder.close()
-        _given.add(port)
-        return port
+            _given.add(port)
+            if sys.platform == "linux":
+                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                holder.detach()  # it is not closed
+            return port
     raise IntentError(f"no free port between {RANGE.start} and {RANGE.stop} on {HOST}")

@@ -124,10 +124,8 @@ def folder_taken(settings: Settings) -> bool:
     try:
         with (settings.worker.data_dir / LOCK).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # nobody had it yet, or nobody could
-        return False
+    except OSError as error:  # any other: nobody had it yet, or nobody could
+        return isinstance(error, BlockingIOError)
     return False
 
 

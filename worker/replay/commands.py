@@ -11,7 +11,7 @@ from worker import options
 from worker.terminal import err, out
 
 if TYPE_CHECKING:
-    from worker.replay.plan import Bound, Plan
+    from worker.replay.plan import Plan
     from worker.replay.report import Report
     from worker.settings import Settings
 
@@ -53,6 +53,7 @@ def replay(
     Two hundred offsets: `intent replay --from 0:1200,1:900 --to 0:1300,1:1000 --warmup 0 --out few.parquet`
     """
     from worker.config import load
+    from worker.replay.lookup import look_up
     from worker.replay.plan import parse_bound, parse_duration
 
     model: dict[str, object] = {} if device is None else {"device": device}
@@ -66,10 +67,11 @@ def replay(
         }
     )
     with err.status("asking for offsets"):
-        plan = _plan(
-            settings,
-            begin=parse_bound(begin, option="--from"),
-            end=parse_bound(end, option="--to"),
+        plan = look_up(
+            settings.kafka,
+            settings.topics.events,
+            parse_bound(begin, option="--from"),
+            parse_bound(end, option="--to"),
             warmup_ms=parse_duration(warmup, option="--warmup"),
             named=options.topic(topic),
         )
@@ -79,12 +81,6 @@ def replay(
     else:
         out.print(report.table())
     report.check()
-
-
-def _plan(settings: "Settings", *, begin: "Bound", end: "Bound", warmup_ms: int, named: str) -> "Plan":
-    from worker.replay.lookup import look_up
-
-    return look_up(settings.kafka, settings.topics.events, begin, end, warmup_ms=warmup_ms, named=named)
 
 
 def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memory", "disk"]) -> "Report":

@@ -350,7 +350,7 @@ class Engine:
 
     def _retry(self, parts: list[Part], runner: Runner, error: Exception) -> None:
         """In smaller batches where memory was short; else each job alone, so that it shows whose fault it is."""
-        self._look_after(error)
+        self._end_if_lost(error)
         pieces: Sequence[list[Part]] = ()
         if self._device.exhausted(error):
             pieces = halves(parts)
@@ -371,7 +371,7 @@ class Engine:
         except Exception as error:
             self._failed(parts, runner, error)
 
-    def _look_after(self, error: Exception | None) -> None:
+    def _end_if_lost(self, error: Exception | None) -> None:
         """Ends the thread where the device is lost."""
         if error is not None and self._device.lost(error):
             raise Fatal(f"the device {self._device.place} is lost: {error}") from error
@@ -395,7 +395,7 @@ class Engine:
         """One step of the change of models that is asked for, if any."""
         with self._lock:
             self._changes.begin()
-        self._look_after(self._changes.step())  # which this frame must not name: the traceback holds the frame
+        self._end_if_lost(self._changes.step())  # which this frame must not name: the traceback holds the frame
         change = self._changes.ready
         if change is None:
             return
