@@ -12,7 +12,7 @@ from rich.table import Table
 
 from worker import options
 from worker.errors import IntentError, SettingError
-from worker.terminal import err, out, printable
+from worker.terminal import err, line, out, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,19 +84,17 @@ def dlq_list(
         row = (letter.id, letter.time, letter.reason, letter.message)
         table.add_row(*(escape(printable(cell)) for cell in row))
     out.print(table)
-    out.print(f"{counts.total():,} dead letters: {_counts(counts)}; {len(shown):,} shown", highlight=False)
+    line(f"{counts.total():,} dead letters: {_counts(counts)}; {len(shown):,} shown")
 
 
 def _none(others: Counter[str]) -> None:
     """Says so, and which letters there are that have another reason than those asked for."""
     there_are = f" with this reason; there are {_counts(others)}" if others else ""
-    out.print(f"no dead letters in this range{there_are}", highlight=False)
+    line(f"no dead letters in this range{there_are}")
 
 
 def _counts(by_reason: Counter[str]) -> str:
-    return ", ".join(
-        f"{count:,} {escape(printable(name) or 'without a reason')}" for name, count in by_reason.most_common()
-    )
+    return ", ".join(f"{count:,} {printable(name) or 'without a reason'}" for name, count in by_reason.most_common())
 
 
 @dlq_app.command("show")
@@ -196,16 +194,14 @@ def dlq_redrive(
     if not (outcome.sent or outcome.skipped):
         _none(others)
         return
-    out.print(f"{outcome.sent:,} {'would be sent' if dry_run else 'sent'} again", highlight=False)
+    line(f"{outcome.sent:,} {'would be sent' if dry_run else 'sent'} again")
     for why, count in outcome.skipped.most_common():
-        out.print(
-            f"{count:,} skipped, {'cannot be sent' if why in KEPT else 'would fail again'}: {why}", highlight=False
-        )
+        line(f"{count:,} skipped, {'cannot be sent' if why in KEPT else 'would fail again'}: {why}")
     if outcome.skipped.keys() - KEPT and not force:
-        out.print("--force sends also what would fail again")
+        line("--force sends also what would fail again")
     if "other_topic" in outcome.skipped:
         topic = settings.topics.events
-        out.print(f"other_topic: not from {topic} (setting topics.events), the only topic to send to", highlight=False)
+        line(f"other_topic: not from {topic} (setting topics.events), the only topic to send to")
 
 
 def _letters(
