@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.unit.registry.models import NAME, Versions
+from tests.unit.scoring import making
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.registry.alias import promoted
 from worker.registry.commands import model_app
@@ -217,7 +218,7 @@ def test_what_looks_like_marks_is_said_as_it_is(
     assert f"is now in {store}" in run("push", folder, "--store", store).stdout
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"name": "[/x]"}))
-    bundles.seal(folder)
+    making.seal(folder)
     assert "'[/x]'" in "".join(run("list", folder.parent).stdout.split())
     assert f"models in {store}" in run("list", "--store", store).stdout
 
@@ -252,7 +253,7 @@ def carrying(bundle: Path, folder: Path, metrics: bytes) -> str:
     """A copy of the bundle with its numbers; the version."""
     shutil.copytree(bundle, folder)
     (folder / bundles.METRICS).write_bytes(metrics)
-    return bundles.seal(folder)
+    return making.seal(folder)
 
 
 def numbers(value: float, *, which: str = "test", **of: int) -> bytes:
