@@ -4,7 +4,6 @@ A node is taken for ours only if the process of its pid runs this folder's prope
 to another program nor a clock that was set can mislead `stop`.
 """
 
-import fcntl
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import NoReturn
 import msgspec
 import psutil
 
+from worker.alone import alone
 from worker.errors import IntentError
 from worker.kafka import broker
 from worker.kafka.broker import EmbeddedBroker
@@ -61,7 +61,8 @@ def start(folder: Path, *, nodes: int, port: int) -> bool:
 
     Raises `IntentError` when another number of nodes runs, or as `EmbeddedBroker.start` does.
     """
-    with _terminable(), _alone(folder):
+    broker.make_folder(folder)
+    with _terminable(), alone(folder / ".lock"):  # until another start is over, it cannot be told from none
         standing = status(folder)
         if standing.complete and len(standing.running) == nodes:
             return False
@@ -114,15 +115,6 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits for another start in the same folder: until it is over, it cannot be told from none."""
-    broker.make_folder(folder)
-    with (folder / ".lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _state(started: EmbeddedBroker) -> State:

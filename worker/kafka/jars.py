@@ -5,20 +5,20 @@ jgo fetches them without Maven or Java. Knows nothing of brokers. `python -m wor
 its argument it writes the list anew.
 """
 
-import fcntl
 import hashlib
 import os
 import ssl
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+from worker.alone import alone
 from worker.errors import IntentError
 
 KAFKA_VERSION = "4.3.0"
@@ -131,15 +131,14 @@ def _system_certificates() -> Iterator[None]:
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Two processes that start at once must not write the same jar."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise IntentError(
-            f"the cache folder {folder} cannot be written ({error.strerror}); point XDG_CACHE_HOME to one that can"
-        ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(folder / ".lock"))
+        except OSError as error:
+            raise IntentError(
+                f"the cache folder {folder} cannot be written ({error.strerror}); point XDG_CACHE_HOME to one that can"
+            ) from error
         yield
 
 

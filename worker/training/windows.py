@@ -4,7 +4,6 @@ Owns the cache's files. The windows are those the stream worker would hold after
 (event ids say nothing to a model). Knows neither labels nor models.
 """
 
-import fcntl
 import gc
 import hashlib
 import json
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker import facts, window
+from worker.alone import alone
 from worker.errors import IntentError
 from worker.events import KINDS, Event
 from worker.scoring.batch import SESSION_PAUSE_MS
@@ -111,8 +111,7 @@ class _Unnamed:
 def _make_once(source: Source, folder: Path) -> None:
     """By whichever of several processes comes first; the others wait for it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, and by whatever ends the process
+    with alone(folder / "lock"):
         if (folder / _COMPLETE).exists():
             return
         try:
