@@ -14,7 +14,6 @@ from tests.conftest import MakeSettings
 from tests.integration.deployment import Read, Worker, publish, read_all, until
 from tests.integration.stories import Record, event
 from tests.integration.verdict import Verdict, by_partition, value
-from tests.unit.scoring import making
 from worker.ports import free_port
 from worker.registry.alias import promoted, rolled_back
 from worker.registry.source import push
@@ -45,7 +44,7 @@ class Registry:
         other = folder / "other"
         shutil.copytree(bundles.SHIPPED, other)
         (other / "calibration.json").write_text(json.dumps({"slopes": [1e-6] * 3, "intercepts": [6.0] * 3}))
-        making.seal(other)
+        bundles.seal(other)
         self.second = push(self.store, other)[0].version
 
     def point(self, alias: str, version: str) -> None:
@@ -61,7 +60,7 @@ class Registry:
         folder = Path(self.store.url).parent / "rotten"
         shutil.copytree(bundles.SHIPPED, folder)
         (folder / "card.md").write_text("# rotten\n")
-        making.seal(folder)
+        bundles.seal(folder)
         version = push(self.store, folder)[0].version
         weights = Path(self.store.url) / NAME / version / "head.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1] + b"x")

@@ -148,8 +148,7 @@ def save(folder: Path, bundle: Bundle) -> str:
         contents[METRICS] = _json(bundle.metrics)
     if bundle.drift is not None:
         contents[drift.FILE] = _json(bundle.drift.document())
-    lines = (f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in sorted(contents))
-    listing = "".join(lines).encode()
+    listing = _listing(contents)
     with ExitStack() as files:  # moved into place once all are written, the last one first
         for name, content in {CHECKSUMS: listing, **contents}.items():
             path = folder / name
@@ -157,6 +156,14 @@ def save(folder: Path, bundle: Bundle) -> str:
             files.enter_context(written(path)).write_bytes(content)
     for name in OPTIONAL.keys() - contents.keys():
         (folder / name).unlink(missing_ok=True)
+    return _version(listing)
+
+
+def seal(folder: Path) -> str:
+    """Writes the checksums of the files as they are; the version. For after editing the card."""
+    names = [*FILES, *(name for name in OPTIONAL if (folder / name).exists())]
+    listing = _listing({name: (folder / name).read_bytes() for name in names})
+    (folder / CHECKSUMS).write_bytes(listing)
     return _version(listing)
 
 
@@ -283,6 +290,11 @@ def _checksums(folder: Path, listing: bytes) -> dict[str, str]:
             f"bundle {folder}: {CHECKSUMS} does not name {missing[0]}; restore it or train the bundle again"
         )
     return expected
+
+
+def _listing(contents: Mapping[str, bytes]) -> bytes:
+    lines = (f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in sorted(contents))
+    return "".join(lines).encode()
 
 
 def _version(listing: bytes) -> str:

@@ -116,7 +116,7 @@ def test_a_bundle_carries_its_reference_and_old_ones_have_none(watched: Bundle, 
     (tmp_path / "drift.json").write_text(json.dumps(content))
     with pytest.raises(SettingError, match=r"drift\.json does not match"):
         bundles.load(tmp_path)
-    making.seal(tmp_path)
+    bundles.seal(tmp_path)
     with pytest.raises(SettingError, match=r"drift\.json does not hold what it should: kind has"):
         bundles.load(tmp_path)
     assert bundles.save(tmp_path, replace(watched, drift=None)) != version

@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.unit.registry.models import NAME, Versions
-from tests.unit.scoring import making
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.registry.alias import promoted
 from worker.registry.commands import model_app
@@ -218,7 +217,7 @@ def test_what_looks_like_marks_is_said_as_it_is(
     assert f"is now in {store}" in run("push", folder, "--store", store).stdout
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"name": "[/x]"}))
-    making.seal(folder)
+    bundles.seal(folder)
     assert "'[/x]'" in "".join(run("list", folder.parent).stdout.split())
     assert f"models in {store}" in run("list", "--store", store).stdout
 
@@ -253,7 +252,7 @@ def carrying(bundle: Path, folder: Path, metrics: bytes) -> str:
     """A copy of the bundle with its numbers; the version."""
     shutil.copytree(bundle, folder)
     (folder / bundles.METRICS).write_bytes(metrics)
-    return making.seal(folder)
+    return bundles.seal(folder)
 
 
 def numbers(value: float, *, which: str = "test", **of: int) -> bytes:

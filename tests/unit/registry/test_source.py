@@ -46,7 +46,7 @@ def test_a_version_is_loaded_and_a_remote_one_kept(source: Source, made: Version
 
 def test_optional_files_travel_with_a_bundle(store: Store, copy: Path, tmp_path: Path) -> None:
     (copy / bundles.METRICS).write_text('{"slice": "test", "lines": []}')
-    version = making.seal(copy)
+    version = bundles.seal(copy)
     push(store, copy)
     assert Source(store, NAME, cache=tmp_path / "cache").load(version).metrics == {"slice": "test", "lines": []}
 
@@ -76,7 +76,7 @@ def huge(store: Store, version: str, _: Path) -> None:
 def other_version(store: Store, version: str, folder: Path) -> None:
     """Sound in itself, under another's name."""
     (folder / "card.md").write_text("# another\n")
-    making.seal(folder)
+    bundles.seal(folder)
     for file in (*bundles.FILES, bundles.CHECKSUMS):
         put(store, version, file, (folder / file).read_bytes())
 
@@ -121,7 +121,7 @@ def test_a_version_that_is_not_there_is_refused(source: Source, version: str) ->
 def test_what_a_worker_would_refuse_is_not_pushed(store: Store, copy: Path) -> None:
     value = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(value | {"format": 99}))
-    making.seal(copy)
+    bundles.seal(copy)
     with pytest.raises(SettingError, match="format 99"):
         push(store, copy)
     assert store.names() == []
@@ -130,7 +130,7 @@ def test_what_a_worker_would_refuse_is_not_pushed(store: Store, copy: Path) -> N
 def test_a_name_that_leads_out_of_the_store_is_not_pushed(store: Store, copy: Path, tmp_path: Path) -> None:
     value = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(value | {"name": "../out"}))
-    making.seal(copy)
+    bundles.seal(copy)
     with pytest.raises(SettingError, match="is no model name"):
         push(store, copy)
     assert not (tmp_path / "out").exists()
@@ -174,7 +174,7 @@ def test_the_cache_keeps_what_was_used_last(made: Versions, copy: Path, tmp_path
     versions = [made.first]
     for number in range(KEPT + 1):
         (copy / "card.md").write_text(f"# {number}\n")
-        versions.append(making.seal(copy))
+        versions.append(bundles.seal(copy))
         push(source.store, copy)
     for version in versions:
         source.folder(version)

@@ -1,8 +1,6 @@
 """Windows and bundles to test with: made by the worker's own fold, from events drawn at random."""
 
-import hashlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +10,7 @@ from worker.scores import REASONS
 from worker.scoring import encode, model
 from worker.scoring.aggregates import NAMES
 from worker.scoring.batch import Batch
-from worker.scoring.bundle import CHECKSUMS, FILES, OPTIONAL, Bundle
+from worker.scoring.bundle import Bundle
 from worker.scoring.calibration import Calibration
 from worker.scoring.head import Shape
 from worker.scoring.reasons import Surrogate
@@ -108,11 +106,3 @@ def bundle(
         surrogate=Surrogate(weights=np.linspace(-1, 1, len(REASONS)).astype(np.float32), intercept=-3.0, r2=0.5),
         card="# test\n",
     )
-
-
-def seal(folder: Path) -> str:
-    """Makes the checksums of a bundle whose files a test has changed right again; the version it has then."""
-    names = sorted([*FILES, *(name for name in OPTIONAL if (folder / name).exists())])
-    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    (folder / CHECKSUMS).write_text("".join(lines))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]

@@ -58,7 +58,7 @@ def test_it_comes_back_as_it_went(bundle: Bundle) -> None:
 def test_the_version_is_the_content(folder: Path, copy: Path) -> None:
     assert bundles.load(folder).version == bundles.load(copy).version
     (copy / "card.md").write_text("# another card\n")
-    assert making.seal(copy) == bundles.load(copy).version != bundles.load(folder).version
+    assert bundles.seal(copy) == bundles.load(copy).version != bundles.load(folder).version
 
 
 @pytest.mark.parametrize("at", [0, 4, 7])
@@ -199,7 +199,7 @@ def test_an_optional_file_that_is_listed_is_checked(tmp_path: Path, name: str) -
 def test_wrong_percentiles_are_refused_even_with_right_checksums(tmp_path: Path, content: object) -> None:
     _, folder = with_options(tmp_path / "bundle")
     (folder / PERCENTILES).write_text(json.dumps(content))
-    making.seal(folder)
+    bundles.seal(folder)
     with pytest.raises(SettingError, match=PERCENTILES):
         bundles.load(folder)
 
@@ -322,7 +322,7 @@ def test_a_wrong_file_is_refused_even_with_right_checksums(
     copy: Path, change: Callable[[Path], object], names: str
 ) -> None:
     change(copy)
-    making.seal(copy)
+    bundles.seal(copy)
     with pytest.raises(SettingError) as refused:
         bundles.load(copy)
     assert names in str(refused.value)
@@ -345,7 +345,7 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
 
 def test_sizes_that_are_not_those_of_the_file_take_no_memory(copy: Path) -> None:
     edit("config.json", lambda value: value["shape"].update(members=16, head_width=1024))(copy)
-    making.seal(copy)
+    bundles.seal(copy)
     largest = Largest()  # type: ignore[no-untyped-call]  # likewise
     with largest, pytest.raises(SettingError, match=r"head\.safetensors .*tensor fusion\..* is wanted"):
         bundles.load(copy)

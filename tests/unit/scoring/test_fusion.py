@@ -145,7 +145,7 @@ def test_members_of_the_second_format_share_one_table(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text()) | {"format": 2}
     del config["shape"]["apart"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    making.seal(tmp_path)
+    bundles.seal(tmp_path)
     loaded = bundles.load(tmp_path).weights.head
     given = inputs(loaded)
     with torch.inference_mode():
@@ -159,7 +159,7 @@ def test_a_bundle_of_the_third_format_sees_the_session_alone_as_it_did(tmp_path:
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["context"] == ["channel", "source", "medium", "browser", "os", "device", "country"]
     (tmp_path / "config.json").write_text(json.dumps(config | {"format": 3}))
-    making.seal(tmp_path)
+    bundles.seal(tmp_path)
     loaded = bundles.load(tmp_path)
     bundles.save(tmp_path / "anew", loaded)
     batch = Batch.of(making.random_windows(20, seed=32))
@@ -190,7 +190,7 @@ def test_a_head_of_the_first_format_is_the_layers_that_it_was(tmp_path: Path) ->
     for name in ("members", "aside", "positions", "apart"):
         del config["shape"][name]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    making.seal(tmp_path)
+    bundles.seal(tmp_path)
     loaded = bundles.load(tmp_path).weights.head
     window, contexts, sums = inputs(head)
     with torch.inference_mode():

@@ -236,7 +236,7 @@ def test_habits_of_another_size_are_refused(name: str, habitual: Path, tmp_path:
     (copy / bundles.HABITS).write_bytes(safetensors.numpy.save(arrays))
     with pytest.raises(SettingError, match=r"habits.safetensors does not match"):
         bundles.load(copy)
-    making.seal(copy)
+    bundles.seal(copy)
     with pytest.raises(SettingError, match=r"habits.safetensors does not hold what it should"):
         bundles.load(copy)
 
@@ -246,6 +246,6 @@ def test_levels_that_fall_are_refused(habitual: Path, tmp_path: Path) -> None:
     arrays = safetensors.numpy.load((copy / bundles.HABITS).read_bytes())
     arrays["joined"] = np.ascontiguousarray(arrays["joined"][::-1])
     (copy / bundles.HABITS).write_bytes(safetensors.numpy.save(arrays))
-    making.seal(copy)
+    bundles.seal(copy)
     with pytest.raises(SettingError, match="levels must ascend"):
         bundles.load(copy)
