@@ -112,9 +112,7 @@ def fold(
             erased += 1
             continue
         before = changed[key] if key in changed else windows(key)
-        if before is not None and window.expired(before, partition_newest_ms=newest_ms, rules=rules):
-            before = None
-        folded = window.fold(before, fact, rules=rules)
+        folded = window.fold(before, fact, rules=rules, clock_ms=newest_ms)
         if folded.outcome is window.Outcome.FOLDED:
             changed[key] = folded.window
             latest[key] = len(updated)
@@ -141,14 +139,14 @@ def sweep(
 ) -> None:
     """Remove those of the stored users who have expired by the batch's event time.
 
-    Changes no outcome: `fold` drops an expired window anyway when its user comes back; this frees the space of those
+    Changes no outcome: `window.fold` starts afresh anyway when such a user comes back; this frees the space of those
     who do not.
     """
     for key, _ in stored:
         if key in batch.changed:
             continue
         current = windows(key)  # a later batch than the stored one may have changed it
-        if current is not None and window.expired(current, partition_newest_ms=batch.watermark.newest_ms, rules=rules):
+        if current is not None and window.expired(current, clock_ms=batch.watermark.newest_ms, rules=rules):
             batch.changed[key] = batch.latest[key] = None
 
 

@@ -120,15 +120,16 @@ def extent(window: bytes) -> tuple[int, int, int]:
     return kept, newest - ((newest - oldest) & _LOW32), newest
 
 
-def expired(window: bytes, *, partition_newest_ms: int, rules: Rules) -> bool:
-    """Whether the user starts afresh: silent for longer than `expire_after` on the partition's event-time clock."""
-    return partition_newest_ms - newest_ms(window) > rules.expire_after_ms
+def expired(window: bytes, *, clock_ms: int, rules: Rules) -> bool:
+    """Whether the user starts afresh: silent for longer than `expire_after`. `clock_ms` is as in `fold`."""
+    return clock_ms - newest_ms(window) > rules.expire_after_ms
 
 
-def fold(window: bytes | None, event: Facts, *, rules: Rules) -> Folded:
+def fold(window: bytes | None, event: Facts, *, rules: Rules, clock_ms: int | None = None) -> Folded:
     """One event into the user's window (`None`: the first). Constant work, at most `MAX_BYTES` out.
 
-    The caller has skipped offsets at or below the watermark and dropped an expired window.
+    `clock_ms` is the event time of the partition's newest event, by default of this one: by it, whoever was silent for
+    longer than `expire_after` starts afresh. The caller has skipped offsets at or below the watermark.
     Raises `Fatal` for bytes that this module did not write.
     """
     time_ms, session = event.time_ms, event.session
@@ -139,6 +140,8 @@ def fold(window: bytes | None, event: Facts, *, rules: Rules) -> Folded:
     if window is None:
         return Folded(Outcome.FOLDED, _pack_header(VERSION, 1, 1, 0, time_ms) + event.context + row + id8)
     n_ids, n_rows, flags, newest = _header(window)
+    if (time_ms if clock_ms is None else clock_ms) - newest > rules.expire_after_ms:
+        return fold(None, event, rules=rules)
     ids_at = ROWS_AT + n_rows * _ROW_BYTES
     ids_end = ids_at + n_ids * 8
     recent_at = ids_end - RECENT * 8 if n_ids > RECENT else ids_at

@@ -111,9 +111,7 @@ class Full:
             return self._dead(partition, offset, timestamp_ms, stage="decode", reason=error.reason, message=str(error))
         newest_ms = max(self._newest_ms.get(partition, 0), event.time_ms)
         self._newest_ms[partition] = newest_ms
-        if before is not None and window.expired(before, partition_newest_ms=newest_ms, rules=self._rules):
-            before = None
-        folded = window.fold(before, facts.of(event), rules=self._rules)
+        folded = window.fold(before, facts.of(event), rules=self._rules, clock_ms=newest_ms)
         outcome, after = folded.outcome, folded.window
         if outcome is window.Outcome.DUPLICATE:
             return Step(None, None, [], None)

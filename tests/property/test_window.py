@@ -30,10 +30,8 @@ def check(sequence: list[tuple[int, int]]) -> None:
             event_id=f"e{number}", user_id="u", event_time=time_ms, type="view_item", session_id=f"s{number % 3}"
         )
         rules = window.Rules()
-        if state is not None and window.expired(state, partition_newest_ms=clock, rules=rules):
-            state = None
         before = state
-        folded = window.fold(state, facts.of(event), rules=rules)
+        folded = window.fold(state, facts.of(event), rules=rules, clock_ms=clock)
         state = folded.window
         assert folded.outcome.value == oracle.read("u", event.event_id, time_ms)
         if folded.outcome is not window.Outcome.FOLDED:

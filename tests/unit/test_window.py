@@ -51,9 +51,9 @@ FOLDED, DUPLICATE, LATE = Outcome.FOLDED, Outcome.DUPLICATE, Outcome.LATE
         pytest.param([("a", T), ("b", T + 30 * DAY)], [FOLDED] * 2, [0, 30 * DAY], id="30 days are kept"),
         pytest.param([("a", T), ("b", T + 30 * DAY + 1)], [FOLDED] * 2, [30 * DAY + 1], id="over 30 days are not"),
         pytest.param(
-            [("a", T), ("b", T + 60 * DAY), ("a", T + 60 * DAY)],
+            [("a", T), ("b", T + 31 * DAY), ("a", T + 31 * DAY)],
             [FOLDED, FOLDED, DUPLICATE],
-            [60 * DAY],
+            [31 * DAY],
             id="an id outlives its event",
         ),
     ],
@@ -139,7 +139,19 @@ def test_limits_in_seconds_are_taken_to_the_nearest_ms() -> None:
 @pytest.mark.parametrize("silence", [35 * DAY, 35 * DAY + 1])
 def test_expiry_is_judged_by_the_partitions_event_time(silence: int) -> None:
     _, state = play([("a", T)])
-    assert window.expired(state, partition_newest_ms=T + silence, rules=RULES) is (silence > 35 * DAY)
+    gone = silence > 35 * DAY
+    assert window.expired(state, clock_ms=T + silence, rules=RULES) is gone
+    event = facts.of(Event(event_id="b", user_id="u", event_time=T + 1, type="view_item"))
+    assert order(window.fold(state, event, rules=RULES, clock_ms=T + silence).window) == ([1] if gone else [0, 1])
+    assert order(play([("a", T), ("b", T + silence)])[1]) == ([silence])  # by itself a user is the newest
+
+
+def test_who_starts_afresh_has_neither_duplicates_nor_late_events() -> None:
+    outcomes, state = play([("a", T), ("a", T + 36 * DAY), ("b", T)])
+    assert outcomes == [FOLDED, FOLDED, LATE]
+    event = facts.of(Event(event_id="a", user_id="u", event_time=T - DAY, type="view_item"))
+    folded = window.fold(state, event, rules=RULES, clock_ms=T + 72 * DAY)
+    assert (folded.outcome, order(folded.window)) == (FOLDED, [-DAY])
 
 
 _, GOOD = play([("a", T), ("b", T + 1)])

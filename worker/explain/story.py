@@ -84,8 +84,6 @@ def tell(events: Iterable[Event]) -> Story:
             encoded = None
             continue
         fact = facts.of(event)
-        if encoded is not None and window.expired(encoded, partition_newest_ms=fact.time_ms, rules=rules):
-            encoded = None
         folded = window.fold(encoded, fact, rules=rules)
         encoded = folded.window
         dropped += folded.outcome is not window.Outcome.FOLDED

@@ -57,10 +57,7 @@ def fold_all(events: Iterator[Event]) -> Iterator[tuple[Event, bytes]]:
     windows: dict[str, bytes] = {}
     rules = window.Rules()
     for event in events:
-        before = windows.get(event.user_id)
-        if before is not None and window.expired(before, partition_newest_ms=event.time_ms, rules=rules):
-            before = None
-        folded = window.fold(before, facts.of(event), rules=rules)
+        folded = window.fold(windows.get(event.user_id), facts.of(event), rules=rules)
         if folded.outcome is window.Outcome.FOLDED:
             windows[event.user_id] = folded.window
             yield event, folded.window
