@@ -51,7 +51,9 @@ def bounded(key: bytes | None, value: bytes | None, headers: Headers) -> tuple[b
 
     A letter that the topic refuses would stop the stream for good.
     """
-    size = len(key or b"") + len(value or b"") + sum(len(name) + len(text or b"") + 10 for name, text in headers)
+    size = (
+        len(key or b"") + len(value or b"") + sum(len(name.encode()) + len(text or b"") + 10 for name, text in headers)
+    )
     if size <= MAX_BYTES:
         return key, value, headers
     return (
