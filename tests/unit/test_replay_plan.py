@@ -1,8 +1,9 @@
 """What a person asks a replay for, as offsets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -154,9 +155,10 @@ def test_a_plan_knows_its_length() -> None:
 
 @dataclass
 class Broker:
-    """Has one answer to a poll."""
+    """Has one answer to a poll, and errors for its first answer about times, by partition."""
 
     answer: Message | None
+    errors: dict[int, KafkaError] = field(default_factory=dict)
 
     def assign(self, partitions: list[TopicPartition]) -> None: ...
 
@@ -164,6 +166,27 @@ class Broker:
 
     def poll(self, _timeout_s: float) -> Message | None:
         return self.answer
+
+    def offsets_for_times(self, asked: list[TopicPartition], **_: float) -> list[Any]:
+        """Partition 1 has no leader at first; librdkafka leaves the time that was asked for in place of its offset."""
+        errors, self.errors = self.errors, {}
+        return [
+            SimpleNamespace(partition=tp.partition, offset=tp.offset if error else 7, error=error)
+            for tp in asked
+            for error in [errors.get(tp.partition)]
+        ]
+
+
+def test_a_partition_that_cannot_answer_is_asked_again() -> None:
+    broker = Broker(None, errors={1: KafkaError(KafkaError.LEADER_NOT_AVAILABLE)})
+    offsets = KafkaOffsets(cast("Consumer", broker))
+    assert offsets.at("shop.events", {0: MIDNIGHT, 1: MIDNIGHT}) == {0: 7, 1: 7}
+
+
+def test_a_partition_that_may_not_answer_is_told() -> None:
+    broker = Broker(None, errors={1: KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)})
+    with pytest.raises(IntentError, match=r"the topic shop\.events cannot be looked up: "):
+        KafkaOffsets(cast("Consumer", broker)).at("shop.events", {0: MIDNIGHT, 1: MIDNIGHT})
 
 
 def time_of(answer: Message | None) -> Mapping[int, int | None]:

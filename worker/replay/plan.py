@@ -259,7 +259,15 @@ class KafkaOffsets:
         if not time_ms:
             return {}
         asked = [TopicPartition(topic, partition, max(time, 0)) for partition, time in time_ms.items()]
-        answers = self._ask(topic, lambda: self._consumer.offsets_for_times(asked, timeout=ASK_TIMEOUT_S))
+
+        def answered() -> list[TopicPartition]:
+            answers = self._consumer.offsets_for_times(asked, timeout=ASK_TIMEOUT_S)
+            for answer in answers:
+                if answer.error is not None:  # its offset is then the time that was asked for
+                    raise KafkaException(answer.error)
+            return answers
+
+        answers = self._ask(topic, answered)
         return {answer.partition: answer.offset if answer.offset >= 0 else None for answer in answers}
 
     def _ask(self, topic: str, question: Callable[[], T]) -> T:
