@@ -56,7 +56,7 @@ EVENT_TYPE: Final = "intent.score.v1"
 SHADOW_TYPE: Final = "intent.score.shadow.v1"
 """Of a challenger's score: it says what would have been, and nobody should act on it."""
 
-Headers = list[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
 
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 _EPOCH = dt.date(1970, 1, 1).toordinal()

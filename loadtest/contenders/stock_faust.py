@@ -42,6 +42,8 @@ def application(task: Task) -> faust.App:
         async for event in stream.events():
             watch.begin()
             key, value, record = event.key, event.value, event.message
+            headers: Any  # Faust wants lists of its own type
+            dead: Any
             after, scored, headers, dead = step(
                 windows[key] or None,
                 value,

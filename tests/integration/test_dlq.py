@@ -14,6 +14,7 @@ from worker import deadletter, events
 from worker.dlq.commands import dlq_app
 from worker.errors import IntentError
 from worker.events import Event
+from worker.scores import Headers
 from worker.settings import Settings
 
 pytestmark = pytest.mark.broker
@@ -145,6 +146,30 @@ def test_redrive_writes_to_no_topic_that_a_header_names(deployment: Settings) ->
     answer = answered(deployment, "redrive", "0:0", "--force")
     assert (answer["sent"], answer["skipped"]) == (0, {"other_topic": 1})
     assert read_all(deployment.kafka.bootstrap_servers, other) == []
+
+
+def test_redrive_sends_headers_as_they_came_up_to_what_the_topic_takes(deployment: Settings) -> None:
+    """A record of a mebibyte is above what librdkafka sends by itself."""
+    producer = Producer({"bootstrap.servers": deployment.kafka.bootstrap_servers, "message.max.bytes": 2 << 20})
+    own: Headers = [("none", None), ("empty", b""), ("large", bytes(1_020_000))]
+    headers = deadletter.headers(
+        own,
+        topic=deployment.topics.events,
+        partition=0,
+        offset=0,
+        timestamp_ms=TIME_MS,
+        stage="decode",
+        reason="future",
+        message="",
+    )
+    producer.produce(deployment.topics.dead_letters, GOOD, b"ann", partition=0, headers=[*headers])
+    assert producer.flush(10) == 0
+    shown = answered(deployment, "show", "0:0")["headers"]
+    assert [(name, None if content is None else base64.b64decode(content)) for name, content in shown] == own
+    assert answered(deployment, "redrive", "0:0")["sent"] == 1
+    (sent,) = read_all(deployment.kafka.bootstrap_servers, deployment.topics.events)
+    assert (sent.headers["empty"], sent.headers["large"]) == (b"", bytes(1_020_000))
+    assert "none" not in sent.headers  # a reader of the topic leaves out what has no content
 
 
 def test_nothing_to_list(settings: MakeSettings) -> None:

@@ -87,6 +87,7 @@ def test_numbers_are_read_up_to_the_greatest_that_kafka_has(name: str, most: int
     [
         pytest.param(NOW_MS, "2023-11-14T22:13:20.000Z", id="a time"),
         pytest.param(NOW_MS * 1000, "1700000000000000 ms", id="microseconds for milliseconds"),
+        pytest.param(-(2**60), "-1152921504606846976 ms", id="before all years"),
     ],
 )
 def test_any_timestamp_is_shown(time_ms: int, text: str) -> None:

@@ -48,7 +48,7 @@ class Letter:
     @property
     def time(self) -> str:
         """`time_ms` in RFC 3339; as it is where that cannot write it, since a producer may have sent any number."""
-        return rfc3339(self.time_ms) if self.time_ms <= MAX_TIME_MS else f"{self.time_ms} ms"
+        return rfc3339(self.time_ms) if 0 <= self.time_ms <= MAX_TIME_MS else f"{self.time_ms} ms"
 
     def bare(self) -> Self:
         """Without the record itself, whose key, value and headers may be 15 MiB."""
@@ -76,10 +76,10 @@ def read(settings: Settings, chosen: Plan) -> Iterator[Letter]:
 def parse(record: Played, *, partition: int) -> Letter:
     """A record of the dead-letter topic. Takes any: what another program put there has an empty reason."""
     errors: dict[str, str] = {}
-    own: Headers = []
+    own: list[tuple[str, bytes | None]] = []
     for name, content in record.headers:
         if name.startswith(deadletter.PREFIX):
-            errors[name.removeprefix(deadletter.PREFIX)] = content.decode("utf-8", "replace")
+            errors[name.removeprefix(deadletter.PREFIX)] = (content or b"").decode("utf-8", "replace")
         else:
             own.append((name, content))
     return Letter(

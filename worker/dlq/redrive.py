@@ -7,11 +7,12 @@ from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from worker import events
+from worker import deadletter, events
 from worker.dlq.letters import Letter
 from worker.errors import IntentError, Invalid
 from worker.fold import LATE
 from worker.kafka import clients
+from worker.scores import Headers
 from worker.settings import Kafka
 
 FROM_HEADER: Final = "intent.redriven-from"
@@ -63,7 +64,12 @@ class Redriver:
 
     def __init__(self, kafka: Kafka, *, dead_letters: str) -> None:
         self._dead_letters = dead_letters
-        config = {**clients.librdkafka(kafka), "enable.idempotence": True, "linger.ms": 20}
+        config = {
+            **clients.librdkafka(kafka),
+            "enable.idempotence": True,
+            "linger.ms": 20,
+            "message.max.bytes": 2 * deadletter.MAX_BYTES,  # any letter: what is too large, the topic says
+        }
         with clients.accepted():
             self._producer = Producer(config)
         self._failed: Counter[str] = Counter()
@@ -84,7 +90,7 @@ class Redriver:
             )
         return count
 
-    def _produce(self, letter: Letter, headers: list[tuple[str, str | bytes | None]]) -> None:
+    def _produce(self, letter: Letter, headers: Headers) -> None:
         while True:
             try:
                 self._producer.produce(
@@ -92,7 +98,7 @@ class Redriver:
                     value=letter.value,
                     key=letter.key,
                     partition=letter.partition,
-                    headers=headers,
+                    headers=[*headers],
                     on_delivery=self._delivered,
                 )
                 self._producer.poll(0)

@@ -114,5 +114,5 @@ def _played(message: Message, offset: int) -> Played:
     return Played(offset, message.timestamp()[1], message.key(), message.value(), parts)
 
 
-def _bytes(content: str | bytes | None) -> bytes:
-    return content.encode() if isinstance(content, str) else content or b""
+def _bytes(content: str | bytes | None) -> bytes | None:
+    return content.encode() if isinstance(content, str) else content

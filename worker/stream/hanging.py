@@ -105,7 +105,7 @@ async def settle(sender: AIOKafkaProducer, topics: Topics, *, partition: int, do
             end, newest = (await marks.ends(sender, [tp], marks.UNCOMMITTED))[tp], -1
             async with _Reading(topics.reader("read_uncommitted")) as reading:
                 async for record in reading.between(tp, stray, end):
-                    place = topics.place(list(record.headers))
+                    place = topics.place(record.headers)
                     newest = newest if place is None else max(newest, place)
             # Behind an open transaction of others stand ours that are committed, before the one that hangs.
             await _end(sender, tp, stray, commit=newest <= done)
@@ -154,7 +154,7 @@ async def _shown(sender: AIOKafkaProducer, topics: Topics, changelog: TopicParti
         tps = [TopicPartition(topic, changelog.partition) for topic in topics.outputs]
         for tp, stable in (await marks.ends(sender, tps, marks.COMMITTED)).items():
             async for record in reading.back(tp, stable):
-                place = topics.place(list(record.headers))
+                place = topics.place(record.headers)
                 if place is not None and before < place <= last:
                     return True
                 if record.timestamp < since_ms or (place is not None and place <= before):

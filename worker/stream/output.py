@@ -80,7 +80,7 @@ def source_offset(headers: Headers, *, topic: str, partition: int) -> int | None
 
 def _dead(batch: Batch, topic: str, partition: int) -> Iterator[OutRecord]:
     for record, stage, reason, message in batch.rejected:
-        key, value, own = deadletter.bounded(record.key, record.value, list(record.headers))
+        key, value, own = deadletter.bounded(record.key, record.value, record.headers)
         headers = deadletter.headers(
             own,
             topic=topic,
