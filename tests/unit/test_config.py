@@ -38,6 +38,11 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             "the setting `worker.web_port` is '70000': input should be less than or equal to 65535",
         ),
         ("kafka.bootstrap_servers=here", "the setting `kafka.bootstrap_servers` is 'here': write HOST:PORT"),
+        (
+            "kafka.bootstrap_servers=here:90922",
+            "is 'here:90922': write HOST:PORT, several separated by commas; a port is",
+        ),
+        ("kafka.bootstrap_servers=::1:9092", "is '::1:9092': write HOST:PORT"),
         ("topics.partitions=0", "the setting `topics.partitions` is '0': input should be greater than or equal to 1"),
         ("worker.nmae=x", "`worker.nmae` is no setting"),
         ("mode=latest", "`--set mode=latest` is no assignment; write SECTION.NAME=VALUE"),
@@ -140,6 +145,11 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::", "::1", "localhost", "worker-0.intent.svc"])  # noqa: S104
 def test_a_host_may_be_a_name_or_an_address(host: str) -> None:
     assert config.load(config.flags([f"worker.web_host={host}"])).worker.web_host == host
+
+
+@pytest.mark.parametrize("servers", ["kafka:9092", "a.b:1,[::1]:65535", "[fd00::2]:9092,10.0.0.1:10000"])
+def test_brokers_may_be_names_or_addresses(servers: str) -> None:
+    assert config.load({"kafka": {"bootstrap_servers": servers}}).kafka.bootstrap_servers == servers
 
 
 @pytest.mark.parametrize("value", ["x", "3", '{"web_port": 7}'])
