@@ -195,6 +195,8 @@ class IntentApp(faust.App):
             self.watchdog.arm("the event loop", _LOOP_STALL_S)
             try:
                 cast("Any", self.consumer).check_group()
+            except Fatal as error:
+                end_process(str(error))
             except Exception as error:
                 end_process("this worker cannot be in its group", error)
             await self.sleep(_BEAT_S)

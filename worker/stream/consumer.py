@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import structlog
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer import fetcher as aiokafka_fetcher
-from aiokafka.errors import KafkaError
+from aiokafka.errors import InvalidSessionTimeoutError, KafkaError
 from aiokafka.producer import sender as aiokafka_sender
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.transport.drivers.aiokafka import Transport as FaustTransport
 from faust.types import TP
 
+from worker.errors import Fatal
 from worker.stream.records import Batches, Records
 from worker.stream.recovery import CatchUp, Position
 from worker.stream.watchdog import end_process
@@ -117,8 +118,15 @@ class Consumer(FaustConsumer):
         aiokafka tells it to those who ask it for records; Faust asks its fetcher, and would never hear.
         """
         coordinator = getattr(getattr(self._thread, "_consumer", None), "_coordinator", None)
-        if coordinator is not None:
-            coordinator.check_errors()
+        try:
+            if coordinator is not None:
+                coordinator.check_errors()
+        except InvalidSessionTimeoutError as error:
+            raise Fatal(
+                "the brokers allow no session of `worker.session_timeout_s`, which is "
+                f"{self.app.settings.worker.session_timeout_s:g}; choose one between their "
+                "`group.min.session.timeout.ms` and `group.max.session.timeout.ms`"
+            ) from error
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
