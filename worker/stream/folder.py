@@ -62,14 +62,14 @@ def opened(
     if mark.exists():
         _set_aside(path, mark.read_text())
     try:
-        database = rocksdict.Rdict(str(path), options=options())
+        database, offset, changelog_id, complete = _read(path, options())
     except Exception as error:
         if not is_damage(error):
             raise Fatal(_unusable(path, error)) from error
         _set_aside(path, str(error))
-        database = rocksdict.Rdict(str(path), options=options())
-    if database.get(OFFSET) is not None:
-        filled_from = (database.get(CHANGELOG) or b"").decode().translate(KAFKAS_ALPHABET)
+        database, offset, changelog_id, complete = _read(path, options())
+    if offset is not None:
+        filled_from = (changelog_id or b"").decode().translate(KAFKAS_ALPHABET)
         if filled_from != changelog.topic_id:
             database.close()
             raise Fatal(
@@ -77,7 +77,7 @@ def opened(
                 f"has {changelog.topic_id}): the topic was created anew, or this is another cluster; correct "
                 "`kafka.bootstrap_servers`, or move the folder away to begin with what the topic holds"
             )
-        age_ms = abs(now_ms() - int(database.get(COMPLETE) or 0))
+        age_ms = abs(now_ms() - int(complete or 0))
         if age_ms <= _TRUSTED * changelog.tombstones_ms:
             return database
         # Not set aside: it may hold users who were erased meanwhile.
@@ -88,6 +88,16 @@ def opened(
     database.put(CHANGELOG, changelog.topic_id.encode())
     database.put(COMPLETE, b"%d" % now_ms())
     return database
+
+
+def _read(path: Path, options: rocksdict.Options) -> tuple[rocksdict.Rdict, bytes | None, bytes | None, bytes | None]:
+    """The database with its marks: one that opens may be damaged where they are."""
+    database = rocksdict.Rdict(str(path), options=options)
+    try:
+        return database, database.get(OFFSET), database.get(CHANGELOG), database.get(COMPLETE)
+    except Exception:
+        database.close()
+        raise
 
 
 def _unusable(path: Path, error: Exception) -> str:

@@ -45,6 +45,13 @@ def overwrite(path: Path, pattern: str) -> None:
     file.write_bytes(b"\0" * file.stat().st_size)
 
 
+def spoil(path: Path, pattern: str) -> None:
+    """The first block, which holds the marks; what opening looks at stays as it is."""
+    (file,) = path.glob(pattern)
+    with file.open("r+b") as content:
+        content.write(b"\xff" * 16)
+
+
 def remove(path: Path, pattern: str) -> None:
     (file,) = path.glob(pattern)
     file.unlink()
@@ -52,6 +59,7 @@ def remove(path: Path, pattern: str) -> None:
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "table overwritten": lambda path: overwrite(path, "*.sst"),
+    "table's block spoilt": lambda path: spoil(path, "*.sst"),
     "table gone": lambda path: remove(path, "*.sst"),
     "manifest overwritten": lambda path: overwrite(path, "MANIFEST-*"),
     "manifest gone": lambda path: remove(path, "MANIFEST-*"),
