@@ -48,6 +48,10 @@ class Choice:
 
 
 CHOSEN: Final = Choice()
+LOGS: Final = 4
+"""Files in a folder, of a mebibyte at most, in which RocksDB tells what it does: by itself it begins one each time it
+is opened, keeps a thousand, and adds to the newest every ten minutes.
+"""
 
 
 @cache
@@ -73,4 +77,6 @@ def options(choice: Choice = CHOSEN) -> rocksdict.Options:
     made.set_write_buffer_size(choice.memtable_bytes)
     made.set_write_buffer_manager(memtables)
     made.set_max_open_files(choice.open_files)
+    made.set_keep_log_file_num(LOGS)
+    made.set_max_log_file_size(1 << 20)
     return made

@@ -12,7 +12,7 @@ import rocksdict
 from worker.errors import Fatal
 from worker.kafka.topics import Changelog
 from worker.stream import folder
-from worker.stream.rocksdb import options
+from worker.stream.rocksdb import LOGS, options
 
 DAY_MS = 86_400_000
 NOW_MS = 1_790_000_000_000
@@ -106,6 +106,14 @@ def test_a_folder_that_may_have_missed_tombstones_is_begun_anew(tmp_path: Path, 
     fill(path)
     assert (held(path, now_ms=NOW_MS + away_ms) is not None) == kept
     assert list(tmp_path.iterdir()) == [path], "users who were erased meanwhile must not stay on the disk"
+
+
+def test_what_rocksdb_says_of_itself_does_not_pile_up(tmp_path: Path) -> None:
+    """Each start and each rebalance opens the folder."""
+    path = tmp_path / "windows-0.db"
+    for _ in range(3 * LOGS):
+        opened(path).close()
+    assert len(list(path.glob("LOG*"))) <= LOGS
 
 
 def test_a_folder_of_another_changelog_stops_the_start(tmp_path: Path) -> None:
