@@ -44,7 +44,8 @@ def dlq_list(
 ) -> None:
     """List dead letters, and count them by reason.
 
-    Times are those of the records that failed. Keys and values are not shown: `intent dlq show ID` does that.
+    The times listed are those of the records that failed; --from and --to go by when the letters were written. Keys and
+    values are not shown: `intent dlq show ID` does that.
     """
     from worker.config import load
 
