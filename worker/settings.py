@@ -40,9 +40,13 @@ _Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 def _named(path: object) -> object:
-    """An empty path would be the current folder in silence."""
+    """An empty path would be the current folder in silence; RocksDB and the log take no name that is not UTF-8."""
     if path == "":
         raise PydanticCustomError("empty", "name a file or a folder; `.` is the current one")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("encoding", "write its name in UTF-8") from None
     return path
 
 
