@@ -1,13 +1,16 @@
 """What a batch writes to the output topics, as records. Pure: knows the wire types, not the producer."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
 from worker import deadletter, scores, watermark
 from worker.fold import Batch, Updated
 from worker.scores import Headers, Rating
+
+_OFFSET_DIGITS: Final = 19
+"""No offset of Kafka's has more; another program may have written anything."""
 
 
 class OutRecord(Struct, frozen=True, gc=False):
@@ -70,12 +73,14 @@ def source_offset(headers: Headers, *, topic: str, partition: int) -> int | None
     A dead letter keeps its record's own headers, and may be one that was redriven: the last of a name is ours.
     """
     told = {name: (text or b"").decode("utf-8", "replace") for name, text in headers}
-    if f"{deadletter.PREFIX}offset" in told:
+    offset = told.get(f"{deadletter.PREFIX}offset")
+    if offset is not None:
         source = told.get(f"{deadletter.PREFIX}topic"), told.get(f"{deadletter.PREFIX}partition")
-        return int(told[f"{deadletter.PREFIX}offset"]) if source == (topic, str(partition)) else None
-    offset = told.get("ce_id", "").rpartition("-")[2]
-    ours = offset.isdecimal() and told["ce_id"] == scores.score_id(topic, partition, int(offset))
-    return int(offset) if ours else None
+        ours = source == (topic, str(partition))
+    else:
+        before, _, offset = told.get("ce_id", "").rpartition("-")
+        ours = before == f"{topic}-{partition}"
+    return int(offset) if ours and offset.isdecimal() and len(offset) <= _OFFSET_DIGITS else None
 
 
 def _dead(batch: Batch, topic: str, partition: int) -> Iterator[OutRecord]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from worker import deadletter, scores
 from worker.dlq.letters import parse
 from worker.fold import Batch, Rejected
@@ -45,6 +47,12 @@ def test_of_another_partition_topic_or_program_nothing_is_told() -> None:
     assert found(letter([], "other", 1, 7)) is None
     assert found([]) is None
     assert found([("trace", b"1")]) is None
+
+
+@pytest.mark.parametrize("offset", ["x", "", "-7", "9" * 5000], ids=["a word", "nothing", "below 0", "too long"])
+def test_an_offset_that_is_none_is_another_program_s(offset: str) -> None:
+    assert found([("ce_id", f"{TOPIC}-1-{offset}".encode())]) is None
+    assert found([*letter([], TOPIC, 1, 7), (f"{deadletter.PREFIX}offset", offset.encode())]) is None
 
 
 def test_a_letter_is_told_by_our_own_headers_whatever_its_record_brought() -> None:
