@@ -16,13 +16,14 @@ from tests.conftest import MakeSettings
 from tests.integration.deployment import ROOT, Worker, publish, read_all, until
 from tests.integration.secured import Guarded, rights
 from tests.integration.stories import event
-from worker.errors import IntentError
+from worker.errors import IntentError, SettingError
 from worker.kafka import clients, topics
 from worker.ports import free_port
 from worker.replay import plan
 from worker.replay.lookup import look_up
 from worker.replay.plan import EARLIEST, LATEST
 from worker.settings import Kafka, Settings
+from worker.shop.publish import connect
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -151,6 +152,8 @@ def test_a_topic_that_may_not_be_seen_is_told_from_one_that_is_missing(
     own = made.model_copy(update={"kafka": Kafka.model_validate(guarded.client(user, PASSWORD))})
     with pytest.raises(IntentError, match=rf"does not let this user describe the topic {made.topics.events}; allow it"):
         topics.check(own)
+    with pytest.raises(SettingError, match=rf"{made.topics.events} \(setting `topics.events`\) .*authorization failed"):
+        connect(own)
     guarded.allow(rules["events"])
     assert topics.check(own) == []
 

@@ -48,8 +48,8 @@ class Sends(Protocol):
 def connect(settings: Settings, *, max_queued: int = 100_000) -> Producer:
     """A producer for the events topic: idempotent, bounded, and partitioned as Java clients do.
 
-    Raises `IntentError` when the brokers do not answer or the topic is not there, `SettingError` for what librdkafka
-    does not accept.
+    Raises `IntentError` when the brokers do not answer, `SettingError` when the topic is not there or may not be seen,
+    and for what librdkafka does not accept.
     """
     trouble = clients.Trouble()
     config = {
@@ -69,7 +69,11 @@ def connect(settings: Settings, *, max_queued: int = 100_000) -> Producer:
     except KafkaException as error:
         raise trouble.unanswered(producer, settings.kafka, error.args[0].str()) from None
     if known.error is not None:
-        raise SettingError(f"the topic {topic} (setting `topics.events`) is not there; `intent topics create` makes it")
+        if known.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            wrong = "is not there; `intent topics create` makes it"
+        else:
+            wrong = f"cannot be written: {known.error.str()}"
+        raise SettingError(f"the topic {topic} (setting `topics.events`) {wrong}")
     return producer
 
 
