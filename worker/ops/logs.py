@@ -9,7 +9,7 @@ import logging
 import logging.config
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -41,7 +41,7 @@ def configure(*, level: str = "info", format: Format = "auto") -> None:  # noqa:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,  # a logger made at import must follow a later `configure`
     )
-    logging.config.dictConfig(dict(stdlib_config(level=level, format=format)))
+    logging.config.dictConfig(_stdlib(level=level, format=format))
     logging.captureWarnings(capture=True)
 
 
@@ -65,11 +65,8 @@ def _warnings_only(_: WrappedLogger, method: str, event: EventDict) -> EventDict
     return event
 
 
-def stdlib_config(*, level: str = "info", format: Format = "auto") -> Mapping[str, Any]:  # noqa: A002 - as above
-    """The part of `configure` for `logging.config.dictConfig`.
-
-    For `faust.Worker(logging_config=...)`, which would otherwise put its own handlers in place of ours.
-    """
+def _stdlib(*, level: str, format: Format) -> dict[str, Any]:  # noqa: A002 - as above
+    """The part of `configure` for `logging.config.dictConfig`."""
     threshold = level.upper()
     own = logging.getLevelNamesMapping()[threshold]
     library_threshold = max(own, logging.WARNING) if own > logging.DEBUG else logging.INFO  # Faust tells every step
