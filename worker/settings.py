@@ -235,6 +235,13 @@ class Settings(_Part):
                     "the setting `kafka.{name}` is missing: the security protocol {protocol} needs it",
                     {"name": name, "protocol": kafka.security_protocol},
                 )
+        if kafka.ssl_key_file is not None and kafka.ssl_certificate_file is None:
+            raise PydanticCustomError(
+                "together",
+                "the setting `kafka.ssl_key_file` is {value}: it is the key of `kafka.ssl_certificate_file`, "
+                "which is missing",
+                {"value": str(kafka.ssl_key_file)},
+            )
         if (wrong := self.model.contradiction) is not None:
             raise PydanticCustomError("together", "{wrong}", {"wrong": wrong})
         return self

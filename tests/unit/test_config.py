@@ -55,6 +55,10 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             "`kafka.sasl_username` is missing: the security protocol SASL_SSL needs it",
         ),
         (
+            "kafka.ssl_key_file=key.pem",
+            "`kafka.ssl_key_file` is key.pem: it is the key of `kafka.ssl_certificate_file`, which is missing",
+        ),
+        (
             "topics.min_insync_replicas=2",
             "`topics.min_insync_replicas` is 2: it must not exceed `topics.replication_factor`",
         ),
