@@ -114,6 +114,7 @@ def test_sizes() -> None:
         pytest.param([("s1", 0, None), ("s1", 1, "mail")], "mail", id="the first that is not empty"),
         pytest.param([("s1", 0, "ads"), ("s2", 1, "mail")], "mail", id="a newer session brings its own"),
         pytest.param([("s1", 0, "ads"), ("s2", 1, None)], None, id="even when that is none"),
+        pytest.param([("s1", 0, "ads"), ("s2", 0, "mail")], "mail", id="of two at one time the later to come is newer"),
         pytest.param([("s1", 0, "ads"), ("s0", -1, "mail")], "ads", id="an older session's does not count"),
         pytest.param([("s1", 0, None), ("s1", -1, "mail")], "mail", id="a disordered event of the same session counts"),
     ],
