@@ -64,7 +64,7 @@ def test_a_story_is_the_fold_of_its_events() -> None:
 
 def test_a_longer_horizon_is_never_less_likely_than_a_shorter_one() -> None:
     made = making.bundle()
-    calibration = replace(made.calibration, slopes=np.ones(3, np.float32), intercepts=np.float32([-3, 5, -5]))
+    calibration = replace(made.calibration, slopes=np.ones(3, np.float32), intercepts=np.array([-3, 5, -5], np.float32))
     crossed = replace(made, calibration=calibration)
     told = [
         explain(crossed, story.tell(visit()), horizon=horizon, methods=(), device="cpu").probability
