@@ -40,6 +40,8 @@ def check(sequence: list[tuple[int, int]]) -> None:
         user = oracle.users["u"]
         assert [row.time_ms for row in seen.rows] == [time for time, _, _ in user.kept]
         assert len(seen.recent) == min(128, len(user.folded))
+        strays = sum(arrival <= oracle.arrivals - 128 for _, arrival, _ in user.kept)
+        assert state[1] == len(seen.recent) + strays  # no id is stored that neither rule needs, and none twice
         assert window.digest(state) == oracle.digest("u")
         assert window.newest_ms(state) == user.newest
         assert window.extent(state) == (len(user.kept), user.kept[0][0], user.newest)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from worker import cli, settings
+from worker import cli, options, settings
 from worker.errors import CheckFailed, Fatal, IntentError, SettingError
 
 
@@ -62,6 +63,27 @@ def test_an_error_of_ours_is_a_line_and_a_code(
 ) -> None:
     assert ends(monkeypatch, error) == code
     assert capsys.readouterr().err == "intent: no\n"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "asked", "found"),
+    [
+        (True, "auto", "cuda"),
+        (True, "cpu", "cpu"),
+        (True, "cuda", "cuda"),
+        (False, "auto", "cpu"),
+        (False, "cpu", "cpu"),
+    ],
+)
+def test_a_device_is_what_there_is(monkeypatch: pytest.MonkeyPatch, cuda: bool, asked: str, found: str) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    assert options.place(asked) == found
+
+
+def test_a_device_that_is_not_there_is_bad_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(typer.BadParameter, match="torch finds no CUDA device; use auto or cpu"):
+        options.place("cuda")
 
 
 def test_any_other_missing_module_is_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

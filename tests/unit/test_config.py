@@ -47,7 +47,7 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("worker.nmae=x", "`worker.nmae` is no setting"),
         ("mode=latest", "`--set mode=latest` is no assignment; write SECTION.NAME=VALUE"),
         (
-            "worker.session_timeout_s=60",
+            "worker.session_timeout_s=30",
             "`worker.request_timeout_s` is 30.0: it must exceed `worker.session_timeout_s`",
         ),
         (
@@ -98,6 +98,11 @@ def test_settings_of_a_store_that_contradict_each_other_are_one_sentence(more: s
         config.load(config.flags(["model.store=/models", "model.name=shop", "model.shadow_share=0.1", more]))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_without_its_password_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"`kafka\.sasl_password` is missing"):
+        config.load(config.flags(["kafka.security_protocol=SASL_PLAINTEXT", "kafka.sasl_username=me"]))
 
 
 def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,8 @@ def written(**fields: object) -> bytes:
     ],
 )
 def test_event_time(time: object, ms: int) -> None:
-    assert decode(written(event_time=time)).time_ms == ms
+    event = decode(written(event_time=time))
+    assert event.time_ms == event.event_time == ms
 
 
 def test_registry_framing_is_accepted() -> None:
@@ -50,11 +51,13 @@ def test_registry_framing_is_accepted() -> None:
         pytest.param(b'{"deep":' * 8000, b"u", "json", id="nested deeply"),
         pytest.param(b"\xff", b"u", "json", id="not text"),
         pytest.param(written(page="\ud800"), b"u", "json", id="half a surrogate pair"),
-        pytest.param(written(page="x" * 65_536), b"u", "too_large", id="too large"),
+        pytest.param(written().ljust(65_537), b"u", "too_large", id="too large"),
         pytest.param(written(page="x" * 2_049), b"u", "schema", id="long page"),
         pytest.param(written(event_time=True), b"u", "schema", id="boolean time"),
         pytest.param(written(event_time=10**30), b"u", "schema", id="time beyond any"),
         pytest.param(written(event_time="9999-12-31T23:59:59.999-23:59"), b"u", "schema", id="the year 10000 in UTC"),
+        pytest.param(written(event_time="1970-01-01T00:00:00+00:01"), b"u", "schema", id="before 1970 in UTC"),
+        pytest.param(written(event_time="1969-12-31T23:59:59.999Z"), b"u", "schema", id="1 ms before 1970"),
         pytest.param(written(event_time=NOW_MS + 86_400_001), b"u", "future", id="a day and 1 ms ahead"),
         pytest.param(written(user_id="é" * 129), ("é" * 129).encode(), "schema", id="user of 258 bytes"),
         pytest.param(written(), None, "wrong_key", id="no key"),
@@ -72,6 +75,11 @@ def test_invalid(value: bytes | None, key: bytes | None, reason: str) -> None:
 
 def test_a_day_ahead_is_accepted() -> None:
     assert decode(written(event_time=NOW_MS + 86_400_000)).time_ms == NOW_MS + 86_400_000
+
+
+def test_the_largest_are_accepted() -> None:
+    user = "é" * 128
+    assert decode(written(user_id=user).ljust(65_536), user.encode()).user_id == user
 
 
 @given(

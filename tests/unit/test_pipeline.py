@@ -107,8 +107,9 @@ def test_a_sweep_removes_the_expired_and_nobody_whom_a_later_batch_has_seen() ->
     batch = folded([rec(4, "here", time_ms=T + 36 * DAY)])
     sweep(batch, stored.items(), windows=recent.window, rules=Rules())
     assert batch.changed[b"gone"] is None
-    assert batch.latest[b"gone"] is None
+    assert batch.latest == {b"gone": None, b"here": 0}
     assert batch.changed.keys() == {b"gone", b"here"}
+    assert batch.changed[b"here"] is not None  # silent as stored, back in this very batch
     assert +batch.fates == {"scored": 1}
 
 

@@ -161,6 +161,14 @@ async def test_warming_up_folds_and_publishes_nothing(tmp_path: Path) -> None:
     assert (report.tally.warmed, report.tally.read, engine.windows) == (3, 2, 2)
 
 
+@pytest.mark.parametrize("state", ["memory", "disk"])
+async def test_who_was_erased_before_starts_afresh(tmp_path: Path, state: State) -> None:
+    erase = Event(event_id="e1", user_id="ann", event_time=START_MS + 1000, type=events.ERASE)
+    fetches = [[record(0, "ann")], [record(1, "ann", value=events.encode(erase))], [record(2, "ann")]]
+    rows, _, _ = await played(tmp_path, fetches, Stretch(partition=0, warm_from=0, start=2, end=3), state=state)
+    assert [(row["offset"], row["window_events"]) for row in rows] == [(2, 1)]
+
+
 async def test_fates_are_the_workers(tmp_path: Path) -> None:
     fetch = [
         record(0, "ann"),

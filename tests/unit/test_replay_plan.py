@@ -140,12 +140,39 @@ def test_stretches(begin: Bound, end: Bound, warmup_hours: int, stretches: list[
         pytest.param(
             hour(900), hour(800.5), r"--from is 1970-02-07T12:00:00Z and --to 1970-02-03T08:30:00Z", id="behind the end"
         ),
+        pytest.param(
+            hour(20), hour(20), "--from is 1970-01-01T20:00:00Z and --to 1970-01-01T20:00:00Z", id="no time at all"
+        ),
         pytest.param(Offsets({7: 1}), LATEST, "no partition 7; it has 0 to 1", id="unknown partition"),
     ],
 )
 def test_ranges_that_are_none(begin: Bound, end: Bound, said: str) -> None:
     with pytest.raises(SettingError, match=said):
         planned(begin, end)
+
+
+@dataclass
+class Told(Log):
+    """Its index answers this, whatever the time: producers' clocks differ, and what lies behind the end is not read."""
+
+    answer: Mapping[int, int | None] = field(default_factory=dict)
+
+    def at(self, _topic: str, /, time_ms: Mapping[int, int]) -> Mapping[int, int | None]:
+        return {partition: self.answer[partition] for partition in time_ms}
+
+
+@pytest.mark.parametrize(
+    ("begin", "answer", "stretches"),
+    [
+        pytest.param(Offsets({0: 20, 1: 20}), {0: 30, 1: None}, [(0, 20, 20), (1, 10, 20)], id="of the warm-up"),
+        pytest.param(hour(3), {0: 1000, 1: 50}, [], id="behind what can be read"),
+    ],
+)
+def test_an_index_that_is_out_of_order_leads_neither_past_the_start_nor_out_of_the_topic(
+    begin: Bound, answer: Mapping[int, int | None], stretches: list[tuple[int, int, int]]
+) -> None:
+    plan = resolve("t", begin, LATEST, warmup_ms=3_600_000, offsets=Told(answer=answer))
+    assert [(s.partition, s.warm_from, s.start) for s in plan.stretches] == stretches
 
 
 def test_a_plan_knows_its_length() -> None:

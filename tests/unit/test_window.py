@@ -98,8 +98,9 @@ def test_ids_are_compared_whole() -> None:
 
 
 def test_sizes() -> None:
-    _, state = play([(f"e{n}", T + n) for n in range(200)])
-    assert len(state) == 2474  # a full window, in order: under 2.5 KB
+    for count in (200, 201):
+        _, state = play([(f"e{n}", T + n) for n in range(count)])
+        assert len(state) == 2474  # a full window, in order: under 2.5 KB
     _, state = play([(f"e{n}", T + n) for n in range(8)])
     assert len(state) < 300
     ahead = [(f"a{n}", T + 9 * MINUTE + n) for n in range(63)]
@@ -114,6 +115,7 @@ def test_sizes() -> None:
         pytest.param([("s1", 0, None), ("s1", 1, "mail")], "mail", id="the first that is not empty"),
         pytest.param([("s1", 0, "ads"), ("s2", 1, "mail")], "mail", id="a newer session brings its own"),
         pytest.param([("s1", 0, "ads"), ("s2", 1, None)], None, id="even when that is none"),
+        pytest.param([("s1", 0, "ads"), ("s2", 0, "mail")], "mail", id="of two at one time the later to come is newer"),
         pytest.param([("s1", 0, "ads"), ("s0", -1, "mail")], "ads", id="an older session's does not count"),
         pytest.param([("s1", 0, None), ("s1", -1, "mail")], "mail", id="a disordered event of the same session counts"),
     ],

@@ -121,7 +121,7 @@ class Ledger:
                 score = self._scored.get(place)
                 if place in self._erasing and score is None:
                     erased += 1
-                    told[user] += RECENT + 1  # the worker forgets the user, so nothing before is a repeat
+                    told[user] += RECENT  # the worker forgets the user, so nothing before is a repeat
                     continue
                 known = event in folded and told[user] - folded[event] <= RECENT
                 if score is not None:

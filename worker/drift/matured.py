@@ -124,7 +124,7 @@ def _verdict(low: float, high: float, *, buyers: int) -> Verdict:
     """By the end of the interval that is nearer to 1."""
     if buyers < LEAST_VISITORS:
         return "too few"
-    off = max(low, 1 / high if high > 0 else np.inf)
+    off = max(low, 1 / high)
     if off > ACT:
         return "act"
     return "watch" if off > WATCH else "fine"

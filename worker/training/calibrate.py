@@ -17,12 +17,10 @@ _LOOSE: Final = 1e4
 
 
 def platt(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float, float]:
-    """(slope, intercept) of least log loss for one horizon's [n] logits.
+    """(slope, intercept) of least log loss for one horizon's [n] logits, both outcomes among the labels.
 
-    (1, 0) where there is nothing to fit: one outcome only, or a slope that is not positive and would turn the ranks.
+    (1, 0) where the slope is not positive and would turn the ranks.
     """
-    if labels.all() or not labels.any():
-        return 1.0, 0.0
     fitted = LogisticRegression(C=_LOOSE, solver="newton-cholesky", tol=1e-8).fit(logits[:, None], labels)
     slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     return (slope, intercept) if slope > 0 else (1.0, 0.0)

@@ -95,6 +95,12 @@ STORIES = {
         may_coalesce=True,
         fates={"scored": 2, "coalesced": 1},
     ),
+    "in mode latest all that are passed over are counted": Story(
+        [("u", "a"), ("u", "b"), ("v", "c"), ("u", "d"), ("v", "e")],
+        [(3, "u", "d"), (4, "v", "e")],
+        may_coalesce=True,
+        fates={"scored": 2, "coalesced": 3},
+    ),
     "in mode latest the newest must be scored": Story(
         AB, [(0, "u", "a")], may_coalesce=True, fates={"scored": 1}, lost=[(0, 1)]
     ),

@@ -18,10 +18,10 @@ from tests.unit.scoring import making
 from tests.unit.shop.tables import of_events, write
 from tests.unit.shop.test_table import GA4
 from worker import cli, facts
-from worker.drift import values
+from worker.drift import learn, matured, values
 from worker.drift.findings import findings, unseen_items
 from worker.drift.matured import Rows, calibrations
-from worker.drift.monitor import PARTS, SHARE, Monitor
+from worker.drift.monitor import PARTS, SHARE, TELL_S, Monitor
 from worker.drift.reference import Feature, Reference
 from worker.drift.report import Watch
 from worker.errors import CheckFailed, IntentError, SettingError
@@ -170,6 +170,37 @@ def test_the_worker_tells_of_a_shift_and_of_its_end(watched: Bundle) -> None:
     assert gauge(metrics, "channel") is None  # another model, without a reference
 
 
+def test_of_too_few_nothing_is_told_and_nothing_at_each_batch(watched: Bundle) -> None:
+    metrics, clock, cpu = Metrics(CollectorRegistry()), Clock(), Clock()
+    monitor = Monitor(metrics, window_events=4000, clock=clock, cpu=cpu)
+    windows, intent = scored(watched, shop(27, visitors=5))
+    told = []
+    for _ in range(2):
+        clock.now += TELL_S / 2
+        cpu.now += 5
+        monitor.see(Batch.of(windows), intent, watched)
+        told.append(metrics.registry.get_sample_value("intent_drift_window_events"))
+    assert told == [0, 2 * len(windows)]
+    assert gauge(metrics, "kind") is None  # noise alone may reach what is to be watched
+
+
+def test_a_value_on_an_edge_belongs_above_it() -> None:
+    feature = Feature(name="gap_ms", edges=np.array([1.0, 2.0]), counts=np.zeros(3, np.int64), effect=1)
+    assert feature.places(np.array([0.5, 1.0, 1.5, 2.0, 9.0])).tolist() == [0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("found", "edges"),
+    [
+        pytest.param([0.0] * 60 + [*range(1, 41)], [1, 4, 8, 12, 16, 20, 24, 28, 32, 36], id="none apart"),
+        pytest.param([*range(100)], [9, 19, 29, 39, 49, 59, 69, 79, 89], id="deciles"),
+        pytest.param([3.0] * 10, [], id="the same everywhere"),
+    ],
+)
+def test_numbers_are_cut_at_deciles_and_none_is_apart(found: list[float], edges: list[float]) -> None:
+    assert learn._edges(np.array(found, np.float64)).tolist() == edges
+
+
 def test_counting_keeps_to_its_budget(watched: Bundle) -> None:
     """Counting that takes a millisecond, beside scoring that takes 9: a batch in eleven."""
     cpu = Clock()
@@ -211,13 +242,32 @@ def test_calibration_on_matured_labels(off: float, verdict: str) -> None:
         if rng.random() < promised:
             rows.add(str(user), user + 20 * MINUTE, instant=False, purchase=True)
             p.append(0.9)  # at no instant: never counted
-    rows.add("late", n + 40 * MINUTE, instant=True, purchase=False)
+    rows.add("late", n - 1 + 30 * MINUTE, instant=True, purchase=False)  # the last one's horizon just ends
     p.append(1.0)
     found = calibrations(rows.events(), np.repeat(np.array(p, np.float32)[:, None], 3, axis=1))
     (half_hour,) = found  # a day and a week have not passed for anybody
     assert (half_hour.scores, half_hour.verdict) == (n, verdict)
     assert half_hour.ratio == pytest.approx(1 / off, rel=0.1)
     assert half_hour.low < 1 / off < half_hour.high
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "buyers", "verdict"),
+    [
+        (0.5, 2.0, 30, "fine"),
+        (1.2, 9.0, 30, "fine"),
+        (1.3, 9.0, 30, "watch"),
+        (1.6, 9.0, 30, "act"),
+        (0.1, 0.85, 30, "fine"),
+        (0.1, 0.75, 30, "watch"),
+        (0.1, 0.6, 30, "act"),
+        (1.6, 9.0, 29, "too few"),
+    ],
+)
+def test_calibration_is_judged_by_the_end_that_is_nearer_to_1(
+    low: float, high: float, buyers: int, verdict: str
+) -> None:
+    assert matured._verdict(low, high, buyers=buyers) == verdict
 
 
 def test_the_job_on_the_command_line(watched: Bundle, tmp_path: Path) -> None:

@@ -46,6 +46,13 @@ def test_noise_holds_back_99_of_100_samples_without_drift(bins: int, rng: np.ran
     assert np.mean(too_few > WATCH) > 0.05  # with a quarter of it, chance alone would ring
 
 
+def test_a_references_own_chance_counts() -> None:
+    assert noise(REFERENCE, REFERENCE) == pytest.approx(2 * chi2.ppf(0.99, 5) / 10_000, rel=0.01)
+    for reference in (REFERENCE, REFERENCE // 20):
+        seen = np.array([least(reference), 0, 0, 0, 0, 0])
+        assert noise(reference, seen) <= WATCH < noise(reference, seen - [1, 0, 0, 0, 0, 0])
+
+
 def test_the_percentile_is_scipys() -> None:
     for degrees in range(1, 60):
         assert module._chi_squared_99(degrees) == pytest.approx(chi2.ppf(0.99, degrees), rel=0.012)
@@ -78,7 +85,9 @@ def test_a_visitors_events_are_not_independent(rng: np.random.Generator) -> None
     ("value", "chance", "wanted"),
     [
         (0.05, 0.02, "fine"),
+        (WATCH, 0.02, "watch"),
         (0.12, 0.02, "watch"),
+        (ACT, 0.02, "watch"),
         (ACT + 0.01, 0.02, "act"),
         (0.12, 0.2, "too few"),
         (0.5, 0.2, "act"),

@@ -1,5 +1,7 @@
 """Paired differences: what is better wins, what is equal does not, and the numbers are those of a plain loop."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -77,6 +79,11 @@ def test_a_population_of_few_buyers_is_not_measured() -> None:
     assert {one.population for one in found} == {EVERY, "3rd event"}
     half = next(one for one in found if one.population == "3rd event")
     assert (half.instants, half.visitors) == (making.VISITORS * making.EACH // 2, making.VISITORS)
+
+
+def test_a_population_of_few_who_do_not_buy_is_not_measured() -> None:
+    scored = making.scored(np.random.default_rng(9), noise={BUNDLE: 0.5})
+    assert compare(replace(scored, y=scored.y | (scored.visitor >= 9)[:, None]), draws=1) == []
 
 
 def comparison(horizon: str, *, lead: Estimate, ece: float) -> Comparison:

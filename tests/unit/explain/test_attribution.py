@@ -7,6 +7,7 @@ import torch
 from tests.unit.explain import planted
 from tests.unit.scoring import making
 from worker import facts, window
+from worker.events import Item
 from worker.explain import parts
 from worker.explain.gradients import integrated_gradients
 from worker.explain.occlusion import occlusion
@@ -93,6 +94,19 @@ def test_integrated_gradients_add_up(bundle: Bundle) -> None:
         assert found.direct.any()
         assert found.attribution.context.any()
         assert found.attribution.aggregates.any()
+
+
+def test_an_events_embedding_counts_for_that_event() -> None:
+    """Where one item's row is all that says anything, its event is all that has a part."""
+    made = making.bundle()
+    item = next(name for name in (f"sku{n}" for n in range(30)) if facts.hash32(name) in made.vocabulary.items)
+    row = made.vocabulary.bases["item"] + made.vocabulary.items.tolist().index(facts.hash32(item))
+    table = made.model.head.events.weight
+    with torch.no_grad():
+        table[torch.arange(len(table)) != row] = 0
+    events = [making.event(n, event_time=making.START_MS + n, items=(Item(item),) if n == 1 else ()) for n in range(5)]
+    (found,) = integrated_gradients(made, [making.window_of(events)], horizon=1)
+    assert np.flatnonzero(found.direct).tolist() == [1]
 
 
 def test_a_window_is_explained_alike_alone_and_among_others(bundle: Bundle) -> None:

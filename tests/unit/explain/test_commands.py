@@ -5,8 +5,10 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -16,9 +18,12 @@ from worker.cli import app
 from worker.errors import IntentError
 from worker.events import Context, Event, Item
 from worker.explain import story
+from worker.explain.explanation import explain
 from worker.facts import hash32
+from worker.scores import HORIZONS
 from worker.scoring import encode
 from worker.scoring.batch import Batch
+from worker.scoring.engine import Engine
 
 EVIL = "<script>alert('x')</script>"
 
@@ -55,6 +60,19 @@ def test_a_story_is_the_fold_of_its_events() -> None:
     assert told.context["country"] == "France"
     assert told.context["browser"] == ""
     assert (told.context["newest_page"], told.context["newest_category"]) == ("/view_cart", "")
+
+
+def test_a_longer_horizon_is_never_less_likely_than_a_shorter_one() -> None:
+    made = making.bundle()
+    calibration = replace(made.calibration, slopes=np.ones(3, np.float32), intercepts=np.array([-3, 5, -5], np.float32))
+    crossed = replace(made, calibration=calibration)
+    told = [
+        explain(crossed, story.tell(visit()), horizon=horizon, methods=(), device="cpu").probability
+        for horizon in HORIZONS
+    ]
+    with Engine(lambda: crossed, device="cpu", threads=1) as engine:
+        assert told == pytest.approx(engine.score_now([making.window_of(visit()[:4])]).intent[0].tolist(), abs=1e-5)
+    assert told[0] < told[1] == told[2]
 
 
 def test_the_newest_events_words_are_those_that_its_facts_hash() -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from worker.explain import codes
 from worker.explain.faithfulness import METHODS, deletion, document, estimate, study, tables
 from worker.explain.scorer import Scorer
 from worker.scores import REASONS
+from worker.scoring import reasons
+from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 
 WORTH = {0: 4.0, 1: -1.0, 2: 2.0, 3: 0.0}
@@ -104,5 +107,23 @@ def test_weights_by_worth_have_the_sign_of_what_the_model_does(driven: Bundle) -
     assert found.weights[REASONS.index("cart_added")] == pytest.approx(1.6 * slope, rel=0.4)
     assert abs(found.weights[REASONS.index("search_used")]) < 0.3
     assert 0.5 < found.r2 < 1
-    rare = codes.weighed(misled, planted.windows(12, seed=14), horizon=1)
-    assert np.isfinite(rare.weights).all()
+
+
+def test_codes_that_are_rare_keep_the_weights_of_the_fit(driven: Bundle) -> None:
+    few = planted.windows(codes.LEAST - 1, seed=14)
+    fitted = reasons.fit(reasons.facts(Batch.of(few)), Scorer(driven).logits(few)[:, 1])
+    assert codes.weighed(driven, few, horizon=1).weights == pytest.approx(fitted.weights)
+
+
+def test_a_code_of_the_session_stands_for_its_events_alone() -> None:
+    """A cart of the session before is no part of it: pages 0 and 1 are put in, 2 is looked at."""
+    events = [
+        making.event(
+            n, event_time=making.START_MS + n, type=kind, page=f"/{n}", session_id="before" if n == 0 else "now"
+        )
+        for n, kind in enumerate(["add_to_cart", "add_to_cart", "page_view"])
+    ]
+    scorer: Any = Additive({facts.of(event).page: number for number, event in enumerate(events)})
+    scorer.bundle = SimpleNamespace(surrogate=SimpleNamespace(weights=np.zeros(len(REASONS))))
+    found = codes.worth(scorer, [making.window_of(events)], horizon=0)
+    assert {code: falls.tolist() for code, (_, falls) in found.items()} == {"cart_added": [WORTH[1]]}

@@ -270,7 +270,8 @@ def numbers(value: float, *, which: str = "test", **of: int) -> bytes:
         pytest.param(numbers(0.45), [], False, 2, id="worse"),
         pytest.param(numbers(0.45), ["--force"], True, 2, id="worse and forced"),
         pytest.param(numbers(0.45, which="validation"), [], True, 0, id="another slice"),
-        pytest.param(numbers(0.45, instants=7, visitors=3), [], True, 0, id="the same slice of other data"),
+        pytest.param(numbers(0.45, instants=7), [], True, 0, id="the same slice of other instants"),
+        pytest.param(numbers(0.45, visitors=3), [], True, 0, id="the same slice of other visitors"),
     ],
 )
 def test_two_that_carry_their_numbers_are_compared(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from tests.unit.registry.models import AT, NAME, Versions
 from worker.errors import IntentError, SettingError
@@ -180,6 +181,8 @@ def test_what_the_engine_refuses_stays_out(setup: Setup, error: Exception) -> No
     setup.point("champion", setup.made.second)
     setup.after(INTERVAL_S)
     assert setup.engine.champion == setup.made.first
+    assert setup.sample("intent_model_refused", alias="champion") == 1
+    assert setup.sample("intent_model_reloads_total", result="unusable") == 0
     assert setup.sample("intent_model_info", name=NAME, version=setup.made.second) is None
     setup.after(INTERVAL_S)
     assert setup.engine.champion == setup.made.second
@@ -197,14 +200,17 @@ def test_a_store_that_fails_changes_nothing_and_is_asked_again(setup: Setup, mon
         raise ConnectionResetError
 
     setup.point("champion", setup.made.second)
-    with monkeypatch.context() as patch:
-        patch.setattr(setup.store._fs, "open", broken)
-        setup.after(INTERVAL_S)
-        setup.after(INTERVAL_S)
-    assert setup.sample("intent_model_reloads_total", result="unusable") == 2
-    assert setup.engine.champion == setup.made.first
-    setup.after(0)
-    assert setup.engine.champion == setup.made.second
+    with capture_logs() as said:
+        for wanted in (setup.made.first, setup.made.second):  # twice out of reach, and back each time
+            with monkeypatch.context() as patch:
+                patch.setattr(setup.store._fs, "open", broken)
+                setup.after(INTERVAL_S)
+                setup.after(INTERVAL_S)
+            assert setup.engine.champion == wanted
+            setup.after(0)
+            assert setup.engine.champion == setup.made.second
+    assert setup.sample("intent_model_reloads_total", result="unusable") == 4
+    assert [line["log_level"] for line in said] == ["warning", "info", "warning"]  # once a failure, not at each look
 
 
 def test_an_alias_that_is_gone_leaves_the_champion(setup: Setup) -> None:

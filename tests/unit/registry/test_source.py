@@ -176,10 +176,17 @@ def test_the_cache_keeps_what_was_used_last(made: Versions, copy: Path, tmp_path
         (copy / "card.md").write_text(f"# {number}\n")
         versions.append(bundles.seal(copy))
         push(source.store, copy)
-    for version in versions:
-        source.folder(version)
-    assert len(cached(tmp_path)) == KEPT
-    assert versions[-1] in cached(tmp_path)
+    for used_s, version in enumerate(versions):
+        os.utime(source.folder(version), (used_s, used_s))
+    assert cached(tmp_path) == sorted(versions[-KEPT:])
+
+
+def test_a_bundle_of_another_name_is_refused(source: Source, tmp_path: Path) -> None:
+    version = bundles.save(tmp_path / "other", making.bundle(name="other"))
+    for file in (*bundles.FILES, bundles.CHECKSUMS):
+        put(source.store, version, file, (tmp_path / "other" / file).read_bytes())
+    with pytest.raises(SettingError, match=f"holds other {version}"):
+        source.load(version)
 
 
 def test_what_another_process_forgets_meanwhile_is_no_error(

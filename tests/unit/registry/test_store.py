@@ -38,7 +38,8 @@ def test_what_was_pushed_is_there_once(store: Store, made: Versions) -> None:
     assert push(store, made.folder / "first")[1] is False
     push(store, made.folder / "second")
     assert store.names() == [NAME]
-    assert store.versions(NAME) == sorted([made.first, made.second])
+    store.move(NAME, "champion", promoted(None, made.first, at=AT))
+    assert store.versions(NAME) == sorted([made.first, made.second])  # what lies beside them is none
     for file in (*bundles.FILES, bundles.CHECKSUMS):
         into = io.BytesIO()
         store.read(NAME, made.first, file, into, limit=1 << 30)

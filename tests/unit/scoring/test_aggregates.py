@@ -135,9 +135,13 @@ class Plain:
 
 
 def haste(rng: np.random.Generator) -> bytes:
-    """Fast, repetitive, full of items; in one session, or in none that the shop names."""
+    """Fast, repetitive, full of items; in one session, or in none that the shop names. Gaps lie on every bound."""
     kinds = rng.choice(["page_view", "view_item", "view_item", "search"], size=3).tolist()
-    gaps = rng.choice([40, 700, 1_500, 2_500, 40 * MINUTE], size=70, p=[0.5, 0.2, 0.2, 0.09, 0.01])
+    gaps = rng.choice(
+        [40, 700, 1_000, 2_000, 2_500, MINUTE, 10 * MINUTE, 30 * MINUTE, 40 * MINUTE],
+        size=70,
+        p=[0.46, 0.2, 0.1, 0.1, 0.07, 0.03, 0.02, 0.01, 0.01],
+    )
     session = {"session_id": "s"} if rng.random() < 0.7 else {}
     shown = rng.integers(1, 9)
     events = []

@@ -59,7 +59,7 @@ def mixed() -> list[bytes]:
     for _ in range(20):
         pages, time, events = int(rng.integers(2, 9)), making.START_MS, []
         for number in range(int(rng.integers(8, 40))):
-            time += int(rng.choice([10, 900, 4_000, 31 * MINUTE]))
+            time += int(rng.choice([10, 900, 1_000, 4_000, 30 * MINUTE, 31 * MINUTE]))
             session = f"s{number // int(rng.integers(3, 9))}"
             events.append(
                 making.event(number, type="page_view", event_time=time, session_id=session, page=f"/{number % pages}")
@@ -144,9 +144,11 @@ def test_a_ladder_tells_how_many_reach_a_value() -> None:
 
 
 def test_a_score_is_a_percentile_of_the_usual(usual: list[bytes], known: Habits) -> None:
-    score, _ = risk.risk(Batch.of(usual), known)
+    score, mask = risk.risk(Batch.of(usual), known)
     for at in (0.5, 0.9, 0.99):
         assert float((score > at).mean()) == pytest.approx(1 - at, abs=0.03)
+    told = [float((mask >> bit & 1).mean()) for bit in range(len(RISK_REASONS))]
+    assert max(told) == pytest.approx(0.01, abs=0.004)  # a code is given to one in a hundred
 
 
 def robot() -> list[Event]:

@@ -66,6 +66,10 @@ def test_a_window_larger_than_the_budget_goes_alone() -> None:
     assert taken(made, jobs, 5) == [(0, 1, 2)]
 
 
+def test_what_is_no_window_is_left_to_whoever_decodes_it() -> None:
+    assert Job([b"", SHORT], "a").tokens == 1 + 2
+
+
 def test_a_callers_jobs_keep_their_order() -> None:
     made, jobs = lane(("a", 3, LONG), ("a", 1, SHORT))
     assert taken(made, jobs, 25) == [(0, 0, 2)]
@@ -127,7 +131,7 @@ def test_a_failed_part_fails_the_job_once_and_for_all() -> None:
 
 
 def test_an_empty_lane_takes_any_job_and_a_full_one_none() -> None:
-    made = Lane(max_tokens=25)
+    made = Lane(max_tokens=24)
     assert made.has_room(Job([LONG] * 9, "a"))
     made.put(Job([LONG] * 2, "a"))
     assert made.has_room(Job([SHORT] * 2, "b"))
@@ -148,3 +152,10 @@ def test_halves(counts: list[int], wanted: list[list[tuple[int, int, int]]]) -> 
     made, jobs = lane(*((str(number), count, LONG) for number, count in enumerate(counts)))
     found = halves(made.take(1_000))
     assert [[(jobs.index(part.job), part.start, part.end) for part in half] for half in found] == wanted
+
+
+def test_halves_keep_the_order_of_the_batch() -> None:
+    made, jobs = lane(("a", 3, LONG), ("b", 1, SHORT))
+    first, second = halves(made.take(1_000))
+    assert first == [(jobs[0], 0, 1)]
+    assert second == [(jobs[0], 1, 3), (jobs[1], 0, 1)]

@@ -69,6 +69,13 @@ def test_a_device_that_became_faster_is_soon_expected_to_be(pace: Pace, clock: C
     assert pace.spare_s(1000) == pytest.approx(0.003, rel=0.2)
 
 
+def test_a_batch_behind_another_begins_when_that_has_ended(pace: Pace, clock: Clock) -> None:
+    run(pace, clock, host_s=0.001, device_s=0.010, tokens=1000)
+    for _ in range(2):
+        pace.begun(clock.s - 0.001, 1000)
+    assert pace.spare_s(1000) == pytest.approx(0.020 - 0.001)
+
+
 def test_an_end_that_nobody_saw_teaches_nothing(pace: Pace, clock: Clock) -> None:
     run(pace, clock, host_s=0.001, device_s=0.004, tokens=1000)
     for _ in range(40):

@@ -28,6 +28,7 @@ def test_tiles_are_whole_windows_in_order(limit: int) -> None:
         (a, b), (start, end) = tile.windows, tile.tokens
         assert end - start <= limit or b - a == 1
         assert end - start == lengths[a:b].sum()
+        assert b == len(lengths) or end - start + lengths[b] > limit  # no room is left
         assert [length for count, length in tile.runs for _ in range(count)] == lengths[a:b].tolist()
         assert len({length for _, length in tile.runs}) == len(tile.runs)
 

@@ -105,13 +105,18 @@ def test_slices_are_apart_purged_and_without_the_order_completed_page(rng: np.ra
         assert ends["test"] <= END
     for rows in inside.values():
         assert not rows[~events.instant].any()
+    choosing, calibrating = (inside[which] for which in ("choice", "calibration"))
+    assert np.array_equal(choosing | calibrating, inside["validation"])
+    theirs, others = (set(events.visitor[rows.any(axis=1)].tolist()) for rows in (calibrating, choosing))
+    assert not theirs & others
+    assert 80 < len(theirs) < 180  # one in four of 500
     week = inside["validation"][:, 2]
     assert (times[week] >= WEEK_VALIDATION).all()
     assert held_out(events.visitor[week]).all()
     assert not (week[:, None] & inside["train"]).any()  # whatever the horizon
-    theirs = held_out(events.visitor)
+    held = held_out(events.visitor)
     for at, horizon in enumerate(HORIZONS_MS):
-        known = times[inside["train"][:, at] & theirs] + horizon
+        known = times[inside["train"][:, at] & held] + horizon
         assert WEEK_VALIDATION - DAY < known.max() <= WEEK_VALIDATION  # no label that taught looks into their week
     assert (times[inside["train"][:, 2]] + HORIZONS_MS[2] <= WEEK_VALIDATION).all()
     assert (times[inside["train"][:, 1]] + DAY <= VALIDATION).all()

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
 from worker.training.calibrate import fit, platt
-from worker.training.metrics import LIFTS, METRICS, bootstrap, measure
+from worker.training.metrics import LIFTS, METRICS, bootstrap, enough, measure
 
 _RNG = np.random.default_rng(3)
 P = np.round(_RNG.random(4000), 2)  # with ties
@@ -24,6 +24,24 @@ def test_metrics_are_scikit_learns(weights: np.ndarray | None) -> None:
 
 def test_calibration_error_of_a_constant_is_its_distance_from_the_base_rate() -> None:
     assert measure(np.full(4000, 0.5), Y)["ece"] == pytest.approx(abs(0.5 - Y.mean()))
+
+
+@pytest.mark.parametrize(
+    "weights", [np.ones(4000), _RNG.integers(0, 4, 4000).astype(np.float64)], ids=["plain", "weighted"]
+)
+def test_calibration_error_is_that_of_15_equal_bins(weights: np.ndarray, rng: np.random.Generator) -> None:
+    p = np.append(rng.random(3900), np.ones(100))  # of the last bin, though on its border
+    y = (rng.random(4000) < np.sqrt(p)) & (p < 1)
+    expected = 0.0
+    for low in range(15):
+        rows = (p >= low / 15) & ((p < (low + 1) / 15) | (low == 14))
+        expected += abs(float((weights[rows] * (p[rows] - y[rows])).sum()))
+    assert measure(p, y, weights)["ece"] == pytest.approx(expected / weights.sum())
+
+
+def test_of_both_outcomes_there_must_be_enough() -> None:
+    y = np.array([True, True, False])
+    assert [enough(some, least=2) for some in (y, ~y, np.append(y, False))] == [False, False, True]
 
 
 @pytest.mark.parametrize(("metric", "share"), LIFTS.items())
