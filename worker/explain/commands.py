@@ -10,7 +10,7 @@ import typer
 
 from worker import options
 from worker.errors import IntentError
-from worker.terminal import err, line, out
+from worker.terminal import err, line, out, say_json
 
 if TYPE_CHECKING:
     from worker.explain.story import Story
@@ -84,7 +84,7 @@ def explain(
 
         write_page(found, page)
     if as_json:
-        out.print_json(json.dumps(found.document()))
+        say_json(found.document())
         return
     out.print(tables(found))
     if page is not None:
@@ -139,7 +139,7 @@ def check(
     title = f"{loaded.name} {loaded.version}, {horizon}, {found.windows} validation windows"
     plot_study(found, folder / "deletion.png", title=title)
     if as_json:
-        out.print_json(json.dumps(result))
+        say_json(result)
         return
     for table in (*tables(found), codes.table(worth)):
         out.print(table)
