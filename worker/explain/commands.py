@@ -11,6 +11,7 @@ import typer
 from worker import options
 from worker.errors import IntentError
 from worker.terminal import err, line, out, say_json
+from worker.whole import written
 
 if TYPE_CHECKING:
     from worker.explain.story import Story
@@ -71,7 +72,7 @@ def explain(
         raise typer.BadParameter("name a file of events (- for standard input) or the sample", param_hint="--events")
     if page is not None and (page.is_dir() or not page.parent.is_dir()):
         raise typer.BadParameter(f"{page} is no file in an existing folder", param_hint="--page")
-    if page is not None and not os.access(page if page.exists() else page.parent, os.W_OK):
+    if page is not None and not os.access(page.parent if page.is_file() or not page.exists() else page, os.W_OK):
         raise typer.BadParameter(f"{page} cannot be written: it is closed to this user", param_hint="--page")
     methods = {"both": (OCCLUSION, GRADIENTS), "occlusion": (OCCLUSION,), "gradients": (GRADIENTS,)}[method]
     where = options.place(device)
@@ -135,7 +136,8 @@ def check(
     folder.mkdir(parents=True, exist_ok=True)
     result = {"model": [loaded.name, loaded.version], "horizon": horizon, "seed": seed, **document(found)}
     result["codes"] = codes.document(worth)
-    (folder / "deletion.json").write_text(json.dumps(result, indent=1) + "\n")
+    with written(folder / "deletion.json") as file:
+        file.write_text(json.dumps(result, indent=1) + "\n")
     title = f"{loaded.name} {loaded.version}, {horizon}, {found.windows} validation windows"
     plot_study(found, folder / "deletion.png", title=title)
     if as_json:
