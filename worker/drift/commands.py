@@ -103,7 +103,7 @@ def topic(
     from worker.replay.lookup import look_up
     from worker.replay.plan import parse_bound, parse_duration
 
-    settings = load({"model": {"device": device} if device else {}, "topics": {"events": name} if name else {}})
+    settings = load({"model": {"device": device} if device else {}, "topics": {} if name is None else {"events": name}})
     source = settings.topics.events
     with err.status("asking for offsets"):  # before the model is loaded: what is wrong is told at once
         plan = look_up(
