@@ -1,6 +1,7 @@
 """`intent model`: what it says to people and to programs, and with which exit code."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -328,6 +329,9 @@ def paired(difference: float, *, against: str = "a") -> bytes:
         pytest.param(
             {"metrics.json": numbers(0.9)}, paired(-0.005), [False, False], id="its own intervals play no part"
         ),
+        pytest.param({}, paired(math.nan), [True, True], id="not a number"),
+        pytest.param({"metrics.json": numbers(0.5)}, numbers(math.nan), [True, True], id="not a number by itself"),
+        pytest.param({"metrics.json": numbers(math.nan)}, numbers(math.nan), [False, False], id="nobody bought"),
         pytest.param({"metrics.json": numbers(0.9)}, paired(-0.02, against="c"), [], id="paired with another"),
         pytest.param({"metrics.json": paired(0.1, against="c")}, numbers(0.5), [], id="the former is paired"),
     ],
