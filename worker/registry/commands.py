@@ -264,6 +264,8 @@ def promote_model(
                         "--data measures both",
                         to=err,
                     )
+        elif data is not None:
+            line(f"{version} was not compared: there is no other {moved} to compare it with", to=err)
     worse = [row for row in rows if row.worse]
     if not worse or force:
         _move(source.store, source.name, moved, now, promoted(now, version, at=_now()))

@@ -148,6 +148,19 @@ def test_what_says_how_to_compare_on_events_needs_events(run: Run, made: Version
     assert aliases(tmp_path).keys() == {"challenger"}
 
 
+def test_events_that_there_is_nothing_to_compare_on_are_told(run: Run, made: Versions, tmp_path: Path) -> None:
+    run("push", made.folder / "first")
+    result = run("promote", NAME, made.first, "--data", tmp_path)
+    assert result.exit_code == 0
+    assert f"{made.first} was not compared: there is no other champion" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("url", ["nope://x", "a::b"])
+def test_a_store_that_is_none_is_not_laid_to_the_setting(run: Run, url: str) -> None:
+    said = str(run("list", "--store", url).exception)
+    assert said.startswith(f"the model store is '{url}'")
+
+
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "damaged"])
 def test_a_champion_that_cannot_be_read_holds_its_successor_up_without_force(
     run: Run, made: Versions, tmp_path: Path, gone: bool
