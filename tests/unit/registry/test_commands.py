@@ -158,7 +158,7 @@ def test_events_that_there_is_nothing_to_compare_on_are_told(run: Run, made: Ver
 @pytest.mark.parametrize("url", ["nope://x", "a::b"])
 def test_a_store_that_is_none_is_not_laid_to_the_setting(run: Run, url: str) -> None:
     said = str(run("list", "--store", url).exception)
-    assert said.startswith(f"the model store is '{url}'")
+    assert said.startswith(f"--store or the setting `model.store` is '{url}'")
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "damaged"])
