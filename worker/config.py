@@ -7,7 +7,7 @@ nested by `__`) and the command line.
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,14 +61,15 @@ class _Sources(Settings, BaseSettings):
 def load(flags: Mapping[str, object] | None = None) -> Settings:
     """The effective settings. `flags` is a nested mapping like the tree.
 
-    Raises `SettingError`, one sentence that names the first wrong setting, its value and what is accepted.
+    Raises `SettingError`, one sentence that names the first wrong setting, its value, what is accepted, and where it
+    stands, unless that is `flags`.
     """
     _refuse_unknown_environment()
     try:
         read = _Sources(_secrets_dir=_secrets_folder(), **dict(flags or {}))  # type: ignore[arg-type]  # nested mappings are validated by pydantic
         return Settings(**dict(read))  # the plain tree: equal to one that was made by hand
     except ValidationError as error:
-        raise SettingError(_sentence(error)) from None
+        raise SettingError(_sentence(error, _origins(flags or {}))) from None
     except (OSError, ValueError) as error:
         raise SettingError(f"the settings cannot be read: {error}") from None
 
@@ -90,24 +91,30 @@ def flags(assignments: Iterable[str]) -> dict[str, dict[str, object]]:
 def sources(flags: Mapping[str, Mapping[str, object]] | None = None) -> dict[str, str]:
     """Where each setting's value came from: `flag`, `environment`, `secret file`, `intent.toml` or `default`."""
     tree = load(flags)
-    toml: dict[str, Any] = _toml()()
+    origin = _origins(flags or {})
+    return {name: origin(name) for name, _ in leaves(tree)}
+
+
+def _origins(flags: Mapping[str, Any]) -> Callable[[str], str]:
+    """What tells of a setting, or of a name that is none, where it came from."""
+    toml = _toml()()
     environment = {name.lower() for name in os.environ}
     folder = _secrets_folder()
     secrets = set() if folder is None else {path.name.lower() for path in folder.iterdir() if path.is_file()}
-    origin = {}
-    for name, _ in leaves(tree):
-        section, field = name.split(".")
+
+    def origin(name: str) -> str:
+        section, _, field = name.partition(".")
         variable = f"{PREFIX}{section}__{field}".lower()
-        if field in (flags or {}).get(section, {}):
-            origin[name] = "flag"
-        elif variable in environment:
-            origin[name] = "environment"
-        elif variable in secrets:
-            origin[name] = "secret file"
-        elif field in toml.get(section, {}):
-            origin[name] = str(_file())
-        else:
-            origin[name] = "default"
+        if field in flags.get(section, {}):
+            return "flag"
+        if variable in environment:
+            return "environment"
+        if variable in secrets:
+            return "secret file"
+        if section in toml and (not field or field in toml[section]):
+            return str(_file())
+        return "default"
+
     return origin
 
 
@@ -176,20 +183,22 @@ def _refuse_unknown_environment() -> None:
             )
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, origin: Callable[[str], str]) -> str:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"`{name}` is no setting; `intent config show` lists those there are"
     if first["type"] == "together":
         return first["msg"]
     if first["type"] == "model_type":
         return _is_section(name)
+    source = origin(name)
+    stands = "" if source in {"flag", "default"} else f" (it stands in: {source})"
+    if first["type"] == "extra_forbidden":
+        return f"`{name}` is no setting{stands}; `intent config show` lists those there are"
     if first["type"] == "string_pattern_mismatch":
-        return f"the setting `{name}` is {first['input']!r}: {ACCEPTED[first['ctx']['pattern']]}"
+        return f"the setting `{name}` is {first['input']!r}: {ACCEPTED[first['ctx']['pattern']]}{stands}"
     shown = "(hidden)" if "password" in name else repr(first["input"])
     message = first["msg"][0].lower() + first["msg"][1:]
-    return f"the setting `{name}` is {shown}: {message}"
+    return f"the setting `{name}` is {shown}: {message}{stands}"
 
 
 def _is_section(name: str) -> str:

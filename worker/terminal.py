@@ -1,10 +1,12 @@
 """Where commands write: results to `out`, progress and what goes wrong to `err`."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +32,11 @@ def printable(text: str) -> str:
 def line(text: str, *, to: Console = out) -> None:
     """One line as it is: a file's name may look like markup, and the terminal alone cuts a line."""
     to.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def say_json(content: object) -> None:
+    """JSON to standard output, for programs. No console writes it: `FORCE_COLOR`, or a terminal, would mark it up."""
+    typer.echo(json.dumps(content, indent=2))
 
 
 def say(program: str, error: str) -> None:

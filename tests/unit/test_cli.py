@@ -167,6 +167,15 @@ def test_a_device_that_there_is_none_of_is_bad_usage(command: str) -> None:
     assert "'gpu' is not one of 'auto', 'cpu', 'cuda'" in told
 
 
+@pytest.mark.parametrize("command", ["replay --out out.parquet", "drift topic"])
+def test_a_topic_without_a_name_is_not_the_setting(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, [*command.split(), "--topic", ""])
+    assert "`topics.events` is ''" in str(done.exception)
+
+
 @pytest.mark.parametrize("option", ["--from 2016-08-08", "--full-rate"])
 def test_what_the_demo_needs_data_for_is_refused_without(option: str) -> None:
     done = CliRunner().invoke(cli.app, ["demo", *option.split()])

@@ -187,6 +187,32 @@ def test_the_origin_of_a_secret_file_in_capitals(tmp_path: Path, monkeypatch: py
     assert config.sources()["worker.web_port"] == "secret file"
 
 
+@pytest.mark.parametrize(
+    ("line", "said"), [("mode = 'all'", "`worker.mode` is 'all': "), ("mood = 'all'", "`worker.mood` is no setting")]
+)
+def test_a_refused_value_is_told_with_the_file_that_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    file = tmp_path / "intent.toml"
+    file.write_text(f"[worker]\n{line}\n")
+    monkeypatch.setenv("INTENT_CONFIG", str(file))
+    with pytest.raises(SettingError, match=re.escape(f"(it stands in: {file})")) as caught:
+        config.load()
+    assert said in str(caught.value)
+
+
+def test_a_refused_value_of_the_environment_or_a_secret_file_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "intent_worker__web_port").write_text("70000")
+    monkeypatch.setenv("INTENT_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(SettingError, match=r"'70000': .*\(it stands in: secret file\)"):
+        config.load()
+    monkeypatch.setenv("INTENT_WORKER__WEB_PORT", "80000")
+    with pytest.raises(SettingError, match=r"'80000': .*\(it stands in: environment\)"):
+        config.load()
+
+
 def test_a_broken_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "intent.toml").write_text("[worker\n")
     monkeypatch.setenv("INTENT_CONFIG", str(tmp_path / "intent.toml"))

@@ -1,7 +1,6 @@
 """`intent demo`: what it takes, and how it says what came of it."""
 
 import itertools
-import json
 import signal
 import time
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ import typer
 from rich.console import Console
 
 from worker.errors import CheckFailed
+from worker.terminal import say_json
 
 if TYPE_CHECKING:
     from worker.shop.outgoing import Outgoing
@@ -100,7 +100,7 @@ def demo(
         console.print("interrupted; everything is stopped")
         raise typer.Exit(_INTERRUPTED) from None
     if as_json:
-        out.print_json(json.dumps(to_json(outcome)))
+        say_json(to_json(outcome))
     else:
         out.print(as_table(outcome))
     if not outcome.holds:

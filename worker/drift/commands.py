@@ -1,7 +1,6 @@
 """`intent drift`: has traffic moved away from what the model knows? A topic, recorded events, or a new reference."""
 
 import asyncio
-import json
 import os
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker import options
-from worker.terminal import err, line, out
+from worker.terminal import err, line, out, say_json
 
 if TYPE_CHECKING:
     from worker.drift.report import Report
@@ -104,7 +103,7 @@ def topic(
     from worker.replay.lookup import look_up
     from worker.replay.plan import parse_bound, parse_duration
 
-    settings = load({"model": {"device": device} if device else {}, "topics": {"events": name} if name else {}})
+    settings = load({"model": {"device": device} if device else {}, "topics": {} if name is None else {"events": name}})
     source = settings.topics.events
     with err.status("asking for offsets"):  # before the model is loaded: what is wrong is told at once
         plan = look_up(
@@ -180,7 +179,7 @@ def reference(
     assert made.drift is not None
     result = {"bundle": str(folder), "name": made.name, "version": version, "windows": made.drift.windows}
     if as_json:
-        out.print_json(json.dumps(result))
+        say_json(result)
         return
     line(f"{made.name} {version} in {folder}: {len(made.drift.features)} features of {made.drift.windows:,} windows")
 
@@ -201,7 +200,7 @@ def _say(report: "Report", *, as_json: bool) -> None:
         found = ", ".join(f"{fate} {count:,}" for fate, count in report.records.items()) or "none lies in it"
         raise IntentError(f"there is nothing to compare: {report.what} has no event that is scored ({found})")
     if as_json:
-        out.print_json(json.dumps(report.document()))
+        say_json(report.document())
     else:
         out.print(report.table(), highlight=False)
     report.check()

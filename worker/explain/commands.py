@@ -10,7 +10,8 @@ import typer
 
 from worker import options
 from worker.errors import IntentError
-from worker.terminal import err, line, out
+from worker.terminal import err, line, out, say_json
+from worker.whole import written
 
 if TYPE_CHECKING:
     from worker.explain.story import Story
@@ -71,7 +72,7 @@ def explain(
         raise typer.BadParameter("name a file of events (- for standard input) or the sample", param_hint="--events")
     if page is not None and (page.is_dir() or not page.parent.is_dir()):
         raise typer.BadParameter(f"{page} is no file in an existing folder", param_hint="--page")
-    if page is not None and not os.access(page if page.exists() else page.parent, os.W_OK):
+    if page is not None and not os.access(page.parent if page.is_file() or not page.exists() else page, os.W_OK):
         raise typer.BadParameter(f"{page} cannot be written: it is closed to this user", param_hint="--page")
     methods = {"both": (OCCLUSION, GRADIENTS), "occlusion": (OCCLUSION,), "gradients": (GRADIENTS,)}[method]
     where = options.place(device)
@@ -84,7 +85,7 @@ def explain(
 
         write_page(found, page)
     if as_json:
-        out.print_json(json.dumps(found.document()))
+        say_json(found.document())
         return
     out.print(tables(found))
     if page is not None:
@@ -135,11 +136,12 @@ def check(
     folder.mkdir(parents=True, exist_ok=True)
     result = {"model": [loaded.name, loaded.version], "horizon": horizon, "seed": seed, **document(found)}
     result["codes"] = codes.document(worth)
-    (folder / "deletion.json").write_text(json.dumps(result, indent=1) + "\n")
+    with written(folder / "deletion.json") as file:
+        file.write_text(json.dumps(result, indent=1) + "\n")
     title = f"{loaded.name} {loaded.version}, {horizon}, {found.windows} validation windows"
     plot_study(found, folder / "deletion.png", title=title)
     if as_json:
-        out.print_json(json.dumps(result))
+        say_json(result)
         return
     for table in (*tables(found), codes.table(worth)):
         out.print(table)

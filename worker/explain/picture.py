@@ -1,6 +1,7 @@
 """An explanation and a study as pictures, and an explanation as one page that needs nothing else."""
 
 import io
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 from worker.errors import IntentError
 from worker.explain.explanation import Explanation, beside, headline, notes, rows
 from worker.explain.faithfulness import SHARES, Study
+from worker.whole import written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,8 +39,10 @@ def write_page(found: Explanation, path: Path) -> None:
         notes=notes(found),
         context=found.story.context,
     )
+    device = path.exists() and not path.is_file()  # nothing takes a device's place
     try:
-        path.write_text(page, encoding="utf-8")
+        with nullcontext(path) if device else written(path) as file:
+            file.write_text(page, encoding="utf-8")
     except OSError as error:
         raise IntentError(
             f"--page is {str(path)!r}, which cannot be written: {error.strerror}; "
@@ -92,4 +96,5 @@ def plot_study(found: Study, path: Path, *, title: str) -> None:
     axes.grid(visible=True, alpha=0.3)
     meaning = "solid: most supporting first; dashed: most opposing first"
     whole.legend(loc="outside lower center", ncols=4, title=meaning, fontsize=8, title_fontsize=8)
-    whole.savefig(path, dpi=120)
+    with written(path) as file:
+        whole.savefig(file, dpi=120, format="png")

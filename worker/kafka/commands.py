@@ -1,6 +1,5 @@
 """`intent broker` and `intent topics`: what they take and how they say what came of it. The work is done next door."""
 
-import json
 import os
 import shlex
 import time
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from worker.errors import CheckFailed
 from worker.options import Json
-from worker.terminal import err, out
+from worker.terminal import err, out, say_json
 
 if TYPE_CHECKING:
     from worker.kafka.daemon import Status
@@ -85,7 +84,7 @@ def broker_stop(*, folder: _Folder = _FOLDER, as_json: Json = False) -> None:
     with err.status("stopping Kafka"):
         stopped = daemon.stop(folder)
     if as_json:
-        out.print_json(json.dumps({"stopped": stopped}))
+        say_json({"stopped": stopped})
     else:
         none = f"no Kafka runs below {escape(str(folder))}"
         out.print(f"stopped {stopped} node{'s' * (stopped > 1)}" if stopped else none)
@@ -100,7 +99,7 @@ def topics_create(*, as_json: Json = False) -> None:
     settings = load()
     made = topics.create(settings)
     if as_json:
-        out.print_json(json.dumps({"topics": [{"name": name, "created": new} for name, new in made.items()]}))
+        say_json({"topics": [{"name": name, "created": new} for name, new in made.items()]})
         return
     table = Table("topic", "", "keeps")
     for topic in topics.declared(settings):
@@ -130,7 +129,7 @@ def topics_check(*, as_json: Json = False) -> None:
     if as_json:
         fields = ("topic", "what", "found", "wanted")
         found = [{field: getattr(difference, field) for field in fields} for difference in differences]
-        out.print_json(json.dumps({"differences": found}))
+        say_json({"differences": found})
     elif differences:
         table = Table("topic", "what", "found", "wanted")
         for difference in differences:
@@ -149,9 +148,7 @@ def _print_status(status: "Status") -> None:
         {"number": number, "running": running, "pid": status.pids[number], "log": status.logs[number]}
         for number, running in status.running.items()
     ]
-    out.print_json(
-        json.dumps({"running": status.complete, "bootstrap_servers": status.bootstrap_servers, "nodes": nodes})
-    )
+    say_json({"running": status.complete, "bootstrap_servers": status.bootstrap_servers, "nodes": nodes})
 
 
 def _option(folder: Path) -> str:

@@ -1,6 +1,5 @@
 """`intent model`: bundles in folders and in a store, and the aliases that say which of them scores."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,7 @@ from worker import options
 from worker.clock import now_ms
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.registry import meant
-from worker.terminal import err, line, out
+from worker.terminal import err, line, out, say_json
 
 if TYPE_CHECKING:
     from worker.registry.alias import Alias
@@ -77,7 +76,7 @@ def list_models(
             naming = [alias for alias, value in aliases.items() if value.version == version]
             found.append({"name": name, "version": version, "aliases": naming})
     if as_json:
-        _say_json(found)
+        say_json(found)
         return
     if not found:
         line(f"no models in {url} yet; `intent model push FOLDER` puts one there")
@@ -106,7 +105,7 @@ def _list_folder(folder: Path | None, *, as_json: bool) -> None:
             entry |= {"name": path.name, "version": None, "parameters": None, "state": str(error)}
         found.append(entry)
     if as_json:
-        _say_json(found)
+        say_json(found)
         return
     table = Table("name", "version", "parameters", "folder", "state")
     for entry in found:
@@ -124,7 +123,7 @@ def show_model(which: _Which = None, *, store: _Store = None, as_json: options.J
     aliases = {} if source is None else source.store.aliases(source.name)
     if as_json:
         document = {"name": loaded.name, "version": loaded.version, "parameters": _size(loaded), "where": where}
-        _say_json(
+        say_json(
             document | {"aliases": {name: _document(value) for name, value in aliases.items()}, "card": loaded.card}
         )
         return
@@ -150,10 +149,10 @@ def verify_model(which: _Which = None, *, store: _Store = None, as_json: options
         loaded, where, _ = meant.loaded(which, store, fresh=True)
     except SettingError as error:
         if as_json:
-            _say_json({"ok": False, "error": str(error)})
+            say_json({"ok": False, "error": str(error)})
         raise CheckFailed(str(error)) from None
     if as_json:
-        _say_json({"ok": True, "name": loaded.name, "version": loaded.version, "where": where})
+        say_json({"ok": True, "name": loaded.name, "version": loaded.version, "where": where})
         return
     line(f"{loaded.name} {loaded.version} in {where}: checksums right, loads")
 
@@ -183,7 +182,7 @@ def push_model(
         now = opened.alias(loaded.name, CHALLENGER)
         _move(opened, loaded.name, CHALLENGER, now, promoted(now, loaded.version, at=_now()))
     if as_json:
-        _say_json({"name": loaded.name, "version": loaded.version, "new": new, "challenger": challenger})
+        say_json({"name": loaded.name, "version": loaded.version, "new": new, "challenger": challenger})
         return
     done = "is now in" if new else "was in"
     line(f"{loaded.name} {loaded.version} {done} {opened.url}")
@@ -265,12 +264,14 @@ def promote_model(
                         "--data measures both",
                         to=err,
                     )
+        elif data is not None:
+            line(f"{version} was not compared: there is no other {moved} to compare it with", to=err)
     worse = [row for row in rows if row.worse]
     if not worse or force:
         _move(source.store, source.name, moved, now, promoted(now, version, at=_now()))
     if as_json:
         document = {"name": source.name, "alias": moved, "before": before, "version": version}
-        _say_json(
+        say_json(
             document | {"moved": not worse or force, "comparison": [asdict(row) | {"worse": row.worse} for row in rows]}
         )
     elif before is not None and rows:
@@ -305,7 +306,7 @@ def rollback_model(
         there.load(back.version)
     _move(source.store, source.name, moved, now, back)
     if as_json:
-        _say_json({"name": source.name, "alias": moved, "before": now.version, "version": back.version})
+        say_json({"name": source.name, "alias": moved, "before": now.version, "version": back.version})
         return
     line(f"{moved} of {source.name} is {back.version} again, it was {now.version}")
 
@@ -322,7 +323,7 @@ def retire_model(name: _Name = None, *, store: _Store = None, as_json: options.J
     if not opened.forget(model, CHALLENGER):
         raise SettingError(f"the model {model} in {opened.url} has no {CHALLENGER}; nothing was changed")
     if as_json:
-        _say_json({"name": model, "alias": CHALLENGER, "version": None})
+        say_json({"name": model, "alias": CHALLENGER, "version": None})
         return
     line(f"{model} has no {CHALLENGER} any more")
 
@@ -372,7 +373,3 @@ def _size(bundle: "Bundle") -> int:
 def _document(alias: "Alias") -> dict[str, object]:
     moves = [{"at": move.at, "how": move.how, "version": move.version} for move in alias.moves]
     return {"version": alias.version, "before": alias.before, "moves": moves}
-
-
-def _say_json(document: object) -> None:
-    typer.echo(json.dumps(document, indent=2))

@@ -8,6 +8,7 @@ from other data, told by its instants and visitors, is not compared.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -37,8 +38,10 @@ class Row:
 
     @property
     def worse(self) -> bool:
-        """Beyond the interval of the difference, or else beyond both intervals."""
-        return self.after[2] < self.before[1] if self.difference is None else self.difference[2] < 0
+        """Beyond the interval of the difference, or else beyond both intervals; NaN is worse than any number."""
+        if math.isnan(self.before[0]):  # as where nobody bought: there is nothing to be worse than
+            return False
+        return not (self.after[2] >= self.before[1] if self.difference is None else self.difference[2] >= 0)
 
 
 def compare(before: tuple[str, Mapping[str, bytes]], after: tuple[str, Mapping[str, bytes]]) -> list[Row]:

@@ -53,21 +53,18 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        said = f"--store or the setting `model.store` is {url!r}"
         if "::" in url:
-            raise SettingError(f"the setting `model.store` is {url!r}: a chained URL may cache an alias that has moved")
+            raise SettingError(f"{said}: a chained URL may cache an alias that has moved")
         try:
             # each store its own, without a cache of listings: a stale one would hide an alias that moved. Not by an
             # option of `url_to_fs`, which some protocols hand on to connections that know no such thing.
             self._fs, self._root = url_to_fs(url, skip_instance_cache=True)
             self._fs.dircache.use_listings_cache = False
         except ImportError as error:
-            raise SettingError(
-                f"the setting `model.store` is {url!r}, which needs a package: {_reason(error)}"
-            ) from None
+            raise SettingError(f"{said}, which needs a package: {_reason(error)}") from None
         except Exception as error:  # of whichever library serves the protocol
-            raise SettingError(
-                f"the setting `model.store` is {url!r}, which is no folder or URL that can be opened: {_reason(error)}"
-            ) from None
+            raise SettingError(f"{said}, which is no folder or URL that can be opened: {_reason(error)}") from None
         self._local = isinstance(self._fs, LocalFileSystem)
         self._renaming = get_protocol(url) in _RENAMING
 

@@ -63,7 +63,7 @@ def replay(
         {
             "model": model,
             "worker": {"mode": mode} if mode else {},
-            "topics": {"events": topic} if topic else {},
+            "topics": {} if topic is None else {"events": topic},
         }
     )
     with err.status("asking for offsets"):

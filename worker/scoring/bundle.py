@@ -173,7 +173,9 @@ def verify(folder: Path) -> tuple[str, dict[str, bytes]]:
     Raises `SettingError`, one sentence that names the file and what is wrong with it.
     """
     if not folder.is_dir():
-        raise SettingError(f"bundle {folder} is not a folder; set `model.bundle` to one that `intent train` wrote")
+        raise SettingError(
+            f"bundle {folder} is not a folder; name one that `intent train` wrote (a worker's: `model.bundle`)"
+        )
     listing = _read(folder, CHECKSUMS, _JSON_BYTES)
     expected = _checksums(folder, listing)
     contents = {}
@@ -260,6 +262,8 @@ def _encoder() -> dict[str, list[str]]:
 
 def _read(folder: Path, name: str, limit: int) -> bytes:
     path = folder / name
+    if path.exists() and not path.is_file():  # opening a pipe would wait for whoever writes to it
+        raise SettingError(f"bundle {folder}: {name} is no file")
     try:
         with path.open("rb") as file:
             # no more than there is: `read` takes the memory for all that it is asked for

@@ -1,6 +1,5 @@
 """`intent simulate` and `intent import`: what they take, and what they say of what was sent."""
 
-import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from worker import options
 from worker.errors import IntentError
-from worker.terminal import err, line, out
+from worker.terminal import err, line, say_json
 
 if TYPE_CHECKING:
     from worker.events import Event
@@ -214,7 +213,7 @@ def _report(
             "made": dict(made),
             "delay_ms": {f"p{p:g}": delay.get_value_at_percentile(p) for p in (50, 99, 100)} if scheduled else None,
         }
-        out.print_json(json.dumps(found | ({} if rejects is None else {"rejected": rejects.document()})))
+        say_json(found | ({} if rejects is None else {"rejected": rejects.document()}))
         return
     rate = publisher.sent / publisher.seconds if publisher.seconds else 0.0
     line(f"{publisher.acked:,} {what} in {settings.topics.events}, {publisher.seconds:.1f} s, {rate:,.0f}/s")

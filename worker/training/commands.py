@@ -1,6 +1,5 @@
 """`intent train`: what it takes and how it says what came of it."""
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from worker import options
-from worker.terminal import line, out
+from worker.terminal import line, out, say_json
 
 if TYPE_CHECKING:
     from worker.training.loop import Progress as TrainingProgress
@@ -275,7 +274,7 @@ def train(
 
     if as_json:
         result = {"bundle": str(found.bundle), "name": name, "version": found.version, "run": str(found.folder)}
-        out.print_json(json.dumps(result | {"test": evaluation.document(found.test)}))
+        say_json(result | {"test": evaluation.document(found.test)})
         return
     out.print(evaluation.table(found.validation, title="validation slice (chosen on it: optimistic)"))
     if found.test:

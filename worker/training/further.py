@@ -1,6 +1,5 @@
 """`intent train --from`: what its options mean together, and how it says what came of it."""
 
-import json
 import shlex
 import sys
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from rich.progress import Progress
 
 from worker import options
 from worker.shop.source import Source
-from worker.terminal import line, out
+from worker.terminal import line, out, say_json
 from worker.training import loop, succession, update
 from worker.training.adapt import METHODS
 from worker.training.continual import Update
@@ -139,7 +138,7 @@ def show(found: update.Outcome, *, as_json: bool) -> None:
             "trained_parameters": found.trained_parameters,
             "comparison": [asdict(pair) for pair in found.pairs],
         }
-        out.print_json(json.dumps(result))
+        say_json(result)
         return
     out.print(succession.table(found.pairs, before=found.before, after=found.version))
     line(f"{found.version} in {found.bundle}, from {found.before}; the history in {found.folder}")

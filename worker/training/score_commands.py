@@ -1,6 +1,5 @@
 """`intent score`: recorded events to a table of scores, offline."""
 
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker import options
-from worker.terminal import line, out
+from worker.terminal import line, say_json
 
 if TYPE_CHECKING:
     from worker.shop.columns import Rejects
@@ -136,7 +135,7 @@ def _score_source(
     if as_json:
         result = {"out": str(file), "rows": rows, "seconds": round(seconds, 1), "model": [model.name, model.version]}
         rows_of = {} if rejects is None else {"table": account(to_ms) | {"rejected": rejects.document()}}
-        out.print_json(json.dumps(result | rows_of))
+        say_json(result | rows_of)
         return
     line(f"{rows:,} scores of {model.name} {model.version} in {file}, {seconds:.0f} s")
     if counted := options.counts(account(to_ms)):

@@ -172,6 +172,16 @@ def test_a_page_that_cannot_be_written_is_a_sentence(file: Path, folder: Path) -
     assert "--page is '/dev/full', which cannot be written: No space left on device" in str(run.exception)
 
 
+def test_a_page_takes_the_place_of_the_former_whole(file: Path, folder: Path, tmp_path: Path) -> None:
+    page, former = tmp_path / "why.html", tmp_path / "former"
+    page.write_text("former")
+    former.hardlink_to(page)
+    command = ["explain", "--events", str(file), "--bundle", str(folder), "--method", "occlusion", "--page", str(page)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert former.read_text() == "former"
+    assert page.read_text().startswith("<!")
+
+
 def test_a_page_that_is_closed_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.W_OK)
     command = ["explain", "--events", "-", "--page", str(tmp_path / "why.html")]

@@ -1,12 +1,15 @@
 """What `intent broker` says of folders that are none, and of odd names."""
 
+import json
 from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from worker.errors import CheckFailed, IntentError
+from worker.kafka import commands
 from worker.kafka.commands import broker_app
 
 
@@ -35,3 +38,9 @@ def test_a_name_with_marks_is_said_as_it_is(program: typer.Typer) -> None:
 def test_a_suggested_command_is_one_for_a_shell(program: typer.Typer, tmp_path: Path) -> None:
     done = CliRunner().invoke(program, ["broker", "status", "--folder", str(tmp_path / "two words")])
     assert f"`intent broker start --folder '{tmp_path}/two words'` starts it" in str(done.exception)
+
+
+def test_json_has_no_colours(program: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "out", Console(force_terminal=True, color_system="standard"))  # as FORCE_COLOR does
+    done = CliRunner().invoke(program, ["broker", "status", "--folder", str(tmp_path), "--json"])
+    assert json.loads(done.stdout) == {"running": False, "bootstrap_servers": "", "nodes": []}

@@ -1,6 +1,7 @@
 """`intent model`: what it says to people and to programs, and with which exit code."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -145,6 +146,19 @@ def test_what_says_how_to_compare_on_events_needs_events(run: Run, made: Version
     assert result.exit_code == 2
     assert "it needs --data" in result.output
     assert aliases(tmp_path).keys() == {"challenger"}
+
+
+def test_events_that_there_is_nothing_to_compare_on_are_told(run: Run, made: Versions, tmp_path: Path) -> None:
+    run("push", made.folder / "first")
+    result = run("promote", NAME, made.first, "--data", tmp_path)
+    assert result.exit_code == 0
+    assert f"{made.first} was not compared: there is no other champion" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("url", ["nope://x", "a::b"])
+def test_a_store_that_is_none_is_not_laid_to_the_setting(run: Run, url: str) -> None:
+    said = str(run("list", "--store", url).exception)
+    assert said.startswith(f"--store or the setting `model.store` is '{url}'")
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "damaged"])
@@ -329,6 +343,9 @@ def paired(difference: float, *, against: str = "a") -> bytes:
         pytest.param(
             {"metrics.json": numbers(0.9)}, paired(-0.005), [False, False], id="its own intervals play no part"
         ),
+        pytest.param({}, paired(math.nan), [True, True], id="not a number"),
+        pytest.param({"metrics.json": numbers(0.5)}, numbers(math.nan), [True, True], id="not a number by itself"),
+        pytest.param({"metrics.json": numbers(math.nan)}, numbers(math.nan), [False, False], id="nobody bought"),
         pytest.param({"metrics.json": numbers(0.9)}, paired(-0.02, against="c"), [], id="paired with another"),
         pytest.param({"metrics.json": paired(0.1, against="c")}, numbers(0.5), [], id="the former is paired"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pickle
 import shutil
 import subprocess
@@ -376,8 +377,14 @@ def test_a_bundle_takes_the_memory_of_what_is_in_it_and_not_of_what_is_accepted(
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"nowhere is not a folder; set `model\.bundle`"):
+    with pytest.raises(SettingError, match=r"nowhere is not a folder; name one .* `model\.bundle`"):
         bundles.load(tmp_path / "nowhere")
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / bundles.CHECKSUMS)
+    with pytest.raises(SettingError, match=rf"{bundles.CHECKSUMS} is no file"):
+        bundles.load(tmp_path)
 
 
 def test_a_longer_horizon_is_never_less_likely() -> None:
