@@ -1,5 +1,6 @@
 """What the console script starts, also `python -m worker`: signals are heard before anything slow is imported."""
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -11,12 +12,23 @@ _INTERRUPTED: Final = 130
 def main() -> None:
     """Entry of the console script."""
     try:
+        open_closed_streams()
         unwind_at_sigterm()
         from worker import cli
 
         cli.main()
     except KeyboardInterrupt:  # while modules are imported; later typer hears it
         sys.exit(_INTERRUPTED)
+
+
+def open_closed_streams() -> None:
+    """A standard stream that whoever started this has closed (`>&-`) is the null device.
+
+    Python has no stream then, and the next file that is opened, of RocksDB perhaps, would get its number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - for the life of the process
 
 
 def unwind_at_sigterm() -> None:

@@ -1,6 +1,5 @@
 """The program `intent`: which command does what. Bodies live with what they command and are imported when called."""
 
-import json
 import sys
 from typing import Annotated
 
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worker.errors import IntentError, SettingError
-from worker.terminal import say, told
+from worker.terminal import say, say_json, told
 
 Settings = Annotated[
     list[str] | None,
@@ -117,7 +116,7 @@ def show(
             name: {"value": None if value is None else str(value), "from": origins[name]}
             for name, value in values.items()
         }
-        typer.echo(json.dumps(rows, indent=2))
+        say_json(rows)
         return
     _list(values, origins)
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from worker.errors import CheckFailed, IntentError
-from worker.terminal import err, out
+from worker.terminal import err, out, say_json
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -58,7 +58,7 @@ def check(
             {"what": finding.what, "ok": finding.well, "found": finding.found, "advice": finding.advice}
             for finding in findings
         ]
-        typer.echo(json.dumps({"ok": not wrong, "findings": listed}))
+        say_json({"ok": not wrong, "findings": listed})
     else:
         table = Table("", "what", "found", "what to do")
         for finding in findings:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 IMPORTING = """
 import os, signal, sys, time
 
@@ -78,3 +80,11 @@ def test_a_stop_unwinds_the_command(tmp_path: Path) -> None:
         assert program.stderr is not None
         assert program.stderr.read() == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("closed", "said"), [("<&-", True), (">&-", False), ("2>&-", True), ("<&- >&- 2>&-", False)])
+def test_a_closed_stream_is_the_null_device(closed: str, *, said: bool) -> None:
+    program = [sys.executable, "-m", "worker", "config", "show", "--json"]
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr, done.stdout != "") == (0, "", said)

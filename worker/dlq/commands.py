@@ -1,7 +1,6 @@
 """`intent dlq`: what it takes and how it says what came of it. The work is done next door."""
 
 import base64
-import json
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from worker import options
 from worker.errors import IntentError, SettingError
-from worker.terminal import err, line, out, printable
+from worker.terminal import err, line, out, printable, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +71,7 @@ def dlq_list(
             }
             for letter, value_bytes in shown
         ]
-        typer.echo(json.dumps({"count": counts.total(), "reasons": counts, "letters": listed}))
+        say_json({"count": counts.total(), "reasons": counts, "letters": listed})
         return
     if not counts:
         _none(others)
@@ -124,7 +123,7 @@ def dlq_show(
             "headers": [[name, _base64(content)] for name, content in letter.headers],
             "value": _base64(letter.value),
         }
-        typer.echo(json.dumps(document))
+        say_json(document)
         return
     table = Table(show_header=False, title=f"dead letter {letter.id}", title_justify="left")
     table.add_column(style="bold")
@@ -190,7 +189,7 @@ def dlq_redrive(
         else:
             outcome.sent = Redriver(settings.kafka, dead_letters=settings.topics.dead_letters).send(chosen())
     if as_json:
-        typer.echo(json.dumps({"dry_run": dry_run, "sent": outcome.sent, "skipped": outcome.skipped}))
+        say_json({"dry_run": dry_run, "sent": outcome.sent, "skipped": outcome.skipped})
         return
     if not (outcome.sent or outcome.skipped):
         _none(others)

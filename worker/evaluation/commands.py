@@ -1,6 +1,5 @@
 """`intent evaluate`: what it takes, and how it says what was found."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,7 +8,7 @@ import typer
 
 from worker import options
 from worker.errors import IntentError
-from worker.terminal import err, line, out
+from worker.terminal import err, line, out, say_json
 from worker.whole import written
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def evaluate(
             status.update(f"drawing {report}")
             _write(report, reports.page(document))
     if as_json:
-        typer.echo(json.dumps(document))
+        say_json(document)
         return
     line(f"{document['name']} {document['version']}, {which} slice")
     for table in reports.tables(document):

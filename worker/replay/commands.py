@@ -1,6 +1,5 @@
 """`intent replay`: what it takes and how it says what came of it. The work is done next door."""
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from worker import options
-from worker.terminal import err, out
+from worker.terminal import err, out, say_json
 
 if TYPE_CHECKING:
     from worker.replay.plan import Plan
@@ -77,7 +76,7 @@ def replay(
         )
     report = _run(settings, plan, file=file, state=state)
     if as_json:
-        typer.echo(json.dumps(report.document()))
+        say_json(report.document())
     else:
         out.print(report.table())
     report.check()
