@@ -22,11 +22,16 @@ def written(path: Path) -> Iterator[Path]:
     beside = path.with_name(unfinished(path.name))
     try:
         yield beside
-        _sync(beside)  # else a power cut may leave the name without the content
-        beside.replace(path)
-        _sync(path.parent)
+        put(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def put(beside: Path, path: Path) -> None:
+    """In the place of `path`, by one step, what is whole beside it."""
+    _sync(beside)  # else a power cut may leave the name without the content
+    beside.replace(path)
+    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

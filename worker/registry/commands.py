@@ -107,6 +107,9 @@ def _list_folder(folder: Path | None, *, as_json: bool) -> None:
     if as_json:
         say_json(found)
         return
+    if not found:
+        line(f"no bundles in {folder}: `intent train` makes one, in a folder of its own below")
+        return
     table = Table("name", "version", "parameters", "folder", "state")
     for entry in found:
         count = entry["parameters"]

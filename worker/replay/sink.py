@@ -14,7 +14,7 @@ from worker import scores, window
 from worker.errors import IntentError, SettingError
 from worker.fold import Batch, Updated
 from worker.scores import HORIZONS, Rating
-from worker.whole import unfinished
+from worker.whole import put, unfinished
 
 ROW_GROUP_ROWS: Final = 65_536
 """Enough for good compression, and about 30 MB in memory before a group is written."""
@@ -128,7 +128,7 @@ class ParquetSink:
                 self._flush()
                 with _writing(self._path, IntentError):
                     self._writer.close()
-                    self._partial.replace(self._path)
+                    put(self._partial, self._path)
         finally:
             with suppress(OSError, pa.ArrowException):  # what ended the replay is the error to tell
                 self._writer.close()

@@ -227,6 +227,7 @@ def test_what_looks_like_marks_is_said_as_it_is(
     monkeypatch.chdir(tmp_path)
     folder = Path(shutil.copytree(made.folder / "first", Path("[") / "red]"))
     assert f"in {folder}:" in run("verify", folder).stdout
+    assert f"no bundles in {folder / 'bert'}:" in run("list", folder / "bert").stdout
     store = Path("[") / "blue]"
     assert f"is now in {store}" in run("push", folder, "--store", store).stdout
     config = json.loads((folder / "config.json").read_text())
