@@ -81,20 +81,20 @@ def test_no_forbidden_module_is_loaded(name: str) -> None:
     assert not FORBIDDEN[name] & set(run.stdout.split())
 
 
-def test_a_worker_serves_without_transformers() -> None:
-    """Importing it takes longer than all else of a start; only who needs the BERT as a module pays for that."""
+def test_a_worker_serves_without_transformers_and_torchs_compiler() -> None:
+    """Importing them takes as long as all else of a start; only who needs the BERT as a module pays for that."""
     serving = """
 import sys, worker.run, worker.stream.app
 from worker.registry.source import configured
-from worker.scoring.engine import Engine
+from worker.scoring.engine import WARM_UP, Engine
 from worker.settings import Settings
 model = Settings().model.model_copy(update={"device": "cpu"})
 _, load = configured(model)
-assert Engine.configured(load, model).score_now([]) is not None
-print("transformers" in sys.modules, "torch" in sys.modules)
+assert len(Engine.configured(load, model).score_now(WARM_UP).intent) == len(WARM_UP)
+print(*(name in sys.modules for name in ("transformers", "torch._dynamo", "torch")))
 """
     run = subprocess.run([sys.executable, "-c", serving], capture_output=True, text=True, timeout=60, check=True)
-    assert run.stdout.split()[-2:] == ["False", "True"]
+    assert run.stdout.split()[-3:] == ["False", "False", "True"]
 
 
 def test_the_core_knows_nothing_of_its_edges() -> None:

@@ -14,6 +14,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from worker.scores import HORIZONS, REASONS, RISK_REASONS
 from worker.scoring import encode
@@ -169,13 +170,23 @@ def read_head(content: bytes, shape: Shape, vocabulary: encode.Vocabulary, *, al
     """A head of this shape over this vocabulary, on the CPU. `alone`: of format 1."""
     tensors = one_member(read_tensors(content)) if alone else read_tensors(content)
     made = partial(Head, shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
-    with torch.device("meta"):  # takes no memory: the sizes may be anybody's
+    with torch.device("meta"), _Unfilled():  # takes no memory: the sizes may be anybody's
         _check(tensors, {name: tuple(tensor.shape) for name, tensor in made().state_dict().items()}, "head")
     if not bool((tensors["deviations"] > 0).all()):
         raise ValueError("deviations must be positive")
     head = made()
     head.load_state_dict(tensors)
     return head
+
+
+class _Unfilled(TorchFunctionMode):
+    """Tables are made and not filled: to draw nothing on the meta device, torch imports its compiler, for 1.5 s."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls the function, unless it would fill a table."""
+        if function is torch.nn.init.normal_:
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def write_tensors(tensors: Mapping[str, Tensor]) -> bytes:

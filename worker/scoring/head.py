@@ -5,6 +5,7 @@ the window. Knows tensors and sizes; neither the BERT, nor bytes, nor files, nor
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 import torch
@@ -72,7 +73,7 @@ class Head(nn.Module):
         self.first = nn.Parameter(torch.empty(shape.hidden))
         self.tables = shape.members + shape.aside if shape.apart else 1
         self.contexts = nn.Embedding(sum(context_rows), self.tables * shape.context_width)  # side by side
-        starts = torch.tensor([0, *context_rows[:-1]], dtype=torch.int64).cumsum(0)
+        starts = torch.tensor([*accumulate(context_rows[:-1], initial=0)], dtype=torch.int64)
         self.register_buffer("context_base", starts, persistent=False)
         self.register_buffer("means", torch.zeros(n_aggregates))
         self.register_buffer("deviations", torch.ones(n_aggregates))
