@@ -13,6 +13,8 @@ CUT: Final = "intent.cut-from-bytes"
 
 MAX_BYTES: Final = 15 << 20
 """Of a record's key, value and headers: what the dead-letter topic takes, less the headers of the error."""
+_MAX_OFFSET: Final = (1 << 63) - 1
+"""The greatest that Kafka's protocol can write; its timestamps are as wide."""
 _CUT_KEY_BYTES: Final = 1 << 10
 _CUT_VALUE_BYTES: Final = 128 << 10  # over what an event may have: sent again, it is too large again
 _MAX_MESSAGE: Final = 500
@@ -44,6 +46,13 @@ def headers(
         "exception.message": message[:_MAX_MESSAGE],
     }
     return [*original, *((PREFIX + name, text.encode("utf-8", "replace")) for name, text in errors.items())]
+
+
+def number(text: str, *, most: int = _MAX_OFFSET) -> int:
+    """What a header says; -1 for what is no number, and for one above `most`: any producer may have written it."""
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(most)):
+        return -1
+    return told if (told := int(text)) <= most else -1
 
 
 def bounded(key: bytes | None, value: bytes | None, headers: Headers) -> tuple[bytes | None, bytes | None, Headers]:

@@ -135,14 +135,19 @@ def test_redrive_by_id_and_force(deployment: Settings) -> None:
     assert sent.value == b"{\x1b[2J"
 
 
-def test_redrive_writes_to_no_topic_that_a_header_names(deployment: Settings) -> None:
-    producer = Producer({"bootstrap.servers": deployment.kafka.bootstrap_servers})
-    other = deployment.topics.latest
+def write(settings: Settings, own: Headers, *, topic: str) -> None:
+    """A letter in partition 0, of a good record with headers of its own, of such a topic."""
+    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers, "message.max.bytes": 2 << 20})
     headers = deadletter.headers(
-        [], topic=other, partition=0, offset=0, timestamp_ms=TIME_MS, stage="decode", reason="future", message=""
+        own, topic=topic, partition=0, offset=0, timestamp_ms=TIME_MS, stage="decode", reason="future", message=""
     )
-    producer.produce(deployment.topics.dead_letters, GOOD, b"ann", partition=0, headers=list(headers))
+    producer.produce(settings.topics.dead_letters, GOOD, b"ann", partition=0, headers=[*headers])
     assert producer.flush(10) == 0
+
+
+def test_redrive_writes_to_no_topic_that_a_header_names(deployment: Settings) -> None:
+    other = deployment.topics.latest
+    write(deployment, [], topic=other)
     answer = answered(deployment, "redrive", "0:0", "--force")
     assert (answer["sent"], answer["skipped"]) == (0, {"other_topic": 1})
     assert read_all(deployment.kafka.bootstrap_servers, other) == []
@@ -150,20 +155,8 @@ def test_redrive_writes_to_no_topic_that_a_header_names(deployment: Settings) ->
 
 def test_redrive_sends_headers_as_they_came_up_to_what_the_topic_takes(deployment: Settings) -> None:
     """A record of a mebibyte is above what librdkafka sends by itself."""
-    producer = Producer({"bootstrap.servers": deployment.kafka.bootstrap_servers, "message.max.bytes": 2 << 20})
     own: Headers = [("none", None), ("empty", b""), ("large", bytes(1_020_000))]
-    headers = deadletter.headers(
-        own,
-        topic=deployment.topics.events,
-        partition=0,
-        offset=0,
-        timestamp_ms=TIME_MS,
-        stage="decode",
-        reason="future",
-        message="",
-    )
-    producer.produce(deployment.topics.dead_letters, GOOD, b"ann", partition=0, headers=[*headers])
-    assert producer.flush(10) == 0
+    write(deployment, own, topic=deployment.topics.events)
     shown = answered(deployment, "show", "0:0")["headers"]
     assert [(name, None if content is None else base64.b64decode(content)) for name, content in shown] == own
     assert answered(deployment, "redrive", "0:0")["sent"] == 1

@@ -3,7 +3,7 @@
 The parts that a person reads (reason, message, coordinates) carry nothing of the event; key, headers and value do.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -17,8 +17,7 @@ from worker.settings import Settings
 from worker.terminal import printable
 
 _PARTITIONS: Final = (1 << 31) - 1
-_OFFSETS: Final = (1 << 63) - 1
-"""The greatest that Kafka's protocol can write: a partition, and an offset or a time."""
+"""The greatest number that Kafka's protocol can write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +83,10 @@ def parse(record: Played, *, partition: int) -> Letter:
             own.append((name, content))
     return Letter(
         id=f"{partition}:{record.offset}",
-        time_ms=record.timestamp if (told := _number(errors, "timestamp", most=_OFFSETS)) < 0 else told,
+        time_ms=record.timestamp if (told := deadletter.number(errors.get("timestamp", ""))) < 0 else told,
         topic=errors.get("topic", ""),
-        partition=_number(errors, "partition", most=_PARTITIONS),
-        offset=_number(errors, "offset", most=_OFFSETS),
+        partition=deadletter.number(errors.get("partition", ""), most=_PARTITIONS),
+        offset=deadletter.number(errors.get("offset", "")),
         stage=errors.get("stage", ""),
         reason=errors.get("exception.class.name", ""),
         message=errors.get("exception.message", ""),
@@ -95,14 +94,6 @@ def parse(record: Played, *, partition: int) -> Letter:
         value=record.value,
         headers=own,
     )
-
-
-def _number(errors: Mapping[str, str], name: str, *, most: int) -> int:
-    """-1 for what is no number, and for one above `most`: any producer may have written the header."""
-    text = errors.get(name, "")
-    if not (text.isascii() and text.isdigit()) or len(text) > len(str(most)):
-        return -1
-    return number if (number := int(text)) <= most else -1
 
 
 def escaped(raw: bytes | None) -> str:

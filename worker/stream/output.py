@@ -1,16 +1,13 @@
 """What a batch writes to the output topics, as records. Pure: knows the wire types, not the producer."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from worker import deadletter, scores, watermark
 from worker.fold import Batch, Updated
 from worker.scores import Headers, Rating
-
-_OFFSET_DIGITS: Final = 19
-"""No offset of Kafka's has more; another program may have written anything."""
 
 
 class OutRecord(Struct, frozen=True, gc=False):
@@ -73,14 +70,16 @@ def source_offset(headers: Headers, *, topic: str, partition: int) -> int | None
     A dead letter keeps its record's own headers, and may be one that was redriven: the last of a name is ours.
     """
     told = {name: (text or b"").decode("utf-8", "replace") for name, text in headers}
-    offset = told.get(f"{deadletter.PREFIX}offset")
-    if offset is not None:
+    text = told.get(f"{deadletter.PREFIX}offset")
+    if text is not None:
+        offset = deadletter.number(text)
         source = told.get(f"{deadletter.PREFIX}topic"), told.get(f"{deadletter.PREFIX}partition")
         ours = source == (topic, str(partition))
     else:
-        before, _, offset = told.get("ce_id", "").rpartition("-")
-        ours = before == f"{topic}-{partition}"
-    return int(offset) if ours and offset.isdecimal() and len(offset) <= _OFFSET_DIGITS else None
+        score_id = told.get("ce_id", "")
+        offset = deadletter.number(score_id.rpartition("-")[2])
+        ours = score_id == scores.score_id(topic, partition, offset)
+    return offset if ours and offset >= 0 else None
 
 
 def _dead(batch: Batch, topic: str, partition: int) -> Iterator[OutRecord]:
