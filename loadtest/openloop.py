@@ -47,6 +47,8 @@ class Result:
     histogram: HdrHistogram
     batches: int = 0
     """Transactions of what was measured; a worker's only, as what follows."""
+    cpu_us: float = 0.0
+    """Of the worker, an event."""
     parts_ms: Mapping[str, float] = field(default_factory=dict)
     """Where a batch's time went, by `waits.PARTS`; the mean."""
 
@@ -95,6 +97,7 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
         sent=sent,
         histogram=histogram,
         batches=after.batches(before),
+        cpu_us=after.cpu_us(before),
         parts_ms=after.means_ms(before),
     )
 

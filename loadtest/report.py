@@ -63,12 +63,13 @@ def parts(results: Sequence[Result]) -> Table:
     """Where a batch's time went: a row a part, a column a rate, means in milliseconds."""
     shown = Table(title="Where the time goes, on average", title_justify="left", caption_justify="left")
     shown.caption = (
-        "milliseconds a batch; the first row: an event; the last: what a reader waits beyond it, for the commit's "
-        "markers and its own fetch, and what the sender was late"
+        f"milliseconds a batch; '{next(iter(PARTS))}': an event; the last: what a reader waits beyond it, for the "
+        "commit's markers and its own fetch, and what the sender was late"
     )
     shown.add_column("part", no_wrap=True)
     for result in results:
         shown.add_column(f"{result.load.rate:,.0f}/s", justify="right", no_wrap=True)
+    shown.add_row("worker's CPU, µs an event", *(f"{result.cpu_us:,.0f}" for result in results))
     shown.add_row("events a batch", *(f"{result.measured / max(result.batches, 1):,.0f}" for result in results))
     for part in PARTS:
         times = (result.parts_ms.get(part) for result in results)
@@ -107,6 +108,7 @@ def document(found: Found, *, scorer: str, job: str, partitions: int, load_befor
                     "mean": round(result.histogram.get_mean_value() / 1000, 3),
                 },
                 "batches": result.batches,
+                "cpu_us_per_event": round(result.cpu_us, 2),
                 "parts_ms": {**result.parts_ms, BEYOND: beyond_ms(result)} if result.parts_ms else {},
                 "sent_late_ms": {"p99": result.sent.p99_late_us / 1000, "max": result.sent.max_late_us / 1000},
                 # whole distribution: decodes with any HdrHistogram, and adds up with other runs'

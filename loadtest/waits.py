@@ -94,6 +94,7 @@ class Page:
             }
             for what in ("count", "sum")
         )
+        self.cpu_s = samples.get(("process_cpu_seconds_total",), 0.0)
 
     def means_ms(self, before: "Page") -> dict[str, float]:
         """Since then, milliseconds by part; those that did not happen are left out."""
@@ -106,6 +107,12 @@ class Page:
         """Committed since then."""
         part = "transaction, all of it"
         return round(self.counts[part] - before.counts[part])
+
+    def cpu_us(self, before: "Page") -> float:
+        """The whole process' since then, an event; 0 where there was none."""
+        part = next(iter(PARTS))
+        events = self.counts[part] - before.counts[part]
+        return (self.cpu_s - before.cpu_s) / events * 1e6 if events else 0.0
 
 
 def main() -> NoReturn:

@@ -95,6 +95,13 @@ def test_waits_are_means_of_what_came_between_two_looks() -> None:
     assert after.means_ms(before) == {"transaction, all of it": pytest.approx(3), "- produce": pytest.approx(1)}
 
 
+def test_processor_time_is_told_an_event() -> None:
+    events, spent = ("intent_event_to_score_seconds_count",), ("process_cpu_seconds_total",)
+    before, after = Page({events: 1000.0, spent: 2.0}), Page({events: 6000.0, spent: 2.25})
+    assert after.cpu_us(before) == pytest.approx(50)
+    assert before.cpu_us(before) == 0
+
+
 def test_what_was_not_delivered_is_told() -> None:
     check(Sent(p99_late_us=1, max_late_us=1))
     with pytest.raises(IntentError, match="3 events were not acknowledged"):
