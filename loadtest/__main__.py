@@ -4,7 +4,7 @@ from typing import Final
 
 import typer
 
-from worker.__main__ import unwind_at_sigterm
+from worker.__main__ import unwind_when_stopped
 from worker.terminal import told
 
 _HELP: Final = """Measures the worker: speed, latency, recovery and endurance on a real Kafka; its scoring; its models.
@@ -53,8 +53,8 @@ _mount()
 
 
 def main() -> None:
-    """The program; errors are one line on stderr and an exit code, and SIGTERM ends it in order, as with `intent`."""
-    unwind_at_sigterm()
+    """The program; errors are one line on stderr and an exit code, and a signal ends it in order, as with `intent`."""
+    unwind_when_stopped()
     with told("loadtest"):
         app()
 

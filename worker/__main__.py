@@ -13,7 +13,7 @@ def main() -> None:
     """Entry of the console script."""
     try:
         open_closed_streams()
-        unwind_at_sigterm()
+        unwind_when_stopped()
         from worker import cli
 
         cli.main()
@@ -31,16 +31,20 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - for the life of the process
 
 
-def unwind_at_sigterm() -> None:
-    """SIGTERM unwinds any command, until one that serves installs a handler of its own.
+def unwind_when_stopped() -> None:
+    """SIGTERM, and the end of the terminal, unwind any command, until one that serves installs handlers of its own.
 
     The kernel's default would leave windows and half-written files behind, and in a container, as its first process,
-    do nothing at all.
+    do nothing at all. Under `nohup` the terminal's end stays unheard.
     """
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _terminated)
 
 
 def _terminated(number: int, _: FrameType | None) -> NoReturn:
+    if number == signal.SIGHUP:  # it may come twice, from the shell and from the kernel: not into what is being unwound
+        signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)  # not by `sys.exit`, whose exception confluent-kafka's C code cannot pass on
 
 

@@ -219,6 +219,8 @@ def _bundle(settings: "Settings") -> Iterator[Finding]:
 def _device(settings: "Settings") -> Iterator[Finding]:
     import torch
 
+    from worker.scoring.engine import cpu_threads
+
     cuda = torch.cuda.is_available()
     wanted = settings.model.device
     if wanted == "cuda" and not cuda:
@@ -228,4 +230,5 @@ def _device(settings: "Settings") -> Iterator[Finding]:
     if cuda and wanted != "cpu":
         yield Finding("device", f"cuda: {torch.cuda.get_device_name()}")
         return
-    yield Finding("device", f"cpu, {torch.get_num_threads()} threads")
+    threads = cpu_threads(settings.model.threads)
+    yield Finding("device", f"cpu, {threads} thread{'s' if threads > 1 else ''} for the model")

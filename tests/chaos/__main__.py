@@ -18,7 +18,7 @@ from tests.chaos.episode import Result
 from tests.chaos.faults import KINDS
 from tests.chaos.plan import Episode
 from tests.chaos.process import SCORERS, Scorer
-from worker.__main__ import unwind_at_sigterm
+from worker.__main__ import unwind_when_stopped
 from worker.errors import CheckFailed, SettingError
 from worker.terminal import told
 
@@ -108,8 +108,8 @@ def _watched(chosen: Campaign, console: Console, folder: Path) -> list[Result]:
 
 
 def program() -> None:
-    """Errors are one line on stderr and an exit code, and SIGTERM ends it in order, as with `intent`."""
-    unwind_at_sigterm()
+    """Errors are one line on stderr and an exit code, and a signal ends it in order, as with `intent`."""
+    unwind_when_stopped()
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
     app.command(name="chaos", help=_HELP)(main)
     with told("chaos"):

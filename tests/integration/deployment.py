@@ -91,10 +91,10 @@ class Worker:
         self.process.kill()
         self.process.wait(10)
 
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """The exit code."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(how)
         return self.process.wait(30)
 
     def close(self) -> None:

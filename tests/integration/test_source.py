@@ -1,5 +1,6 @@
 """The events topic is not what it was: made anew, or deleted in part before it was read."""
 
+import signal
 import struct
 
 import pytest
@@ -112,7 +113,7 @@ def test_a_watermark_without_a_topic_is_taken_for_that_of_the_topic_there(deploy
     send(worker, 30, 40)
     worker.start()
     until(lambda: scored(worker) == 30, worker, "it goes on in the same topic")
-    assert worker.stop() == 0
+    assert worker.stop(signal.SIGHUP) == 0, "a closed terminal ends it in order, too"
 
 
 def test_events_that_were_deleted_unread_are_counted_and_the_rest_is_done(deploy: Deploy) -> None:

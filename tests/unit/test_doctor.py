@@ -193,6 +193,15 @@ def test_cuda_is_wanted_and_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [finding.what for finding in wrong()] == ["device"]
 
 
+@pytest.mark.parametrize(("wanted", "told"), [(3, "cpu, 3 threads for the model"), (1, "cpu, 1 thread for the model")])
+def test_as_many_threads_are_told_as_a_worker_scores_with(
+    monkeypatch: pytest.MonkeyPatch, wanted: int, told: str
+) -> None:
+    model = Model(device="cpu", threads=wanted)
+    monkeypatch.setattr(config, "load", lambda: Settings(worker=Worker(web_port=0), model=model))
+    assert [finding.found for finding in doctor.examine() if finding.what == "device"] == [told]
+
+
 @pytest.fixture
 def program() -> typer.Typer:
     app = typer.Typer()

@@ -38,9 +38,9 @@ main()
 CALLED = """
 import signal
 from confluent_kafka import Producer
-from worker.__main__ import unwind_at_sigterm
+from worker.__main__ import unwind_when_stopped
 
-unwind_at_sigterm()
+unwind_when_stopped()
 stop = lambda _: signal.raise_signal(signal.SIGTERM)
 producer = Producer({"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "error_cb": stop})
 while True:
@@ -69,17 +69,30 @@ def test_a_stop_unwinds_a_command_that_kafkas_client_calls() -> None:
     assert (done.returncode, done.stderr) == (143, "")
 
 
-def test_a_stop_unwinds_the_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "terminal closed"])
+def test_a_stop_unwinds_the_command(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-c", WORKING, "slow", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "begun\n"
         assert len(list(tmp_path.iterdir())) == 1
-        program.terminate()
-        assert program.wait(30) == 143
+        program.send_signal(number)
+        if number == signal.SIGHUP:
+            program.send_signal(number)
+        assert program.wait(30) == 128 + number
         assert program.stderr is not None
         assert program.stderr.read() == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing(tmp_path: Path) -> None:
+    command = ["nohup", sys.executable, "-c", WORKING, "slow", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "begun\n"
+        program.send_signal(signal.SIGHUP)
+        program.terminate()
+        assert program.wait(30) == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize(("closed", "said"), [("<&-", True), (">&-", False), ("2>&-", True), ("<&- >&- 2>&-", False)])

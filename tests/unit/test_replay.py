@@ -317,6 +317,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         ParquetSink(tmp_path / "absent" / "f.parquet", topic="t", origin={})
 
 
+def test_a_stop_while_the_file_is_opened_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(path: Path, *_: Any, **__: Any) -> None:
+        path.touch()
+        raise SystemExit(143)
+
+    monkeypatch.setattr(pq, "ParquetWriter", opened)
+    with pytest.raises(SystemExit):
+        ParquetSink(tmp_path / "f.parquet", topic="t", origin={})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_distribution() -> None:
     values = Distribution()
     assert values.summary() is None

@@ -1,12 +1,10 @@
 """`intent demo`: what it takes, and how it says what came of it."""
 
 import itertools
-import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -87,8 +85,6 @@ def demo(
         if given and data is None:
             raise typer.BadParameter("simulated shoppers have none; it needs --data", param_hint=option)
     console, out = Console(stderr=as_json), Console()
-    signal.signal(signal.SIGTERM, _terminated)
-    signal.signal(signal.SIGHUP, _terminated)
     if data is None:
         title, records = _simulated(rate=rate, users=users, seed=seed, bots=bots, faults=faults, speed=speed)
     else:
@@ -145,8 +141,3 @@ def _recorded(folder: Path, start: str | None, *, speed: float | None) -> tuple[
     if first is None:
         raise typer.BadParameter(f"{folder} holds no events from {start} on", param_hint="--from")
     return f"{folder.name}, {f'{speed:g}x' if speed else 'full rate'}", itertools.chain([first], records)
-
-
-def _terminated(number: int, _: FrameType | None) -> NoReturn:
-    """A supervisor's stop or a closed terminal: unwind, so that every process is stopped."""
-    raise SystemExit(128 + number)

@@ -64,7 +64,11 @@ class ParquetSink:
         self._waiting: list[tuple[object, ...]] = []
         schema = SCHEMA.with_metadata({"intent.replay": json.dumps(origin)})
         with _writing(path, SettingError):
-            self._writer = pq.ParquetWriter(self._partial, schema, compression="zstd")
+            try:
+                self._writer = pq.ParquetWriter(self._partial, schema, compression="zstd")
+            except BaseException:  # a signal's as well: what was not entered is not left either
+                self._partial.unlink(missing_ok=True)
+                raise
 
     def write(self, partition: int, batch: Batch, ratings: Sequence[Rating]) -> None:
         """Add a batch's scores; `ratings` run in parallel to `batch.updated`."""

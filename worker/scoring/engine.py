@@ -53,6 +53,11 @@ LEAST_TOKENS: Final = 1 + window.EVENTS
 log = structlog.get_logger(__name__)
 
 
+def cpu_threads(wanted: int | None) -> int:
+    """How many threads of torch score on the CPU, where `model.threads` is `wanted`."""
+    return wanted or max(1, len(os.sched_getaffinity(0)) - 1)
+
+
 class Engine:
     """Scores windows on one thread of its own. `score` for tasks, `score_now` for threads; both may be used at once.
 
@@ -83,7 +88,7 @@ class Engine:
         self._device = (
             device if isinstance(device, Device) else Device.named(device, dtype, deterministic=deterministic)
         )
-        self._threads = threads or max(1, len(os.sched_getaffinity(0)) - 1)
+        self._threads = cpu_threads(threads)
         self._lock = threading.Condition()
         self._champions = Lane(max_tokens=max_queued_tokens or 16 * max_batch_tokens)
         self._shadows = Lane(max_tokens=SHADOW_QUEUE_TOKENS)

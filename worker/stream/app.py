@@ -273,6 +273,16 @@ class Runner(faust.Worker):
 
     app: IntentApp
 
+    def _install_signal_handlers_unix(self) -> None:
+        super()._install_signal_handlers_unix()
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under `nohup`
+            self.loop.add_signal_handler(signal.SIGHUP, self._on_sighup)
+
+    def _on_sighup(self) -> None:
+        """A closed terminal: partitions need not wait for the session's end. Shell and kernel may both tell it."""
+        if not self._signal_stop_time:
+            self._schedule_shutdown(signal.SIGHUP)
+
     def _schedule_shutdown(self, signal: signal.Signals) -> None:
         if self._signal_stop_time:
             end_process(f"a second signal ({signal.name}) while stopping")

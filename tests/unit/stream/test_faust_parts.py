@@ -129,6 +129,7 @@ def test_what_faust_tells_of_its_own_steps_is_not_told_as_ours(part: type[Servic
         (faust.App._consumer_wait_empty, "await consumer.wait_empty()"),
         (faust.App._on_partitions_assigned, "await T(self.tables.on_rebalance)"),
         (TableManager.on_rebalance, "await T(self.recovery.on_rebalance)"),
+        (ModeWorker._install_signal_handlers_unix, "self.loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)"),
         (ModeWorker._on_sigterm, "self._schedule_shutdown(signal.SIGTERM)"),
         (ModeWorker._on_sigint, "self._schedule_shutdown(signal.SIGINT)"),
         (ModeWorker.execute_from_commandline, "self.stop_and_shutdown()"),
