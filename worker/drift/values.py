@@ -36,6 +36,17 @@ _AGGREGATE: Final = {name: at for at, name in enumerate(aggregates.NAMES)}
 _CONTEXT: Final = {name: at for at, name in enumerate(encode.CONTEXT)}
 
 
+def checked(reference: Reference) -> Reference:
+    """The reference; `ValueError` for a feature that `of` does not give, or items in other bins than its own."""
+    for feature in reference.features:
+        if feature.name not in {*NAMES, *NUMBERS, *HORIZONS, *_AGGREGATE}:
+            raise ValueError(f"{feature.name!r} is no feature that this version watches")
+        names = None if feature.names is None else feature.names.tolist()
+        if feature.name == "item" and names != [NOTHING, KNOWN, UNSEEN]:
+            raise ValueError(f"the names of item are {names}, not {[NOTHING, KNOWN, UNSEEN]}")
+    return reference
+
+
 def of(batch: Batch, intent: Floats, vocabulary: encode.Vocabulary, wanted: Collection[str]) -> dict[str, NDArray[Any]]:
     """[B] values of each wanted feature of `NAMES`, `NUMBERS`, `AGGREGATES` and the horizons, `intent` being [B, 3]."""
     newest, rows, heads = batch.newest, batch.rows, batch.heads

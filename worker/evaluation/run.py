@@ -97,7 +97,7 @@ def evaluate(
         data = windows.key(source)
         everything = against == "all"
         scorers |= _rivals(
-            events, kept, places, learnt, data, cache, everything=everything, device=device, report=report
+            source.name, events, kept, places, learnt, data, cache, everything=everything, device=device, report=report
         )
         scorers[BLEND] = _blend(scorers[BUNDLE], scorers[TREES])
     names = {field: source.names(field) for field in ("channel", "device")}
@@ -135,6 +135,7 @@ def attach(
     """
     events, kept = windows.build(source, cache)
     inside = member(events, Learnt.by(bundle).measured("validation"))
+    _require(inside, "validation", source.name, "percentiles are of the scores there, and --attach writes them")
     places = np.flatnonzero(inside.any(axis=1))
     out = finetune.predict(bundle.weights, bundle.vocabulary, kept, places, device=device)
     percentiles = Percentiles.fit(bundle.calibration.probabilities(out), inside[places])
@@ -142,6 +143,7 @@ def attach(
 
 
 def _rivals(
+    name: str,
     events: Events,
     kept: windows.Windows,
     places: NDArray[np.int64],
@@ -153,13 +155,20 @@ def _rivals(
     device: str,
     report: Callable[[str], None],
 ) -> dict[str, Floats]:
-    """Each rival's calibrated probabilities at `places`."""
+    """Each rival's calibrated probabilities at `places`. `name` is the data's."""
     from worker.evaluation import events_only, rivals  # LightGBM comes with the extra `training` only
     from worker.training import trees
 
-    y, train, validation = labels(events), member(events, learnt.train), member(events, learnt.calibration)
-    pool, judged = np.flatnonzero(train.any(axis=1)), np.flatnonzero(validation.any(axis=1))
-    drawn = _drawn(pool)
+    def instants(which: str, *, share: float = 1.0) -> tuple[NDArray[np.int64], Bools]:
+        """Some of a slice's, and [n, horizons] which they are."""
+        inside = member(events, which)
+        pool = np.flatnonzero(inside.any(axis=1))
+        drawn = pool[np.random.default_rng(0).random(len(pool)) < share]
+        _require(inside[drawn], which, name, "--rivals none measures the bundle alone")
+        return drawn, inside
+
+    y = labels(events)
+    (drawn, train), (judged, validation) = instants(learnt.train, share=SHARE), instants(learnt.calibration)
     report("computing the rivals' features")
     vocabulary = encode.learn([Batch.of(kept.take(part)) for part in np.array_split(drawn, 10) if len(part)], least=20)
 
@@ -171,11 +180,7 @@ def _rivals(
 
     @once
     def before_the_refit() -> tuple[rivals.Known, rivals.Known]:
-        before, judges = member(events, "train"), member(events, "validation")
-        return (
-            known(_drawn(np.flatnonzero(before.any(axis=1))), before),
-            known(np.flatnonzero(judges.any(axis=1)), judges),
-        )
+        return known(*instants("train", share=SHARE)), known(*instants("validation"))
 
     tuning = None if learnt.train == "train" else before_the_refit
     taught = hashlib.sha256()
@@ -201,7 +206,7 @@ def _rivals(
     }
     if everything:
         report("training the rival BERT on events alone")
-        both, recipe = np.union1d(places, judged), events_only.Recipe()
+        pool, both, recipe = np.flatnonzero(train.any(axis=1)), np.union1d(places, judged), events_only.Recipe()
         out = events_only.logits(
             kept,
             both,
@@ -218,10 +223,10 @@ def _rivals(
     return found
 
 
-def _drawn(pool: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`SHARE` of the instants."""
-    drawn: NDArray[np.int64] = pool[np.random.default_rng(0).random(len(pool)) < SHARE]
-    return drawn
+def _require(inside: Bools, which: str, name: str, why: str) -> None:
+    """Raises `IntentError` where a slice, or what was drawn of it, has no instant for one of the [n, horizons]."""
+    if not inside.any(axis=0).all():
+        raise IntentError(f"{name} has no {which} instants for every horizon; {why}")
 
 
 def _blend(one: Floats, other: Floats) -> Floats:

@@ -86,8 +86,10 @@ def tell(events: Iterable[Event]) -> Story:
         fact = facts.of(event)
         folded = window.fold(encoded, fact, rules=rules)
         encoded = folded.window
-        dropped += folded.outcome is not window.Outcome.FOLDED
-        known.setdefault(fact.id, event)  # a duplicate changes nothing, whatever it says
+        if folded.outcome is window.Outcome.FOLDED:
+            known[fact.id] = event  # an id that was dropped, erased or long ago may come again, and is another event
+        else:
+            dropped += 1
     if encoded is None:
         raise IntentError("no event is left to explain: the user was erased")
     rows = window.view(encoded).rows

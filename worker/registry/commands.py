@@ -57,7 +57,7 @@ def list_models(
 
     In a folder, a damaged one is said to be so; a store's are looked at by `intent model verify`.
     """
-    url = store or (None if folder else meant.model_settings().store)
+    url = store if store is not None or folder is not None else meant.model_settings().store
     if url is None:
         _list_folder(folder, as_json=as_json)
         return
@@ -236,7 +236,7 @@ def promote_model(
             raise typer.BadParameter("it needs --data, the events to compare on", param_hint=option)
     settings = meant.model_settings()
     source = meant.model(name, store, settings)
-    moved = alias or settings.alias
+    moved = settings.alias if alias is None else alias
     now = source.store.alias(source.name, moved)
     before = None if now is None else now.version
     if version is None:
@@ -300,7 +300,7 @@ def rollback_model(
 
     settings = meant.model_settings()
     source = meant.model(name, store, settings)
-    moved = alias or settings.alias
+    moved = settings.alias if alias is None else alias
     now = source.store.alias(source.name, moved)
     if now is None:
         raise SettingError(f"the model {source.name} in {source.store.url} has no alias {moved}")

@@ -58,7 +58,7 @@ def opened(option: str | None, settings: "ModelSettings | None" = None) -> "Stor
     """A store; the settings are read where the option does not say it and nobody has read them yet."""
     from worker.registry.store import Store
 
-    url = option or (settings or model_settings()).store
+    url = option if option is not None else (settings or model_settings()).store
     if url is None:
         raise SettingError("there is no model store: set `model.store`, or name one with --store")
     return Store(url)
@@ -68,7 +68,7 @@ def model_name(argument: str | None, settings: "ModelSettings | None" = None) ->
     """Likewise, as `store.named` accepts it."""
     from worker.registry.store import named
 
-    name = argument or (settings or model_settings()).name
+    name = argument if argument is not None else (settings or model_settings()).name
     if name is None:
         raise SettingError("which model? Name it, or set `model.name`")
     return named(name)

@@ -54,6 +54,8 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = url
         said = f"--store or the setting `model.store` is {url!r}"
+        if not url.strip():
+            raise SettingError(f"{said}, which names no place; accepted are a folder and a URL that fsspec reaches")
         if "::" in url:
             raise SettingError(f"{said}: a chained URL may cache an alias that has moved")
         try:

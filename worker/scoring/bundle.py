@@ -33,6 +33,7 @@ import safetensors.numpy
 import safetensors.torch
 
 from worker.drift import reference as drift
+from worker.drift import values
 from worker.drift.reference import Reference
 from worker.errors import SettingError
 from worker.events import KINDS
@@ -229,7 +230,7 @@ def load(folder: Path | None = None) -> Bundle:
         name = "head.safetensors"
         head = codecs.read_head(contents[name], shape, vocabulary, alone=config["format"] == 1)
         name = drift.FILE
-        reference = Reference.parse(_parse(folder, name, contents)) if name in contents else None
+        reference = values.checked(Reference.parse(_parse(folder, name, contents))) if name in contents else None
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SettingError(f"bundle {folder}: {name} does not hold what it should: {reason}") from error

@@ -61,8 +61,10 @@ class Sizes:
             size = getattr(found, name)
             if type(size) is not int or not 1 <= size <= most:
                 raise ValueError(f"{name} is {size!r}; 1 to {most} are accepted")
-        if found.hidden_size % found.num_attention_heads or not 0.0 < float(found.layer_norm_eps) < 1.0:
-            raise ValueError("the heads do not divide the hidden size, or layer_norm_eps is not between 0 and 1")
+        if found.hidden_size % found.num_attention_heads:
+            raise ValueError(f"{found.num_attention_heads} heads do not divide hidden_size, {found.hidden_size}")
+        if type(found.layer_norm_eps) is not float or not 0.0 < found.layer_norm_eps < 1.0:
+            raise ValueError(f"layer_norm_eps is {found.layer_norm_eps!r}; a number between 0 and 1 is accepted")
         if found.max_position_embeddings < encode.MAX_POSITIONS:
             raise ValueError(f"{found.max_position_embeddings} positions; a full window needs {encode.MAX_POSITIONS}")
         return found

@@ -77,7 +77,10 @@ def completed(
     """With reason codes from instants that the 24 h horizon was `taught` by, and drift's reference, of the events in
     [since, until), which `about` says in words. The bundle is calibrated. A minute of one core.
     """
-    drawn = np.random.default_rng(seed).permutation(taught)[:WORTH_WINDOWS]
-    made = replace(made, surrogate=codes.weighed(made, kept.take(drawn), horizon=_DAY))
+    if len(taught):
+        drawn = np.random.default_rng(seed).permutation(taught)[:WORTH_WINDOWS]
+        made = replace(made, surrogate=codes.weighed(made, kept.take(drawn), horizon=_DAY))
     recent = np.flatnonzero((events.time_ms >= since_ms) & (events.time_ms < until_ms))
-    return replace(made, drift=learn(made, kept, recent, events.visitor[recent], about=about, device=device))
+    if len(recent):
+        made = replace(made, drift=learn(made, kept, recent, events.visitor[recent], about=about, device=device))
+    return made

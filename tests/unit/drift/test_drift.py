@@ -126,6 +126,26 @@ def test_a_bundle_carries_its_reference_and_old_ones_have_none(watched: Bundle, 
     assert bundles.load(tmp_path).drift is None
 
 
+@pytest.mark.parametrize(
+    ("place", "change", "says"),
+    [
+        pytest.param(0, {"name": "colour"}, "'colour' is no feature that this version watches", id="not known"),
+        pytest.param(1, {"names": [0, 1, 7]}, r"the names of item are \[0, 1, 7\]", id="no such bin"),
+    ],
+)
+def test_a_reference_of_what_is_not_watched_is_refused_with_the_bundle(
+    watched: Bundle, tmp_path: Path, place: int, change: dict[str, object], says: str
+) -> None:
+    """A worker would watch nothing any more, and a job would end in a traceback."""
+    bundles.save(tmp_path, watched)
+    content = json.loads((tmp_path / "drift.json").read_text())
+    content["features"][place] |= change
+    (tmp_path / "drift.json").write_text(json.dumps(content))
+    bundles.seal(tmp_path)
+    with pytest.raises(SettingError, match=rf"drift\.json does not hold what it should: {says}"):
+        bundles.load(tmp_path)
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0

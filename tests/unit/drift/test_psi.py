@@ -31,6 +31,7 @@ def test_an_empty_bin_is_no_infinity() -> None:
     assert 0.2 < psi(REFERENCE, np.array([100, 0, 100, 0, 0, 0])) < 10
     assert psi(REFERENCE, REFERENCE) == 0
     assert noise(REFERENCE, np.zeros(6, np.int64)) == math.inf
+    assert noise(np.zeros(6, np.int64), REFERENCE) == math.inf
 
 
 @pytest.mark.parametrize("bins", [2, 3, 6, 11, 20])
@@ -93,6 +94,8 @@ def test_a_visitors_events_are_not_independent(rng: np.random.Generator) -> None
         (0.5, 0.2, "act"),
         (0.5, 0.3, "too few"),
         (0.05, math.inf, "too few"),
+        (0.2, 0.2, "too few"),
+        (0.3, ACT, "act"),
     ],
 )
 def test_verdicts(value: float, chance: float, wanted: Verdict) -> None:

@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.unit.scoring import making
+from tests.unit.shop.tables import row, write
+from tests.unit.shop.test_table import GA4
 from tests.unit.training import samples
 from worker import cli
 from worker.errors import IntentError
@@ -91,6 +93,34 @@ def test_a_missing_package_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -
     result = run()
     assert isinstance(result.exception, IntentError)
     assert "--rivals trees needs the package lightgbm" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--rivals", "trees"], "no train instants for every horizon; --rivals none"),
+        (["--rivals", "none", "--attach"], "no validation instants for every horizon"),
+    ],
+)
+def test_slices_too_short_for_rivals_or_percentiles_are_a_sentence(
+    made: Path, tmp_path: Path, options: list[str], says: str
+) -> None:
+    """Three days: enough to measure the shorter horizons on, and nothing to learn the week's from."""
+    start_us, day_us = 1_714_521_600_000_000, 86_400_000_000
+    table = write(
+        tmp_path / "short.csv",
+        [
+            row(user_pseudo_id=f"v{n}", event_timestamp=start_us + n * 3 * day_us // 400 + later, event_name=kind)
+            for n in range(400)
+            for later, kind in ((0, "view_item"), (60_000_000, "purchase" if n % 2 else "page_view"))
+        ],
+    )
+    folder = Path(shutil.copytree(made, tmp_path / "bundle"))
+    arguments = ["evaluate", "--data", str(table), "--map", str(GA4), "--bundle", str(folder), "--draws", "10"]
+    result = CliRunner().invoke(cli.app, [*arguments, "--runs", str(tmp_path / "runs"), *options])
+    assert isinstance(result.exception, IntentError), result.exception
+    assert says in str(result.exception)
+    assert bundles.verify(folder) == bundles.verify(made)
 
 
 def test_a_sample_without_the_slice_is_a_sentence(made: Path, tmp_path: Path) -> None:

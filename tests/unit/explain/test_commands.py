@@ -84,6 +84,35 @@ def test_the_newest_events_words_are_those_that_its_facts_hash() -> None:
     assert encode.context_hashes(held)[0, -2:].tolist() == [hash32("socks"), hash32("Apparel")]
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param(
+            [making.event(1, page="/gone"), making.event(2, type=events.ERASE)],
+            id="erased",
+        ),
+        pytest.param(
+            [
+                making.event(2, event_time=making.START_MS + 3_600_000),
+                making.event(1, event_time=making.START_MS, page="/late"),
+            ],
+            id="late",
+        ),
+        pytest.param(
+            [
+                making.event(1, page="/129 ids ago"),
+                *(making.event(number, event_time=making.START_MS + number) for number in range(2, 130)),
+            ],
+            id="forgotten",
+        ),
+    ],
+)
+def test_an_id_that_comes_again_is_told_as_the_event_that_is_in_the_window(before: list[Event]) -> None:
+    again = making.event(1, event_time=making.START_MS + 3_600_001, page="/again")
+    (step,) = (step for step in story.tell([*before, again]).steps if step.event_id == again.event_id)
+    assert step.page == "/again"
+
+
 def test_who_was_erased_starts_anew() -> None:
     erase = making.event(9, type=events.ERASE, event_time=making.START_MS + 90_000)
     after = making.event(10, event_time=making.START_MS + 91_000)

@@ -155,6 +155,33 @@ def test_events_that_there_is_nothing_to_compare_on_are_told(run: Run, made: Ver
     assert f"{made.first} was not compared: there is no other champion" in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["list", "--store", ""], id="the store of a list"),
+        pytest.param(["show", "--store", ""], id="the store of a model"),
+        pytest.param(["push", "FOLDER", "--store", ""], id="the store of a push"),
+        pytest.param(["promote", NAME, "VERSION", "--alias", ""], id="the alias of a promotion"),
+        pytest.param(["rollback", "--alias", ""], id="the alias of a rollback"),
+        pytest.param(["rollback", ""], id="the name"),
+        pytest.param(["retire", ""], id="the name of what is retired"),
+    ],
+)
+def test_what_is_given_and_empty_is_not_taken_for_the_setting(
+    run: Run, made: Versions, tmp_path: Path, arguments: list[str]
+) -> None:
+    """As a script's unset variable is: it would have moved the champion."""
+    for version in ("first", "second"):
+        run("push", made.folder / version, "--challenger")
+        run("promote")
+    before = aliases(tmp_path)
+    given = {"FOLDER": str(made.folder / "first"), "VERSION": made.first}
+    result = run(*(given.get(argument, argument) for argument in arguments))
+    assert isinstance(result.exception, SettingError), result.output
+    assert "''" in str(result.exception)
+    assert aliases(tmp_path) == before
+
+
 @pytest.mark.parametrize("url", ["nope://x", "a::b"])
 def test_a_store_that_is_none_is_not_laid_to_the_setting(run: Run, url: str) -> None:
     said = str(run("list", "--store", url).exception)

@@ -229,6 +229,7 @@ def test_an_alias_that_was_tampered_with_is_refused(store: Store, content: bytes
 @pytest.mark.parametrize(
     ("url", "says"),
     [
+        pytest.param("", ", which names no place", id="empty"),
         pytest.param("nowhere://models", ", which is no folder or URL", id="unknown protocol"),
         pytest.param("simplecache::memory://models", ": a chained URL", id="a cache"),
         pytest.param("s3://models", ", which needs a package", id="a library that is not installed"),

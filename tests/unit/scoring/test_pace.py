@@ -49,6 +49,8 @@ def test_nothing_is_waited_for_when_the_device_is_free(pace: Pace, clock: Clock)
     run(pace, clock, host_s=0.002, device_s=0.010, tokens=1000)
     clock.s += 1
     assert pace.spare_s(1000) == 0.0
+    pace.begun(clock.s - 0.002, 1000)  # the pause does not count: this one has the device for itself
+    assert pace.spare_s(1000) == pytest.approx(0.008)
 
 
 def test_small_batches_say_nothing_of_large_ones(pace: Pace, clock: Clock) -> None:

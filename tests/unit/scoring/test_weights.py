@@ -51,6 +51,7 @@ def test_what_a_config_leaves_out_is_as_in_transformers() -> None:
         ({"vocab_size": 1 << 21}, "vocab_size"),
         ({"num_attention_heads": 5}, "do not divide"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps"),
+        ({"layer_norm_eps": "1e-12"}, "layer_norm_eps"),
         ({"max_position_embeddings": 64}, "64 positions"),
     ],
 )

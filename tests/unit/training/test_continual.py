@@ -183,6 +183,15 @@ def test_a_horizon_with_too_few_outcomes_keeps_its_calibration(
     assert (now.slopes == was.slopes).tolist() == (now.intercepts == was.intercepts).tolist() == kept_horizons
 
 
+def test_reason_codes_and_drift_stay_where_there_is_nothing_to_learn_them_from(
+    data: tuple[Events, Windows], fresh: Bundle
+) -> None:
+    """As for the labels of a few hours, of which none is the 24 h horizon's."""
+    events, kept = data
+    none: dict[str, Any] = {"taught": np.zeros(0, np.int64), "since_ms": SINCE, "until_ms": SINCE}
+    assert finish.completed(fresh, events, kept, **none, about="no time", seed=1) == fresh
+
+
 def test_no_percentiles_are_made_where_a_horizon_has_no_instants(data: tuple[Events, Windows], fresh: Bundle) -> None:
     events, kept = data
     watched = continual.split(events, since_ms=SINCE, until_ms=TEST).watched_new
@@ -236,10 +245,11 @@ def test_a_successor_says_what_it_continues_and_carries_the_comparison(
     assert day.after[0] == pair["after"]["auc"] > pair["before"]["auc"]
 
 
+@pytest.mark.parametrize("later", [pytest.param(2.0, id="worse"), pytest.param(float("nan"), id="no number")])
 def test_what_gains_nothing_leaves_the_former_in_place(
-    shop: Path, former: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: Path, former: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: float
 ) -> None:
-    losses = iter(range(1, 100))
+    losses = iter([1.0, *[later] * 100])
 
     def worse(check: Check, network: nn.Module) -> dict[str, float]:
         del check, network
