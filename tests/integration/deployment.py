@@ -4,6 +4,7 @@ Starts the program as a supervisor would, through its command line and environme
 consumer of its own and handed on as raw bytes.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
@@ -95,7 +97,12 @@ class Worker:
         """SIGTERM; the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.await_end()
+
+    def await_end(self) -> int:
+        """The exit code of a worker that ends by itself, or was told to."""
+        assert self.process is not None
+        return self.process.wait(WAIT_S)
 
     def close(self) -> None:
         if self.process is not None and psutil.pid_exists(self.process.pid):
@@ -103,7 +110,14 @@ class Worker:
             self.process.wait(10)
 
     def said(self) -> str:
+        """The end of its log, for a person: how much else is there depends on how busy the machine was."""
         return self.log.read_text(errors="replace")[-4000:]
+
+    def told(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The lines of its log so far, or those of an event. One that is still being written is none."""
+        *whole, _ = self.log.read_text(errors="replace").split("\n")
+        lines = [json.loads(line) for line in whole if line.startswith("{")]
+        return [line for line in lines if event is None or line.get("event") == event]
 
 
 def variables(settings: Settings) -> Iterable[tuple[str, str]]:

@@ -39,9 +39,8 @@ def all_written(worker: Worker) -> list[list[Read]]:
 def refused(worker: Worker) -> str:
     """What it says when it starts and ends."""
     worker.start(wait=False)
-    assert worker.process is not None
-    assert worker.process.wait(60) == 1
-    return worker.said()
+    assert worker.await_end() == 1
+    return worker.log.read_text()
 
 
 def mark_as_a_former_version(worker: Worker, *, done: int) -> None:
@@ -131,5 +130,5 @@ def test_events_that_were_deleted_unread_are_counted_and_the_rest_is_done(deploy
     worker.start()
     until(lambda: scored(worker) == 60, worker, "what is left is done")
     assert sum(worker.metric("intent_lost_offsets_total").values()) == 20
-    assert "events were deleted before they were read" in worker.said()
+    assert "events were deleted before they were read" in worker.log.read_text()
     assert worker.stop() == 0
