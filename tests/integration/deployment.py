@@ -229,7 +229,13 @@ def publish(servers: str, topic: str, records: Iterable[tuple[bytes | None, byte
     """(key, value, headers) each, partitioned by key as Java clients do; waits for all acknowledgements."""
     errors: list[object] = []
     producer = Producer(
-        {"bootstrap.servers": servers, "partitioner": "murmur2_random", "linger.ms": 20, "enable.idempotence": True}
+        {
+            "bootstrap.servers": servers,
+            "partitioner": "murmur2_random",
+            "linger.ms": 20,
+            "enable.idempotence": True,
+            "max.in.flight.requests.per.connection": 1,  # brokers die under some tests: see `tests.chaos.traffic`
+        }
     )
     producer.list_topics(topic, timeout=10)  # connected by now, it gets its producer id at once and not after 0.5 s
     count = 0
