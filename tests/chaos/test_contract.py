@@ -27,7 +27,7 @@ from tests.integration.deployment import read_all
 from tests.integration.verdict import Verdict, value
 from worker.pipeline import SWEEP_SHARE
 
-pytestmark = [pytest.mark.broker, pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.broker, pytest.mark.chaos]
 
 WITHIN_S: Final = 60.0
 BUSY_S: Final = 20.0

@@ -91,7 +91,7 @@ class Worker:
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(WAIT_S)
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""
@@ -107,7 +107,7 @@ class Worker:
     def close(self) -> None:
         if self.process is not None and psutil.pid_exists(self.process.pid):
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(WAIT_S)
 
     def said(self) -> str:
         """The end of its log, for a person: how much else is there depends on how busy the machine was."""
@@ -155,7 +155,7 @@ class Topic:
                 "log_level": 0,
             }
         )
-        partitions = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        partitions = self._consumer.list_topics(topic, timeout=WAIT_S).topics[topic].partitions
         self._consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
         self._topic = topic
         self._ends: dict[int, int] = {}
@@ -237,7 +237,7 @@ def publish(servers: str, topic: str, records: Iterable[tuple[bytes | None, byte
             "max.in.flight.requests.per.connection": 1,  # brokers die under some tests: see `tests.chaos.traffic`
         }
     )
-    producer.list_topics(topic, timeout=10)  # connected by now, it gets its producer id at once and not after 0.5 s
+    producer.list_topics(topic, timeout=WAIT_S)  # connected by now, it gets its id at once and not after 0.5 s
     count = 0
     for key, value, headers in records:
         producer.produce(
@@ -249,6 +249,6 @@ def publish(servers: str, topic: str, records: Iterable[tuple[bytes | None, byte
         )
         producer.poll(0)
         count += 1
-    assert producer.flush(30) == 0
+    assert producer.flush(WAIT_S) == 0
     assert not errors, errors[:3]
     return count

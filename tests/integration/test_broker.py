@@ -20,7 +20,7 @@ from worker.kafka.node import alive
 
 pytestmark = pytest.mark.broker
 
-SOON_S = 15
+SOON_S = 60
 OWNER = """
 import sys
 from pathlib import Path
@@ -52,7 +52,7 @@ def create(servers: str, topic: str, *, replicas: int) -> None:
 
 def intent(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "worker", "broker", *arguments, "--folder", str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from worker.kafka.broker import EmbeddedBroker
 from worker.ports import free_port
 from worker.settings import Settings
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.broker
 
 START_MS = 1_760_000_000_000
 

@@ -21,7 +21,7 @@ from worker.registry.store import Store
 from worker.scoring import bundle as bundles
 from worker.stream.shadow import chosen
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.broker
 
 NAME = bundles.SHIPPED.name
 SHARE = 0.3

@@ -27,7 +27,7 @@ from worker.ports import free_port
 from worker.stream.rocksdb import options
 from worker.watermark import KEY, Watermark
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.broker
 
 DAY_MS = 86_400_000
 

@@ -12,7 +12,7 @@ from tests.integration.deployment import Read, Worker, publish, read_all, until
 from tests.integration.stories import event
 from worker.kafka import topics
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.broker
 
 START_MS = 1_760_000_000_000
 

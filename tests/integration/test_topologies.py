@@ -33,7 +33,7 @@ from worker.replay.plan import Stretch
 from worker.replay.tape import Tape, reader
 from worker.settings import Kafka, Settings
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 SESSION_S = 8
 START_MS = 1_760_000_000_000
