@@ -130,11 +130,6 @@ def ended(worker: Worker) -> bool:
     return worker.process.poll() is not None
 
 
-def await_end(worker: Worker) -> int:
-    assert worker.process is not None
-    return worker.process.wait(30)
-
-
 def stopped(worker: Worker) -> psutil.Process | None:
     """The process, if it has come to its moment and sleeps."""
     assert worker.process is not None
@@ -166,7 +161,7 @@ def killed(stage: Stage, moment: str, *, lose_folder: bool = False) -> None:
     stage.publish(300)
     worker, successor = stage.worker("a", f"{moment}=kill"), stage.worker("a")
     worker.start(wait=False)
-    await_end(worker)
+    worker.await_end()
     if lose_folder:
         shutil.rmtree(worker.settings.worker.data_dir)
     successor.start(wait=False)
@@ -202,7 +197,7 @@ def zombie(stage: Stage) -> None:
         assert process is not None
         process.resume()
         if sleeper is former:
-            await_end(former)  # committed and killed, or fenced
+            former.await_end()  # committed and killed, or fenced
     stage.await_drained(heir)
 
 

@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
@@ -27,9 +27,13 @@ from tests.integration.deployment import read_all
 from tests.integration.verdict import Verdict, value
 from worker.pipeline import SWEEP_SHARE
 
-pytestmark = [pytest.mark.broker, pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.broker, pytest.mark.chaos]
 
 WITHIN_S: Final = 60.0
+BUSY_S: Final = 20.0
+"""A busy machine may take so long to do what takes none; below any limit of a worker's but the one in question."""
+PATIENT: Final = {"session_timeout_s": 10, "request_timeout_s": 15}
+"""Of a worker that must stay in its group: on a busy machine it may not come to a heartbeat for seconds."""
 HELD_S: Final = 60.0
 HELD_GROWTH_BYTES: Final = 96 << 20
 """Of resident memory, while the scorer is held: 5,000 queued events, a fetch of 4 MiB a partition, and its batches."""
@@ -55,11 +59,19 @@ def only(world: World) -> Place:
 
 
 def await_scores(world: World, count: int) -> None:
-    assert await_(lambda: len(world.published.arrivals) >= count, WITHIN_S), only(world).said()
+    assert grown(lambda: len(world.published.arrivals), count), only(world).said()
 
 
 def await_sent(world: World, count: int) -> None:
-    assert await_(lambda: len(world.traffic.sent) >= count, WITHIN_S)
+    assert grown(lambda: len(world.traffic.sent), count)
+
+
+def grown(size: Callable[[], int], count: int) -> bool:
+    """Whether it comes to be so much without standing still: how long that takes in all is the machine's business."""
+    while (now := size()) < count:
+        if not await_(lambda now=now: size() > now, WITHIN_S):  # type: ignore[misc]  # bound per step
+            return False
+    return True
 
 
 def metric(place: Place, name: str) -> dict[tuple[str, ...], float]:
@@ -120,13 +132,14 @@ def test_3_every_updated_window_is_scored(start: MakeWorld) -> None:
 
 def test_4_every_offset_has_one_fate(start: MakeWorld) -> None:
     """Of a worker that was not restarted its own counters add up, fate by fate; nothing bad has disappeared."""
-    world = start(shoppers(2000), rate=RATE)
+    world = start(shoppers(2000), rate=RATE, **PATIENT)
     await_sent(world, 2000)
     assert world.await_drained()
+    # readers see a commit before the worker knows that they do, and only then it counts
+    assert await_(lambda: sum(metric(only(world), "intent_events_total").values()) == 2000, WITHIN_S)
     counted = {labels[0]: count for labels, count in metric(only(world), "intent_events_total").items() if count}
     verdict, found = conclude(world, scorer="digest")
     assert counted == dict(verdict.counts)
-    assert sum(counted.values()) == 2000
     assert found == Findings()  # the dead letters among it: as they came, with their reasons
 
 
@@ -149,7 +162,7 @@ def test_6_in_doubt_the_worker_stops_uncommitted(start: MakeWorld) -> None:
     place = only(world)
     await_scores(world, 100)
     place.wanted = False  # what it leaves behind is looked at before it starts again
-    place.order("raise", 1_000_000)
+    assert place.order("raise", 1_000_000)
     world.traffic.inject(rest)
     assert await_exit(place) == 1
     await_sent(world, 600)
@@ -204,7 +217,8 @@ def test_a_stuck_device_ends_the_worker_within_the_time_for_stopping(start: Make
     began = time.monotonic()
     place.send(signal.SIGTERM)
     assert await_exit(place) == 1
-    assert place.exits[0].at_s - began < 2 + 3
+    assert "within 2 s" in place.exits[0].said  # that was its reason, by its own clock
+    assert place.exits[0].at_s - began < 2 + BUSY_S
     assert conclude(world, scorer="digest")[1] == Findings()
 
 
@@ -213,7 +227,7 @@ def _held(start: MakeWorld, **worker: object) -> World:
     began, rest = _halves(1000)
     world = start(began, **worker)
     await_scores(world, 100)
-    only(world).order("hold")
+    assert only(world).order("hold")
     world.traffic.inject(rest)
     await_sent(world, 1000)
     return world
@@ -267,7 +281,10 @@ def test_others_keep_flowing_beside_a_hot_user_or_partition(start: MakeWorld, ho
     one = "0:hot" if hot == "user" else None
     crowd = [seen(one or f"0:{number % 50}", number, START_MS + number) for number in range(15_000)]
     others = [seen(f"{partition}:calm", number, START_MS + number) for number in range(20) for partition in (1, 2, 3)]
+    assert only(world).order("hold")  # else it may be done with the crowd before the others are sent
     world.traffic.inject([*crowd, *others])
+    await_sent(world, len(crowd) + len(others))
+    assert only(world).order("release")
     await_scores(world, len(crowd) + len(others))
     scores = read_all(world.settings.kafka.bootstrap_servers, world.settings.topics.scores)
     assert len({value(score)["score_id"] for score in scores}) == len(scores) == len(crowd) + len(others)
@@ -277,14 +294,14 @@ def test_others_keep_flowing_beside_a_hot_user_or_partition(start: MakeWorld, ho
 
 @pytest.mark.slow
 def test_a_scorer_held_for_a_minute_costs_no_memory_no_membership_and_no_event(start: MakeWorld) -> None:
-    world = start(max_queued_events=5000, transaction_timeout_s=30)
+    world = start(max_queued_events=5000, transaction_timeout_s=30, **PATIENT)
     place = only(world)
     assert place.pid is not None
     process = psutil.Process(place.pid)
     world.traffic.inject(seen(f"{number % 4}:{number % 999}", number, START_MS + number) for number in range(2000))
     await_scores(world, 2000)
     rebalances, before = metric(place, "intent_rebalances_total"), process.memory_info().rss
-    place.order("hold")
+    assert place.order("hold")
     count = 120_000
     crowd = (seen(f"{n % 4}:{n % 999}", n, START_MS + n) for n in range(2000, 2000 + count))
     until, grown = time.monotonic() + HELD_S, 0
@@ -297,7 +314,7 @@ def test_a_scorer_held_for_a_minute_costs_no_memory_no_membership_and_no_event(s
     assert metric(place, "intent_rebalances_total") == rebalances
     assert grown < HELD_GROWTH_BYTES
     world.traffic.inject(crowd)
-    place.order("release")
+    assert place.order("release")
     await_scores(world, 2000 + count)
     assert place.exits == []
     assert max(Counter((partition, offset) for _, partition, offset in world.published.arrivals).values()) == 1

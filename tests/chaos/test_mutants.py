@@ -10,7 +10,7 @@ from tests.chaos.mutants import MUTANTS, Edit, Mutant
 from tests.chaos.scenarios import SCENARIOS, Stage, play
 from tests.integration.deployment import ROOT
 
-pytestmark = [pytest.mark.broker, pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.broker, pytest.mark.chaos]
 
 
 @pytest.mark.parametrize("edit", [edit for mutant in MUTANTS.values() for edit in mutant.edits], ids=str)

@@ -77,10 +77,10 @@ class Traffic:
     def pause(self) -> None:
         """Returns when all that was sent is acknowledged."""
         self._paused.set()
+        self._idle.clear()  # not before: the thread may be idle for the pause before this one until it looks again
         self._idle.wait(_GIVE_UP_S)
 
     def resume(self) -> None:
-        self._idle.clear()
         self._paused.clear()
 
     def stop(self) -> None:

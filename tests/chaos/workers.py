@@ -27,8 +27,11 @@ from worker.ports import free_port
 from worker.settings import Settings
 
 _POLL_S: Final = 0.02
-_HEARD_S: Final = 5.0
+_GONE_S: Final = 60.0
+"""A killed process is gone, and a running one hears, when a busy machine comes to it."""
 _BACK_OFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+_ANSWER_S: Final = 10.0
+_LAST_WORDS_S: Final = 5.0
 _KEPT_LINES: Final = 400
 _SHOWN_LINES: Final = 12
 START_S: Final = 60.0
@@ -59,6 +62,7 @@ class Place:
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._process: ForkServerProcess | None = None
         self._orders: Connection | None = None
+        self._listener: threading.Thread | None = None
         self._due = False
         self._lock = threading.RLock()
 
@@ -88,7 +92,7 @@ class Place:
         """The body of a page; `None` while it is not answered with 200."""
         try:
             url = f"http://127.0.0.1:{self.settings.worker.web_port}/{page}"
-            with urllib.request.urlopen(url, timeout=2) as answer:
+            with urllib.request.urlopen(url, timeout=_ANSWER_S) as answer:
                 body: bytes = answer.read()
                 return body
         except (urllib.error.URLError, OSError):
@@ -99,17 +103,27 @@ class Place:
         with self._lock:
             self._due = False
             self._process, self._orders, said = process.spawn(self.settings, scorer=self._scorer)
+            self._listener = threading.Thread(
+                target=self._listen, args=(said,), name=f"log of {self.name}", daemon=True
+            )
+            self._listener.start()
             self.wanted = True
-        threading.Thread(target=self._listen, args=(said,), name=f"log of {self.name}", daemon=True).start()
 
-    def order(self, order: Order, times: int = 1) -> None:
-        """Tell the scorer; returns when it obeys. A worker that is ending or stopped may not hear."""
+    def keep_up(self) -> None:
+        """Start it again where it is wanted and nothing runs. In one step: others take it down to touch its folder."""
+        with self._lock:
+            if self.wanted and self.gone:
+                self.start()
+
+    def order(self, order: Order, times: int = 1) -> bool:
+        """Tell the scorer; returns when it obeys, and whether it does: a worker that is ending may not hear."""
         if (orders := self._orders) is None:
-            return
+            return False
         with suppress(OSError, EOFError):
             orders.send((order, times))
-            if orders.poll(_HEARD_S):
-                orders.recv()
+            if orders.poll(_GONE_S):
+                return bool(orders.recv())
+        return False
 
     def send(self, signal_: signal.Signals) -> None:
         """A signal to the process, when there is one."""
@@ -122,8 +136,9 @@ class Place:
         with self._lock:
             self.wanted = self.wanted and not rest
             self._due = True
+            running = self._process
             self.send(signal.SIGKILL)
-        self.await_end(5)
+        self._await_end(running, _GONE_S)
 
     def stop(self, *, within_s: float) -> int | None:
         """SIGTERM; the exit code, `None` when it took longer or none ran. It stays down until `start`."""
@@ -132,16 +147,20 @@ class Place:
             self._due = True
             running = self._process
             self.send(signal.SIGTERM)
-        self.await_end(within_s)
-        return running.exitcode if running is not None else None
+        return self._await_end(running, within_s)
 
-    def await_end(self, within_s: float) -> bool:
-        """Whether its process was gone in time."""
+    def _await_end(self, running: ForkServerProcess | None, within_s: float) -> int | None:
+        """The exit code of this very process, `None` when it took longer: the supervisor may have begun another."""
         deadline = time.monotonic() + within_s
-        while self.pid is not None and time.monotonic() < deadline:
+        while (code := self._code(running)) is None and running is not None and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         self.reap()
-        return self.gone
+        return code
+
+    def _code(self, process_: ForkServerProcess | None) -> int | None:
+        """Under the lock: of two threads that ask at once, one would find the code taken and be told 255."""
+        with self._lock:
+            return None if process_ is None else process_.exitcode
 
     def reap(self) -> Exit | None:
         """Note the end of a process that has ended."""
@@ -152,6 +171,8 @@ class Place:
             self._process = None
             if self._orders is not None:
                 self._orders.close()
+            if self._listener is not None:
+                self._listener.join(_LAST_WORDS_S)  # its last words say why it ended
             noted = Exit(time.monotonic(), self.name, ended.exitcode or 0, self._due, self.said())
             self.exits.append(noted)
             return noted
@@ -234,8 +255,8 @@ class Workers:
                     healthy = now - due.get(place.name, 0) > 10
                     failures[place.name] = 0 if noted.due or healthy else failures.get(place.name, 0) + 1
                     due[place.name] = now + _BACK_OFF_S[min(failures[place.name], len(_BACK_OFF_S) - 1)]
-                if place.wanted and place.gone and now >= due.get(place.name, 0):
-                    place.start()
+                if now >= due.get(place.name, 0):
+                    place.keep_up()
 
 
 def identities(settings: Settings, *, count: int, static: bool, folder: Path) -> list[Settings]:

@@ -4,6 +4,7 @@ Starts the program as a supervisor would, through its command line and environme
 consumer of its own and handed on as raw bytes.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
@@ -89,21 +91,33 @@ class Worker:
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(WAIT_S)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """The exit code."""
         assert self.process is not None
         self.process.send_signal(how)
-        return self.process.wait(30)
+        return self.await_end()
+
+    def await_end(self) -> int:
+        """The exit code of a worker that ends by itself, or was told to."""
+        assert self.process is not None
+        return self.process.wait(WAIT_S)
 
     def close(self) -> None:
         if self.process is not None and psutil.pid_exists(self.process.pid):
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(WAIT_S)
 
     def said(self) -> str:
+        """The end of its log, for a person: how much else is there depends on how busy the machine was."""
         return self.log.read_text(errors="replace")[-4000:]
+
+    def told(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The lines of its log so far, or those of an event. One that is still being written is none."""
+        *whole, _ = self.log.read_text(errors="replace").split("\n")
+        lines = [json.loads(line) for line in whole if line.startswith("{")]
+        return [line for line in lines if event is None or line.get("event") == event]
 
 
 def variables(settings: Settings) -> Iterable[tuple[str, str]]:
@@ -141,7 +155,7 @@ class Topic:
                 "log_level": 0,
             }
         )
-        partitions = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        partitions = self._consumer.list_topics(topic, timeout=WAIT_S).topics[topic].partitions
         self._consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
         self._topic = topic
         self._ends: dict[int, int] = {}
@@ -178,11 +192,17 @@ class Topic:
 
         A commit is acknowledged before its markers are written, and its records are read only behind them; so where
         more is written than may be read yet, that is waited for, unless it stays so: a killed worker's transaction.
+        How long that is counts from where reading got to, since reading may take as long on a busy machine.
         """
         self._ends.clear()
-        deadline = time.monotonic() + _MARKERS_S
-        while self._ends.keys() != self._partitions or (self._more_is_written() and time.monotonic() < deadline):
+        at, since_s = -1, 0.0
+        while self._ends.keys() != self._partitions or self._more_is_written():
             self.poll()
+            whole = len(self._ends) + sum(self._ends.values())
+            if self._ends.keys() != self._partitions or whole != at:
+                at, since_s = whole, time.monotonic()
+            elif time.monotonic() - since_s > _MARKERS_S:
+                break
         return self.records
 
     def _more_is_written(self) -> bool:
@@ -209,9 +229,15 @@ def publish(servers: str, topic: str, records: Iterable[tuple[bytes | None, byte
     """(key, value, headers) each, partitioned by key as Java clients do; waits for all acknowledgements."""
     errors: list[object] = []
     producer = Producer(
-        {"bootstrap.servers": servers, "partitioner": "murmur2_random", "linger.ms": 20, "enable.idempotence": True}
+        {
+            "bootstrap.servers": servers,
+            "partitioner": "murmur2_random",
+            "linger.ms": 20,
+            "enable.idempotence": True,
+            "max.in.flight.requests.per.connection": 1,  # brokers die under some tests: see `tests.chaos.traffic`
+        }
     )
-    producer.list_topics(topic, timeout=10)  # connected by now, it gets its producer id at once and not after 0.5 s
+    producer.list_topics(topic, timeout=WAIT_S)  # connected by now, it gets its id at once and not after 0.5 s
     count = 0
     for key, value, headers in records:
         producer.produce(
@@ -223,6 +249,6 @@ def publish(servers: str, topic: str, records: Iterable[tuple[bytes | None, byte
         )
         producer.poll(0)
         count += 1
-    assert producer.flush(30) == 0
+    assert producer.flush(WAIT_S) == 0
     assert not errors, errors[:3]
     return count

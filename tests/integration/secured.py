@@ -3,12 +3,15 @@
 The INTERNAL listener stays plain and may do everything: it is where the tests make users and rules, and read.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import trustme
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -20,11 +23,23 @@ from confluent_kafka.admin import (
 )
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
 from worker.ports import HOST
-from worker.settings import Settings
+from worker.settings import Kafka, Settings
 
-SOON_S = 15
+SOON_S = 60
+_POLL_S = 0.05
+_WHOEVER: Any = None  # its types know of no filter that leaves one open
+_EVERY_RULE = AclBindingFilter(
+    ResourceType.ANY,
+    _WHOEVER,
+    ResourcePatternType.ANY,
+    _WHOEVER,
+    _WHOEVER,
+    AclOperation.ANY,
+    AclPermissionType.ANY,
+)
 
 
 class Certificates:
@@ -108,14 +123,22 @@ class Guarded:
         }
 
     def enrol(self, user: str, password: str) -> None:
+        """Returns when the broker lets the user in, for the same reason."""
         info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
         made = self._admin.alter_user_scram_credentials([UserScramCredentialUpsertion(user, info, password.encode())])
         for done in made.values():
             done.result(SOON_S)
+        clients.admin(Kafka.model_validate(self.client(user, password))).list_topics(timeout=SOON_S)
 
     def allow(self, rules: Iterable[AclBinding]) -> None:
-        for done in self._admin.create_acls(list(rules)).values():
+        """Returns when the broker goes by them: the controller acknowledges a rule a moment before."""
+        due = list(rules)
+        for done in self._admin.create_acls(due).values():
             done.result(SOON_S)
+        deadline = time.monotonic() + SOON_S
+        while not set(due) <= set(self._admin.describe_acls(_EVERY_RULE).result(SOON_S)):
+            assert time.monotonic() < deadline, "the broker does not come to know of the rules"
+            time.sleep(_POLL_S)
 
 
 def inside(broker: EmbeddedBroker) -> str:

@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.broker, pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.chaos, pytest.mark.slow]
 
 DEMO = (sys.executable, "-m", "worker", "demo", "--json", "--rate", "50", "--users", "60")
 
@@ -41,7 +41,7 @@ def test_nothing_is_lost_through_a_kill_and_ctrl_c_ends_with_the_checks() -> Non
     assert told["worker_starts"] == 2
     assert sum(told["fates"].values()) == told["events"] > 200
     assert all(check["holds"] for check in told["checks"])
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
 
 
@@ -53,5 +53,5 @@ def test_a_terminated_demo_leaves_no_process() -> None:
     demo.send_signal(signal.SIGTERM)
     demo.communicate()
     assert demo.returncode == 128 + signal.SIGTERM
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive

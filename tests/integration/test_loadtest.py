@@ -35,7 +35,7 @@ def test_every_score_is_measured_of_the_worker_and_of_what_is_beside_it(kafka: s
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -60,7 +60,7 @@ def test_contenders_outputs_are_counted(kafka: str, tmp_path: Path, *, job: str,
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr

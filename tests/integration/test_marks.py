@@ -15,7 +15,7 @@ from worker.settings import Settings
 from worker.stream import marks, transaction
 from worker.stream.output import OutRecord
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.broker
 
 _LONG_S = 1.0
 """Marks take milliseconds."""

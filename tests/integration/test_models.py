@@ -21,7 +21,7 @@ from worker.registry.store import Store
 from worker.scoring import bundle as bundles
 from worker.stream.shadow import chosen
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.broker
 
 NAME = bundles.SHIPPED.name
 SHARE = 0.3
@@ -147,8 +147,7 @@ def test_an_alias_moves_under_load_and_every_event_is_scored_once_by_one_model(
     for score in map(value, scores):
         certain = {chance > CERTAIN for chance in score["intent"].values()}
         assert certain == {score["model"]["version"] == registry.second}
-    said = [json.loads(line) for line in shop.worker.said().splitlines()]
-    (refused,) = {line["error"] for line in said if line.get("refused") == rotten}
+    (refused,) = {line["error"] for line in shop.worker.told() if line.get("refused") == rotten}
     assert "head.safetensors does not match" in refused
     assert shop.worker.stop() == 0
 

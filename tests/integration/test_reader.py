@@ -9,7 +9,7 @@ from confluent_kafka import Producer
 from tests.conftest import MakeSettings
 from tests.integration.deployment import Topic
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.broker
 
 
 def test_records_that_may_be_read_a_moment_later_are_waited_for(kafka: str, settings: MakeSettings) -> None:

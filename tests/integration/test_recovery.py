@@ -1,14 +1,13 @@
 """State lost, damaged, outdated or taken over, on a real broker: what comes out is always what the oracle says."""
 
 import itertools
-import json
 import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import rocksdict
@@ -16,7 +15,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from tests.integration.conftest import Deploy
-from tests.integration.deployment import WAIT_S, Topic, Worker, publish, read_all, until
+from tests.integration.deployment import Topic, Worker, publish, read_all, until
 from tests.integration.stories import Record, event
 from tests.integration.test_worker import START_MS, check, drained, simulated
 from tests.integration.verdict import value
@@ -28,15 +27,9 @@ from worker.ports import free_port
 from worker.stream.rocksdb import options
 from worker.watermark import KEY, Watermark
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.broker
 
 DAY_MS = 86_400_000
-
-
-def said(worker: Worker, event_: str) -> list[dict[str, Any]]:
-    """The log's lines of this event."""
-    lines = (line for line in worker.log.read_text().splitlines() if line.startswith("{"))
-    return [line for line in map(json.loads, lines) if line.get("event") == event_]
 
 
 def recovered(worker: Worker) -> float:
@@ -92,13 +85,12 @@ def test_an_intact_folder_reopens_without_replay_and_a_damaged_one_is_rebuilt(de
     file.write_bytes(bytes(file.stat().st_size // 2) + file.read_bytes()[file.stat().st_size // 2 :])
     publish(servers, settings.topics.events, story[2000:])
     worker.start(wait=False)
-    assert worker.process is not None
-    assert worker.process.wait(90) == 1
-    assert "the next start rebuilds it" in worker.said()
+    assert worker.await_end() == 1
+    assert "the next start rebuilds it" in worker.log.read_text()
     worker.start()
     until(lambda: drained(worker, 3000), worker, "the third part is done")
     check(worker, restarted=True)
-    assert [Path(line["folder"]) for line in said(worker, "state folder damaged")] == [unopenable, unreadable]
+    assert [Path(line["folder"]) for line in worker.told("state folder damaged")] == [unopenable, unreadable]
     for path in (unopenable, unreadable):
         assert len(list(path.parent.glob(f"{path.name}.damaged-*"))) == 1
 
@@ -117,9 +109,8 @@ def test_a_changelog_that_was_created_anew_stops_the_start(deploy: Deploy) -> No
     admin.delete_topics([settings.changelog], operation_timeout=30)[settings.changelog].result(30)
     until(lambda: topics.create(settings)[settings.changelog], worker_ended(worker), "the topic is created again")
     worker.start(wait=False)
-    assert worker.process is not None
-    assert worker.process.wait(90) == 1
-    (fatal,) = said(worker, "fatal")
+    assert worker.await_end() == 1
+    (fatal,) = worker.told("fatal")
     assert "was filled from another changelog topic" in fatal["why"]
     assert "exception" not in fatal, "a sentence, no traceback"
     assert len(read_all(servers, settings.topics.scores)) == scores
@@ -159,11 +150,10 @@ def test_a_rebuild_that_is_killed_goes_on_where_it_stopped(deploy: Deploy) -> No
     fill_changelog(worker, total)
     dying = replace(worker, command=(sys.executable, "-c", DIES_REBUILDING))
     dying.start(wait=False)
-    assert dying.process is not None
-    assert dying.process.wait(WAIT_S) == -signal.SIGKILL
+    assert dying.await_end() == -signal.SIGKILL
     held_before = int(re.findall(r"^filled (\d+)$", worker.log.read_text(), re.MULTILINE)[0])
     assert held_before < 0.5 * total
-    assert said(worker, "recovered") == []
+    assert worker.told("recovered") == []
     worker.start()
     assert recovered(worker) == total + marks - held_before
     assert worker.metric("intent_recovery_remaining_records") == {(): 0}
@@ -264,11 +254,11 @@ def test_a_standby_takes_over_with_only_the_tail_to_read(deploy: Deploy, tmp_pat
         until(lambda: stands_by(second) >= owned(first) != set(), second, "the second stands by for the first")
         publish(servers, settings.topics.events, story[:5000])
         until(lambda: done(first) + done(second) == 5000, first, "the first part is done")
-        recoveries = len(said(second, "recovered"))
+        recoveries = len(second.told("recovered"))
         first.kill()
         publish(servers, settings.topics.events, story[5000:])
         until(lambda: drained(second, 6000), second, "the second has taken over")
-        assert sum(line["records"] for line in said(second, "recovered")[recoveries:]) < 500
+        assert sum(line["records"] for line in second.told("recovered")[recoveries:]) < 500
         check(second, restarted=True)
         assert second.stop() == 0
     finally:
@@ -282,7 +272,7 @@ def owned(worker: Worker) -> set[int]:
 
 def stands_by(worker: Worker) -> set[int]:
     """The partitions whose state the worker has found to be complete as a standby."""
-    return {line["partition"] for line in said(worker, "standing by")}
+    return {line["partition"] for line in worker.told("standing by")}
 
 
 def done(worker: Worker) -> int:

@@ -25,7 +25,7 @@ from worker.replay.plan import EARLIEST, LATEST
 from worker.settings import Kafka, Settings
 from worker.shop.publish import connect
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 PASSWORD = "correct horse"
 START_MS = 1_760_000_000_000

@@ -23,7 +23,7 @@ from worker.scores import HORIZONS, Score
 from worker.scoring.forward import TOLERANCE
 from worker.settings import Settings
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.broker
 
 EVENTS = 4_000
 CLOSE = TOLERANCE + 1e-6  # what the engine promises across micro-batches, and the rounding of a published score

@@ -29,7 +29,7 @@ def start(settings: Settings, overrides: dict[str, str]) -> tuple[int, str]:
         env=os.environ | dict(variables(settings)) | overrides,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     return ended.returncode, "\n".join(line for line in ended.stderr.splitlines() if not line.startswith("{"))

@@ -23,7 +23,7 @@ from worker.shop import statistics
 from worker.shop.ga360 import Sample
 from worker.shop.simulate import Crowd, Simulator
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.broker
 
 EVENTS = 20_000
 SAMPLE = Path(os.environ.get("INTENT_GA360", Path(__file__).parents[3] / "shared/data/ga360"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.chaos import process
-from tests.chaos.workers import Workers
+from tests.chaos.workers import Place, Workers
 from worker.settings import Settings
 
 
@@ -32,3 +32,31 @@ def test_one_that_ends_between_two_looks_is_noted(monkeypatch: pytest.MonkeyPatc
     workers._supervise()
     assert [ended.code for ended in place.exits] == [7]
     assert len(spawned) == 1  # its successor waits for the pause after a failure
+
+
+def test_one_that_is_taken_down_while_it_is_looked_at_stays_down(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A fault has the lock just before the supervisor, which has seen before that the worker is wanted."""
+    workers = Workers([Settings()], residents=1, scorer="digest", folder=tmp_path)
+    (place,) = workers.places
+    spawned: list[None] = []
+    monkeypatch.setattr(process, "spawn", lambda *_, **__: spawned.append(None))
+    monkeypatch.setattr(place, "reap", lambda: None)
+    monkeypatch.setattr(place, "_lock", Taken(place))
+    rounds = iter([False])
+    monkeypatch.setattr(workers, "_ended", SimpleNamespace(wait=lambda _: next(rounds, True)))
+    place.wanted = True
+    workers._supervise()
+    assert spawned == []
+
+
+class Taken:
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        self._place.wanted = False
+
+    def __exit__(self, *_: object) -> None:
+        pass

@@ -24,7 +24,7 @@ from worker.ports import HOST, free_port
 HEAP_MB = 512
 _LEASH = Path(__file__).with_name("leash.py")
 _CLUSTER_ID = "aW50ZW50LXdvcmtlci0wMQ"  # 16 bytes in base64; clusters are told apart by their folders
-_FORMAT_TIMEOUT_S = 60
+_FORMAT_TIMEOUT_S = 180
 _STARTS = "---- the node starts ----"
 
 # The kernel ties a leash to the thread that forked, not to its process. This one thread lives as long as the process;

@@ -3,7 +3,7 @@
 import asyncio
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -104,9 +104,15 @@ class Tape:
             raise IntentError(f"{self.name} sent nothing for {SILENCE_S:.0f} s; is its broker up?")
 
 
+_headers = methodcaller("headers")
+"""From C, where a result that comes with an error is always told from one without. Python itself no longer looks once
+it has made the call a few dozen times: it goes on with the broken list, and crashes.
+"""
+
+
 def _played(message: Message, offset: int) -> Played:
     try:
-        headers = message.headers() or []
+        headers = _headers(message) or []
     except SystemError:  # confluent-kafka's word for a name that is no UTF-8; no outcome depends on any
         headers = []
     pairs = headers.items() if isinstance(headers, dict) else headers

@@ -49,5 +49,5 @@ leave()
 
 def test_two_that_end_the_process_do_so_once() -> None:
     """Coverage saves what it measured where a process exits, and crashed in two threads at once."""
-    ended = subprocess.run([sys.executable, "-c", TWICE], stdout=subprocess.PIPE, timeout=20, check=False)
+    ended = subprocess.run([sys.executable, "-c", TWICE], stdout=subprocess.PIPE, timeout=200, check=False)
     assert (ended.returncode, ended.stdout) == (3, b"hooked ")

@@ -51,7 +51,6 @@ def test_a_table_trains_as_the_sample_does(shop: Path, table: Path, mapping: Pat
     assert len(kept) == len(theirs.time_ms)
 
 
-@pytest.mark.timeout(300)  # a training from start to end
 def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke
     source, runs = ["--data", str(table), "--map", str(mapping)], ["--runs", str(tmp_path / "runs")]
