@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,12 +38,14 @@ class Run:
     def begin(cls, runs: Path, name: str, *, plan: Mapping[str, Any], data: Iterable[Path], command: str) -> Self:
         """A new folder among the runs."""
         began = f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-        folder = next(
-            folder
-            for number in count(1)
-            if not (folder := runs / (began if number == 1 else f"{began}-{number}")).exists()
-        )
-        folder.mkdir(parents=True)
+        folder, number = runs / began, 1
+        while True:
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:  # of another run, perhaps begun in the same moment
+                number += 1
+                folder = runs / f"{began}-{number}"
         settings = {"command": command, "plan": plan, "data": fingerprint(data), "commit": commit()}
         (folder / _RUN).write_text(json.dumps(settings, indent=1) + "\n")
         (folder / _HISTORY).write_text("")

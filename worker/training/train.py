@@ -134,7 +134,7 @@ def train(
 
 
 def _require_outcomes(source: Source, events: Events, inside: Mapping[str, Bools]) -> None:
-    """Every slice needs instants for every horizon, and those that teach both outcomes."""
+    """Every slice needs instants for every horizon, those that teach both outcomes, and what chooses some of each."""
     y = labels(events)
     for which, rows in inside.items():
         if not rows.any(axis=0).all():
@@ -151,6 +151,14 @@ def _require_outcomes(source: Source, events: Events, inside: Mapping[str, Bools
                     f"within {horizon}, where both outcomes are needed; is the shop's order mapped to purchase in "
                     "the mapping's [types]?"
                 )
+    chosen_by = [y[rows, at] for at, rows in enumerate(inside["choice"].T)]
+    if not any(bought.any() and not bought.all() for bought in chosen_by):
+        count = int(inside["choice"].any(axis=1).sum())
+        raise IntentError(
+            f"the {count:,} instants of {source.name} that choose a checkpoint, just before the test slice, have one "
+            "outcome only within each horizon, so all checkpoints would be alike; take more visitors, or other days in "
+            "the mapping's [splits]"
+        )
 
 
 def _calibrated(

@@ -402,6 +402,18 @@ def test_a_shop_without_purchases_is_refused_before_training(shop: Path, tmp_pat
         run(tmp_path, tmp_path)
 
 
+def test_a_shop_whose_last_buyers_came_before_the_slice_that_chooses_is_refused(shop: Path, tmp_path: Path) -> None:
+    """The network as it was before any training would be as good as all others."""
+    hits = pq.read_table(shop / "hits.parquet")
+    pairs = zip(hits["action_type"].to_pylist(), hits["timestamp_ms"].to_pylist(), strict=True)
+    actions = ["0" if action == "6" and ms >= SPLITS.week_validation else action for action, ms in pairs]
+    at = hits.schema.get_field_index("action_type")
+    pq.write_table(hits.set_column(at, "action_type", [actions]), tmp_path / "hits.parquet")
+    (tmp_path / "sessions.parquet").write_bytes((shop / "sessions.parquet").read_bytes())
+    with pytest.raises(IntentError, match=r"^the [1-9]\d* instants .* that choose a checkpoint, .* have one outcome"):
+        run(tmp_path, tmp_path)
+
+
 def test_a_horizon_in_which_nobody_bought_has_no_say() -> None:
     """A small shop's week: the others still choose a checkpoint."""
     rng = np.random.default_rng(3)
