@@ -303,7 +303,7 @@ def rollback_model(
     moved = settings.alias if alias is None else alias
     now = source.store.alias(source.name, moved)
     if now is None:
-        raise SettingError(f"the model {source.name} in {source.store.url} has no alias {moved}")
+        raise SettingError(source.store.lacks(source.name, moved))
     back = rolled_back(now, at=_now())
     with source.fresh() as there:
         there.load(back.version)

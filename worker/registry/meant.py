@@ -31,7 +31,7 @@ def loaded(which: str | None, store: str | None, *, fresh: bool = False) -> "tup
     source = model(name or None, store, settings)
     version = source.version(wanted or settings.alias) if _is_alias(wanted) else wanted
     if version is None:
-        raise SettingError(f"the model {source.name} in {source.store.url} has no alias {wanted or settings.alias}")
+        raise SettingError(source.store.lacks(source.name, wanted or settings.alias))
     with source.fresh() if fresh else nullcontext(source) as there:
         return there.load(version), source.store.url, source
 

@@ -165,8 +165,8 @@ def configured(model: ModelSettings) -> tuple[Source | None, Callable[[], Bundle
     version = source.version(model.alias)
     if version is None:
         raise SettingError(
-            f"the model {model.name} in {model.store} has no alias {model.alias} (setting `model.alias`); "
-            f"`intent model promote {model.name} VERSION` makes it"
+            f"{source.store.lacks(model.name, model.alias)} (settings `model.store`, `model.name`, `model.alias`); "
+            f"`intent model push` puts a bundle there, `intent model promote {model.name} VERSION` makes an alias"
         )
     return source, partial(source.load, version)
 

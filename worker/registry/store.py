@@ -125,6 +125,13 @@ class Store:
             ) from None
         return value
 
+    def lacks(self, name: str, alias: str) -> str:
+        """Why there is no such alias, for people: often another store, or another name, was meant."""
+        names = self.names()
+        if name in names:
+            return f"the model {name} in {self.url} has no alias {alias}"
+        return f"{self.url} holds no model {name}, " + (f"only {', '.join(names)}" if names else "nor any other")
+
     def move(self, name: str, alias: str, value: Alias) -> None:
         """The alias is `value` from now on, in one step."""
         self._put(self._path(named(name), _ALIASES, aliased(alias) + _SUFFIX), aliases.encode(value))

@@ -269,8 +269,16 @@ def test_the_settings_say_what_scores(filled: Store, made: Versions, tmp_path: P
 
 
 def test_an_alias_that_is_not_there_is_named(filled: Store, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"has no alias champion \(setting `model\.alias`\)"):
+    with pytest.raises(SettingError, match=r"has no alias champion \(settings .*`model\.alias`\)"):
         configured(ModelSettings(store=filled.url, name=NAME, cache_dir=tmp_path / "cache"))
+
+
+def test_another_model_or_store_is_told_from_an_alias_that_is_missing(filled: Store, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=rf"holds no model other, only {NAME} \(settings `model\.store`"):
+        configured(ModelSettings(store=filled.url, name="other", cache_dir=tmp_path / "cache"))
+    with pytest.raises(SettingError, match=rf"mistyped holds no model {NAME}, nor any other \("):
+        configured(ModelSettings(store=str(tmp_path / "mistyped"), name=NAME, cache_dir=tmp_path / "cache"))
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_several_processes_may_share_a_cache(made: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
