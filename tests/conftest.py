@@ -37,6 +37,14 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(11)
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Children hear when a terminal closes, also where the tests themselves run under `nohup`, which they inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that need a broker come first, in the order that was drawn: they are the long ones, and of two processes
     that share the files the one that ends first would wait for the other's last.

@@ -54,21 +54,19 @@ class Follower:
         self._identify = identify
         self._heard = heard
         self._ended = threading.Event()
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": servers,
-                "group.id": "follower",
-                "enable.auto.commit": False,
-                "isolation.level": isolation,
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 50,
-                "socket.timeout.ms": 5000,
-                "reconnect.backoff.max.ms": 200,
-                "log_level": 0,
-            }
-        )
+        self._settings = {
+            "bootstrap.servers": servers,
+            "group.id": "follower",
+            "enable.auto.commit": False,
+            "isolation.level": isolation,
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 50,
+            "socket.timeout.ms": 5000,
+            "reconnect.backoff.max.ms": 200,
+            "log_level": 0,
+        }
         self._topic = topic
-        self._assign()
+        self._begin()
         self._thread = threading.Thread(target=self._follow, name=f"follower {name}", daemon=True)
         self._thread.start()
 
@@ -77,13 +75,14 @@ class Follower:
         self._ended.set()
         self._thread.join()
 
-    def _assign(self) -> None:
-        """Go on behind what has come.
+    def _begin(self) -> None:
+        """Go on behind what has come, with a client that has no past.
 
         Again whenever nothing comes: where a broker goes away at the wrong moment, librdkafka may wait for ever for the
-        answer to its question whether its position is still valid (confluentinc/librdkafka#4492 saw the same), while
-        any other reader gets on.
+        answer to its question whether its position is still valid (confluentinc/librdkafka#4492 saw the same), also
+        behind a new assignment, while any other reader gets on.
         """
+        self._consumer = Consumer(self._settings)
         self._consumer.assign(
             [TopicPartition(self._topic, number, last + 1) for number, last in enumerate(self.furthest)]
         )
@@ -111,7 +110,8 @@ class Follower:
                 self._heard_s = now_s
                 self.polls.append(Poll(self.name, tuple(entries)))
             elif now_s - self._heard_s > _SILENT_S:
-                self._assign()
+                self._consumer.close()
+                self._begin()
         self._consumer.close()
 
 

@@ -101,6 +101,7 @@ def test_a_topic_that_ends_before_what_is_done_of_it_is_refused(deploy: Deploy) 
     assert all_written(worker) == before
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_watermark_without_a_topic_is_taken_for_that_of_the_topic_there(deploy: Deploy) -> None:
     worker = deploy()
     settings = worker.settings

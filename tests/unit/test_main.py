@@ -69,6 +69,7 @@ def test_a_stop_unwinds_a_command_that_kafkas_client_calls() -> None:
     assert (done.returncode, done.stderr) == (143, "")
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "terminal closed"])
 def test_a_stop_unwinds_the_command(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-c", WORKING, "slow", str(tmp_path)]
