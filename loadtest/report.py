@@ -9,7 +9,7 @@ from rich.table import Table
 
 from loadtest import taken
 from loadtest.openloop import PERCENTILES, Result
-from loadtest.waits import PARTS
+from loadtest.waits import AN_EVENT, PARTS
 
 BEYOND: Final = "batch committed to score read"
 _PLOT_PERCENTILES: Final = tuple(100 * (1 - 10 ** (-step / 20)) for step in range(81))  # 0 to 99.99, even on the axis
@@ -63,7 +63,7 @@ def parts(results: Sequence[Result]) -> Table:
     """Where a batch's time went: a row a part, a column a rate, means in milliseconds."""
     shown = Table(title="Where the time goes, on average", title_justify="left", caption_justify="left")
     shown.caption = (
-        f"milliseconds a batch; '{next(iter(PARTS))}': an event; the last: what a reader waits beyond it, for the "
+        f"milliseconds a batch; '{AN_EVENT}': an event; the last: what a reader waits beyond it, for the "
         "commit's markers and its own fetch, and what the sender was late"
     )
     shown.add_column("part", no_wrap=True)
@@ -81,7 +81,7 @@ def parts(results: Sequence[Result]) -> Table:
 def beyond_ms(result: Result) -> float:
     """Mean from a batch's commit to the score in the reader's hand, with what the sender was late."""
     mean_ms = float(result.histogram.get_mean_value()) / 1000
-    return mean_ms - result.parts_ms.get(next(iter(PARTS)), 0.0)
+    return mean_ms - result.parts_ms.get(AN_EVENT, 0.0)
 
 
 def document(found: Found, *, scorer: str, job: str, partitions: int, load_before: float) -> dict[str, Any]:

@@ -30,8 +30,11 @@ _OURS: Final = (
 )
 """Measured by the timers; the rest of `PARTS` are the worker's own metrics."""
 
+AN_EVENT: Final = "event sent to batch committed"
+"""The part that is counted by the event; all others are by the batch."""
+
 PARTS: Final[Mapping[str, tuple[str, str | None]]] = {
-    "event sent to batch committed": ("intent_event_to_score_seconds", None),
+    AN_EVENT: ("intent_event_to_score_seconds", None),
     "fold": (_NAME, "fold"),
     "score": ("intent_score_seconds", None),
     "wait for the transaction before": (_NAME, "wait for the transaction before"),
@@ -42,7 +45,7 @@ PARTS: Final[Mapping[str, tuple[str, str | None]]] = {
     "- end transaction": (_NAME, "end transaction"),
     "- seen by readers": (_NAME, "seen by readers"),
 }
-"""What is told, in order: a metric and its label. The first counts events, all others batches."""
+"""What is told, in order: a metric and its label."""
 
 
 def watch(registry: CollectorRegistry) -> None:
@@ -110,8 +113,7 @@ class Page:
 
     def cpu_us(self, before: "Page") -> float:
         """The whole process' since then, an event; 0 where there was none."""
-        part = next(iter(PARTS))
-        events = self.counts[part] - before.counts[part]
+        events = self.counts[AN_EVENT] - before.counts[AN_EVENT]
         return (self.cpu_s - before.cpu_s) / events * 1e6 if events else 0.0
 
 

@@ -25,7 +25,7 @@ from worker.scoring.percentile import Percentiles
 from worker.shop.source import Source
 from worker.training import calibrate, finetune, windows
 from worker.training.features import CATEGORIES, Features
-from worker.training.labels import Bools, Events, labels, member
+from worker.training.labels import Bools, Events, labels, member, require
 
 Which = Literal["validation", "test"]
 Rivals = Literal["none", "trees", "all"]
@@ -135,7 +135,7 @@ def attach(
     """
     events, kept = windows.build(source, cache)
     inside = member(events, Learnt.by(bundle).measured("validation"))
-    _require(inside, "validation", source.name, "percentiles are of the scores there, and --attach writes them")
+    require(inside, "validation", of=source.name, why="percentiles are of the scores there, and --attach writes them")
     places = np.flatnonzero(inside.any(axis=1))
     out = finetune.predict(bundle.weights, bundle.vocabulary, kept, places, device=device)
     percentiles = Percentiles.fit(bundle.calibration.probabilities(out), inside[places])
@@ -164,7 +164,7 @@ def _rivals(
         inside = member(events, which)
         pool = np.flatnonzero(inside.any(axis=1))
         drawn = pool[np.random.default_rng(0).random(len(pool)) < share]
-        _require(inside[drawn], which, name, "--rivals none measures the bundle alone")
+        require(inside[drawn], which, of=name, why="--rivals none measures the bundle alone")
         return drawn, inside
 
     y = labels(events)
@@ -221,12 +221,6 @@ def _rivals(
         calibration = calibrate.fit(out[np.searchsorted(both, judged)], y[judged], validation[judged])
         found[EVENTS_ONLY] = calibration.probabilities(out[np.searchsorted(both, places)])
     return found
-
-
-def _require(inside: Bools, which: str, name: str, why: str) -> None:
-    """Raises `IntentError` where a slice, or what was drawn of it, has no instant for one of the [n, horizons]."""
-    if not inside.any(axis=0).all():
-        raise IntentError(f"{name} has no {which} instants for every horizon; {why}")
 
 
 def _blend(one: Floats, other: Floats) -> Floats:

@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.errors import IntentError
 from worker.shop.ga360 import SPLITS
 from worker.shop.source import Splits
 
@@ -84,6 +85,12 @@ def member(events: Events, which: str) -> Bools:
     """[n, horizons] whether the event is an instant of the slice (one of `SLICES`) for each horizon."""
     columns = [_inside(events, which, horizon) & events.instant for horizon in HORIZONS_MS]
     return np.stack(columns, axis=1)
+
+
+def require(inside: Bools, which: str, *, of: str, why: str) -> None:
+    """Raises `IntentError` where a slice, or what was drawn of it, has no instant for one of the [n, horizons]."""
+    if not inside.any(axis=0).all():
+        raise IntentError(f"{of} has no {which} instants for every horizon; {why}")
 
 
 def _inside(events: Events, which: str, horizon: int) -> Bools:

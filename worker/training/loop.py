@@ -32,6 +32,11 @@ History = list[dict[str, float]]
 _AVERAGED_FROM = 10  # steps; before, the average would hold on to how the weights began
 
 
+def best(history: History) -> dict[str, float]:
+    """The entry whose network is kept: of equals the first, and never a later one whose score is no number."""
+    return max(history, key=lambda entry: entry["score"])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """What is to be done; windows a step, evaluations in all, how many without a gain end it."""
@@ -145,7 +150,7 @@ class _State:
     def measure(self, check: Check, **beside: float) -> dict[str, float]:
         """What the check finds, kept if it is the best so far."""
         found = check(self._served())
-        if not self.history or found["score"] > max(entry["score"] for entry in self.history):
+        if not self.history or found["score"] > best(self.history)["score"]:
             self.best, self.since_best = copy.deepcopy(self._served().state_dict()), 0
         else:
             self.since_best += 1

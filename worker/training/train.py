@@ -19,8 +19,8 @@ from worker.errors import IntentError
 from worker.scoring import bundle
 from worker.scoring.bundle import Bundle
 from worker.shop.source import Source, opened
-from worker.training import card, curves, evaluate, finetune, finish, habits, windows
-from worker.training.labels import NAMES, Bools, Events, labels, member
+from worker.training import card, curves, evaluate, finetune, finish, habits, loop, windows
+from worker.training.labels import NAMES, Bools, Events, labels, member, require
 from worker.training.loop import Progress
 from worker.training.runs import Run
 
@@ -79,7 +79,7 @@ def train(
     trained = finetune.finetune(events, kept, plan, report=step, keep=run.checkpoints, say=say)
     curves.plot(run.history()).savefig(run.folder / "curves.png", dpi=120)
     seen = int(trained.history[-1]["windows"])
-    best = max(trained.history, key=lambda entry: entry["score"])
+    best = loop.best(trained.history)
     say("calibrating")
     made = _calibrated(name, plan, trained, events, kept, "calibration")
     say("measuring on the validation slice")
@@ -137,11 +137,13 @@ def _require_outcomes(source: Source, events: Events, inside: Mapping[str, Bools
     """Every slice needs instants for every horizon, those that teach both outcomes, and what chooses some of each."""
     y = labels(events)
     for which, rows in inside.items():
-        if not rows.any(axis=0).all():
-            raise IntentError(
-                f"{source.name} has no {which} instants for every horizon; `intent train` needs the whole sample, "
-                "Aug 1 to Oct 15, or a table of five weeks and more, with dozens of visitors in each"
-            )
+        require(
+            rows,
+            which,
+            of=source.name,
+            why="`intent train` needs the whole sample, Aug 1 to Oct 15, or a table of five weeks and more, with "
+            "dozens of visitors in each",
+        )
     for which in [name for name in ("train", "refit") if name in inside]:
         for at, horizon in enumerate(NAMES):
             bought = y[inside[which][:, at], at]

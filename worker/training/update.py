@@ -72,7 +72,7 @@ def update(
         f"{int(parts.new.any(axis=1).sum()):,} instants are new, {int(parts.old.any(axis=1).sum()):,} are replayed"
     )
     found = continual.fit(was.model, was.vocabulary, events, kept, change, plan, report=step)
-    if _best(found) is found.history[0]:
+    if loop.best(found.history) is found.history[0]:
         raise IntentError(
             f"no checkpoint did better on the new labels with at most {change.bound:.0%} more loss on the old ones: "
             f"{was.name} {was.version} stays (history in {run.folder})"
@@ -115,11 +115,6 @@ def update(
     )
 
 
-def _best(found: continual.Updated) -> dict[str, float]:
-    """The checkpoint that was taken: of equals the first, and never one whose score is no number."""
-    return max(found.history, key=lambda entry: entry["score"])
-
-
 _SECTION: Final = """
 ## Updated
 
@@ -148,7 +143,7 @@ def _section(
     span: str,
     command: str,
 ) -> str:
-    best = _best(found)
+    best = loop.best(found.history)
     return _SECTION.format(
         before=was.version,
         span=span,
