@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -151,6 +151,26 @@ class Member:
                 self._process.wait(_STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+
+@contextmanager
+def at_work(members: Sequence[Member], *, within_s: float) -> Iterator[None]:
+    """Started, each ready and at work on some of the partitions, one by itself on all; stopped at the end."""
+    partitions = members[0].settings.topics.partitions
+
+    def joined() -> bool:
+        for member in members:
+            member.check()
+        if not all(member.ready() for member in members):
+            return False
+        owned = [member.partitions() for member in members]
+        return len(members) == 1 or (all(owned) and sum(map(len, owned)) == partitions)
+
+    with stopped_at_the_end(*members):
+        for member in members:
+            member.start()
+        members[0].until(joined, "every worker has its partitions", within_s=within_s)
+        yield
 
 
 @contextmanager

@@ -37,6 +37,7 @@ def latency(
     warmup: Annotated[float, typer.Option(min=0, help="Seconds of load before that, not measured.")] = 3.0,
     users: Annotated[int, typer.Option(min=1, help="How many users the events are of.")] = 10_000,
     partitions: Annotated[int, typer.Option(min=1, max=1024, help="Of each topic.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="That share the partitions, a process each.")] = 1,
     scorer: Annotated[
         Literal["constant", "bundle"],
         typer.Option(
@@ -68,14 +69,16 @@ def latency(
 ) -> None:
     """Measure latency under open-loop load: from an event's scheduled send to its committed score in a reader's hand.
 
-    Starts a broker and a worker on this machine, sends each rate for its time, and writes a table, a plot and JSON. The
+    Starts a broker and workers on this machine, sends each rate for its time, and writes a table, a plot and JSON. The
     schedule is fixed beforehand and kept whatever happens, so a stall shows in every event that was due meanwhile.
-    What is measured beside it (`--beside`) gets a broker of its own when this one does.
+    What is measured beside it (`--beside`) gets a broker of its own when this one does, and is one process always.
     Exit code 3 when a score is missing or comes twice.
     """
     from loadtest.system import Program, running
 
     rates = rate or [500.0, 2000.0]
+    if workers > partitions:
+        raise SettingError(f"`--workers {workers}` are more than `--partitions {partitions}`: some would have none")
     if job == "light" and scorer != "constant":
         raise SettingError("`--job light` goes with `--scorer constant`: its windows are not what a model reads")
     load_before = taken.load_before(err)
@@ -85,21 +88,29 @@ def latency(
     for name, program in programs.items():
         with (
             err.status(f"{name}: starting, with Kafka") as status,
-            running(program=program, job=job, partitions=partitions, servers=bootstrap_servers) as settings,
+            running(
+                program=program,
+                job=job,
+                partitions=partitions,
+                workers=workers if name == THIS else 1,
+                servers=bootstrap_servers,
+            ) as members,
         ):
             numbers = count(step=APART)
             if settle:
                 status.update(f"{name}: settling, {max(rates):,.0f} events/s for {settle:.0f} s")
                 first = Load(rate=max(rates), seconds=settle, users=users, seed=seed, first=next(numbers), job=job)
-                settled.append(measure(settings, first, warmup_s=settle))
+                settled.append(measure(members, first, warmup_s=settle))
             found[name] = []
             for each in rates:
                 status.update(f"{name}: {each:,.0f} events/s for {warmup + seconds:.0f} s")
                 load = Load(rate=each, seconds=warmup + seconds, users=users, seed=seed, first=next(numbers), job=job)
-                found[name].append(measure(settings, load, warmup_s=warmup))
+                found[name].append(measure(members, load, warmup_s=warmup))
             status.update(f"{name}: stopping")
-    title = f"Latency, {job} job, scorer {scorer}, {partitions} partitions"
-    document = report.document(found, scorer=scorer, job=job, partitions=partitions, load_before=load_before)
+    title = f"Latency, {job} job, scorer {scorer}, {partitions} partitions, {workers} worker{'s' * (workers > 1)}"
+    document = report.document(
+        found, scorer=scorer, job=job, partitions=partitions, workers=workers, load_before=load_before
+    )
     conclude(
         document,
         folder,

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count, cycle
 from pathlib import Path
@@ -103,21 +103,21 @@ def models(
         err.status("starting Kafka and the worker") as status,
     ):
         registry = Registry(Path(place), bundle)
-        with running(program="bundle", partitions=partitions, servers=None, model=registry.settings(share)) as settings:
+        with running(program="bundle", partitions=partitions, servers=None, model=registry.settings(share)) as workers:
             firsts = count(step=APART)
             for number in range(rounds):
                 for phase in PHASES:
                     status.update(f"round {number + 1} of {rounds}: {phase}")
-                    before = _moved_in(settings)
-                    with _phase(phase, registry, settings, every_s=every):
+                    before = _moved_in(workers)
+                    with _phase(phase, registry, workers, every_s=every):
                         load = Load(rate=rate, seconds=2 + seconds, users=2_000, seed=number, first=next(firsts))
-                        found = openloop.measure(settings, load, warmup_s=2)
+                        found = openloop.measure(workers, load, warmup_s=2)
                     if phase == "reload":  # the challenger's coming and going counts as well
-                        reloads += _moved_in(settings) - before
+                        reloads += _moved_in(workers) - before
                     histograms[phase].add(found.histogram)
                     wrong += found.missing + found.repeated
             time.sleep(1)  # until the last shadow scores are acknowledged, and told
-            counted = scrape(settings)
+            counted = scrape(workers)
     document: dict[str, Any] = {
         "taken": taken.provenance(load_before=load_before),
         "rate": rate,
@@ -139,17 +139,17 @@ def models(
 
 
 @contextmanager
-def _phase(phase: Phase, registry: Registry, settings: Settings, *, every_s: float) -> Iterator[None]:
+def _phase(phase: Phase, registry: Registry, workers: Sequence[Settings], *, every_s: float) -> Iterator[None]:
     """What goes on beside the load."""
     if phase == "plain":
         yield
         return
     if phase == "shadow":
         registry.point(CHALLENGER, registry.versions[2])
-        _until(lambda: _challenged(settings), "the worker has the challenger")
+        _until(lambda: _challenged(workers), "the worker has the challenger")
         yield
         registry.store.forget(registry.name, CHALLENGER)
-        _until(lambda: not _challenged(settings), "the worker has let the challenger go")
+        _until(lambda: not _challenged(workers), "the worker has let the challenger go")
         return
     over = threading.Event()
 
@@ -167,13 +167,13 @@ def _phase(phase: Phase, registry: Registry, settings: Settings, *, every_s: flo
         time.sleep(every_s)  # the last one moves in before the next phase begins
 
 
-def _challenged(settings: Settings) -> bool:
-    return any(key[0] == "intent_challenger_info" for key in scrape(settings))
+def _challenged(workers: Sequence[Settings]) -> bool:
+    return any(key[0] == "intent_challenger_info" for key in scrape(workers))
 
 
-def _moved_in(settings: Settings) -> int:
+def _moved_in(workers: Sequence[Settings]) -> int:
     """Models, of any alias."""
-    return int(scrape(settings).get(("intent_model_reloads_total", "done"), 0))
+    return int(scrape(workers).get(("intent_model_reloads_total", "done"), 0))
 
 
 def _until(condition: Callable[[], bool], what: str) -> None:

@@ -7,7 +7,7 @@ shows in every event that was due meanwhile (coordinated omission does not arise
 import multiprocessing
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
@@ -62,8 +62,9 @@ class Result:
         return float(self.histogram.get_max_value()) / 1000
 
 
-def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
-    """Send one load and read its scores. Blocks until all have come, or `DRAIN_S` after the last was sent."""
+def measure(workers: Sequence[Settings], load: Load, *, warmup_s: float) -> Result:
+    """Send one load to a deployment and read its scores. Blocks until all came, or `DRAIN_S` after the last send."""
+    settings = workers[0]
     consumer = _at_the_end(settings)
     mine, theirs = multiprocessing.Pipe()
     process = apart.started(generator.generate, settings, load, theirs)
@@ -73,7 +74,7 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
         skip = round(load.rate * warmup_s)
         over = threading.Event()
         with ThreadPoolExecutor(1) as beside:
-            warm = beside.submit(_page_at, settings, schedule.due_ns(skip), over)
+            warm = beside.submit(_page_at, workers, schedule.due_ns(skip), over)
             try:
                 read_ns, repeated = _read(consumer, load, schedule)
                 sent = mine.recv()
@@ -86,7 +87,7 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
         consumer.close()
         process.kill()  # it has told all, or is not wanted any more
         process.join()
-    after = Page(scrape(settings))
+    after = Page(scrape(workers))
     generator.check(sent)
     histogram = _latencies(load, schedule, read_ns, skip=skip)
     return Result(
@@ -102,10 +103,10 @@ def measure(settings: Settings, load: Load, *, warmup_s: float) -> Result:
     )
 
 
-def _page_at(settings: Settings, at_ns: int, over: threading.Event) -> Page:
-    """The worker's metrics at that moment of the monotonic clock, or at once when all is over before."""
+def _page_at(workers: Sequence[Settings], at_ns: int, over: threading.Event) -> Page:
+    """The workers' metrics at that moment of the monotonic clock, or at once when all is over before."""
     over.wait(max(0, at_ns - time.monotonic_ns()) / 1e9)
-    return Page(scrape(settings))
+    return Page(scrape(workers))
 
 
 def _read(consumer: Consumer, load: Load, schedule: Schedule) -> tuple[NDArray[np.int64], int]:

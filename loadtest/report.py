@@ -69,7 +69,7 @@ def parts(results: Sequence[Result]) -> Table:
     shown.add_column("part", no_wrap=True)
     for result in results:
         shown.add_column(f"{result.load.rate:,.0f}/s", justify="right", no_wrap=True)
-    shown.add_row("worker's CPU, µs an event", *(f"{result.cpu_us:,.0f}" for result in results))
+    shown.add_row("workers' CPU, µs an event", *(f"{result.cpu_us:,.0f}" for result in results))
     shown.add_row("events a batch", *(f"{result.measured / max(result.batches, 1):,.0f}" for result in results))
     for part in PARTS:
         times = (result.parts_ms.get(part) for result in results)
@@ -84,13 +84,16 @@ def beyond_ms(result: Result) -> float:
     return mean_ms - result.parts_ms.get(AN_EVENT, 0.0)
 
 
-def document(found: Found, *, scorer: str, job: str, partitions: int, load_before: float) -> dict[str, Any]:
+def document(
+    found: Found, *, scorer: str, job: str, partitions: int, workers: int, load_before: float
+) -> dict[str, Any]:
     """For programs; plain JSON values. `load_before` is the load average (1 min) before anything was started."""
     return {
         "taken": taken.provenance(load_before=load_before),
         "scorer": scorer,
         "job": job,
         "partitions": partitions,
+        "workers": workers,
         "loads": [
             {
                 "of": name,

@@ -161,28 +161,11 @@ def _throughput(place: Path, servers: str, *, workers: int, events: int) -> Thro
     settings = fleet.deployment(place, servers=servers, partitions=_PARTITIONS, worker=_PAUSABLE)
     load = workload.make("light", events, sample=None)
     members = [Member(settings, place, name=f"{workers}-workers-{number}") for number in range(workers)]
-    with _at_work(members):
+    with fleet.at_work(members, within_s=_READY_S):  # the first could be through before the last has joined
         with fleet.paused(*members):
             workload.publish(settings.kafka, settings.topics.events, load.records)
         rate, cpu_us = _worked_off(members, events)
     return Throughput(workers=workers, events_per_s=rate, cpu_us_per_event=cpu_us)
-
-
-@contextmanager
-def _at_work(members: Sequence[Member]) -> Iterator[None]:
-    """Each has its partitions. The topic is filled only then: the first could be through before the last has joined."""
-
-    def joined() -> bool:
-        for member in members:
-            member.check()
-        owned = [member.partitions() for member in members]
-        return all(owned) and sum(map(len, owned)) == _PARTITIONS
-
-    with fleet.stopped_at_the_end(*members):
-        for member in members:
-            member.start()
-        members[0].until(joined, "every worker has its partitions", within_s=_READY_S)
-        yield
 
 
 def _worked_off(members: Sequence[Member], events: int) -> tuple[float, float]:
@@ -342,7 +325,7 @@ def _crowd(place: Path, servers: str, people: Population, *, users: int, events:
         for number, user in chosen
     )
     member = Member(settings, place, name=f"{users}-users")
-    with _at_work([member]):
+    with fleet.at_work([member], within_s=_READY_S):
         with fleet.paused(member):
             workload.put(settings.kafka, settings.topics.events, records, compression="lz4")
         rate, cpu_us = _worked_off([member], events)

@@ -1,10 +1,10 @@
-"""What is loaded: a broker, its topics and one worker, started as an operator would and gone afterwards.
+"""What is loaded: a broker, its topics and one worker or several, started as an operator would and gone afterwards.
 
-Knows nothing of load. The worker is a process of its own, so that its interpreter is not shared with the measurement.
+Knows nothing of load. A worker is a process of its own, so that its interpreter is not shared with the measurement.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Literal
@@ -25,27 +25,28 @@ def running(
     *,
     program: Program,
     partitions: int,
+    workers: int = 1,
     servers: str | None,
     job: Job = "full",
     model: Mapping[str, object] | None = None,
-) -> Iterator[Settings]:
-    """A worker that is ready, with the settings to reach its topics. With the model there is only the job *full*.
+) -> Iterator[Sequence[Settings]]:
+    """So many workers that are ready; the settings of each. With the model there is only the job *full*.
 
     `model` are settings of that section. `servers` are the user's own brokers, where topics of this run's own are made;
-    without them a broker is started. Raises `IntentError` with the worker's last lines when it does not become ready,
-    or ends before it is told to.
+    without them a broker is started. Raises `IntentError` with the worker's last lines when one does not become
+    ready, or ends before it is told to.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="intent-loadtest-")))
         if servers is None:
             servers = stack.enter_context(EmbeddedBroker(folder / "kafka")).bootstrap_servers
         settings = fleet.deployment(folder, servers=servers, partitions=partitions, model=model)
-        worker = fleet.Member(settings, folder, name="worker", module=_module(program, job))
-        stack.enter_context(fleet.stopped_at_the_end(worker))
-        worker.start()
-        worker.until(worker.ready, "the worker is ready", within_s=_READY_TIMEOUT_S)
-        yield worker.settings
-        worker.check()
+        names = [f"worker-{number}" for number in range(workers)]
+        members = [fleet.Member(settings, folder, name=name, module=_module(program, job)) for name in names]
+        stack.enter_context(fleet.at_work(members, within_s=_READY_TIMEOUT_S))
+        yield [member.settings for member in members]
+        for member in members:
+            member.check()
 
 
 def _module(program: Program, job: Job) -> str:

@@ -24,6 +24,8 @@ def test_every_score_is_measured_of_the_worker_and_of_what_is_beside_it(kafka: s
         "0",
         "--partitions",
         "2",
+        "--workers",
+        "2",
         "--beside",
         "bare-exactly-once",
         "--out",

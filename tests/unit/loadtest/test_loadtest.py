@@ -117,7 +117,7 @@ async def test_the_constant_scorer_is_one_for_the_pipeline() -> None:
 
 def test_the_report_holds_percentiles_and_where_it_was_taken() -> None:
     found = {"this worker": [result(*range(1000, 101_000, 1000))]}
-    document = report.document(found, scorer="constant", job="full", partitions=4, load_before=0.5)
+    document = report.document(found, scorer="constant", job="full", partitions=4, workers=1, load_before=0.5)
     document = orjson.loads(orjson.dumps(document))
     (load,) = document["loads"]
     assert load["latency_ms"]["p50"] == pytest.approx(50, rel=0.01)
@@ -135,7 +135,8 @@ def test_a_missing_score_shows_in_the_table() -> None:
 def test_parts_are_told_of_the_worker_alone() -> None:
     worker = replace(result(10_000), parts_ms={"event sent to batch committed": 4.0})
     found = {"this worker": [worker], "bare": [result(6_000)]}
-    first, other = report.document(found, scorer="constant", job="full", partitions=4, load_before=0.5)["loads"]
+    document = report.document(found, scorer="constant", job="full", partitions=4, workers=1, load_before=0.5)
+    first, other = document["loads"]
     assert first["parts_ms"][report.BEYOND] == pytest.approx(6, rel=0.01)
     assert other["parts_ms"] == {}
 
