@@ -177,10 +177,8 @@ def packed(batch: Batch, vocabulary: Vocabulary, *, starts: Ints, first: int) ->
 
 def contexts(batch: Batch, vocabulary: Vocabulary) -> NDArray[np.int32]:
     """[B, vocabulary.columns] rows of each column's own table."""
-    named = context_hashes(batch)
     columns = np.empty((len(batch), len(vocabulary.columns)), np.int32)
-    for at, index in enumerate(vocabulary.context_tables):
-        _contexts(named, at, index, columns)
+    _contexts(context_hashes(batch), vocabulary.context_tables, columns)
     return columns
 
 
@@ -271,11 +269,12 @@ def _event(rows: Rows, n: int, table: Table, forget: bool, out: NDArray[np.int32
 
 
 @compiled
-def _contexts(hashes: Hashes, at: int, index: Index, out: NDArray[np.int32]) -> None:
-    """One column of `contexts`, from that of the hashes."""
-    for i in range(len(hashes)):
-        value = np.int64(hashes[i, at])
-        out[i, at] = 2 + _find(index, value) if value != 0 else 0  # 1: not known
+def _contexts(hashes: Hashes, tables: tuple[Index, ...], out: NDArray[np.int32]) -> None:
+    """`contexts`, from the hashes."""
+    for at, index in enumerate(tables):
+        for i in range(len(hashes)):
+            value = np.int64(hashes[i, at])
+            out[i, at] = 2 + _find(index, value) if value != 0 else 0  # 1: not known
 
 
 @compiled

@@ -7,22 +7,27 @@ computed without one. `SLOTS` batches may be under way: one computes while the n
 copied on a stream of its own. The graphs read one set of inputs, filled from a slot's staging area on the computing
 stream, so a copy never meets a graph that still reads.
 
+Of torch, a batch calls as little as it can: each call lets go of the interpreter, and has to wait for it again while a
+worker's stream is busy.
+
 Attention does not split a window's keys: they are at most a few hundred, and it is then one kernel, FlashAttention's,
 on all devices. With `fixed`, every window goes through one graph of one size: scores are equal to the bit whatever the
 batch. Knows neither queues nor callers; used by the one thread that owns the device.
 """
 
 import inspect
+import math
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import structlog
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.errors import IntentError
@@ -46,10 +51,16 @@ BUDGET: Final = 0.25
 
 SLOTS: Final = 2
 
+ALIGNED: Final = 64
+"""Words: 256 bytes, as torch aligns what it allocates."""
+
 MAX_DEPTH: Final = 256
 """Of a head, at most, in FlashAttention; and a multiple of 8."""
 
 log = structlog.get_logger(__name__)
+
+Array = TypeVar("Array", Tensor, NDArray[Any])
+_FLOATS: Final[dict[type, Any]] = {Tensor: torch.float32, np.ndarray: np.float32}
 
 
 class Key(NamedTuple):
@@ -68,51 +79,54 @@ def keys(max_tokens: int) -> list[Key]:
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """Tensors of one batch: on the device, or in pinned memory."""
+class Inputs(Generic[Array]):
+    """One batch's arrays, behind one another in one piece of memory: one copy moves them all."""
 
-    bags: Tensor  # [T, WIDTH] int32
-    ends: Tensor  # [W + 1] int32: where each window begins, and the end
-    contexts: Tensor  # [W, columns] int32
-    sums: Tensor  # [W, aggregates] float32
+    memory: Array  # [words] int32
+    bags: Array  # [T, WIDTH] int32
+    ends: Array  # [W + 1] int32: where each window begins, and the end
+    contexts: Array  # [W, columns] int32
+    sums: Array  # [W, aggregates] float32
 
     @classmethod
-    def empty(cls, key: Key, *, columns: int, **where: object) -> "Inputs":
-        """Zeros, for a context of so many columns."""
-        shapes = {
-            "bags": ((key.tokens, WIDTH), torch.int32),
-            "ends": ((key.windows + 1,), torch.int32),
-            "contexts": ((key.windows, columns), torch.int32),
-            "sums": ((key.windows, len(aggregates.NAMES)), torch.float32),
-        }
-        return cls(**{name: torch.zeros(*shape, dtype=dtype, **where) for name, (shape, dtype) in shapes.items()})  # type: ignore[call-overload]  # device=, pin_memory=
-
-    def head(self, key: Key) -> "Inputs":
-        """Views of what a key has room for."""
-        return Inputs(
-            self.bags[: key.tokens],
-            self.ends[: key.windows + 1],
-            self.contexts[: key.windows],
-            self.sums[: key.windows],
+    def of(cls, memory: Array, key: Key, *, columns: int) -> Self:
+        """In the beginning of int32 memory, for a context of so many columns."""
+        shapes = _shapes(key, columns)
+        ends = np.cumsum([_words(shape) for shape in shapes]).tolist()
+        bags, edges, contexts, sums = (
+            memory[end - _words(shape) : end][: math.prod(shape)].reshape(shape)
+            for end, shape in zip(ends, shapes, strict=True)
         )
+        return cls(memory[: ends[-1]], bags, edges, contexts, sums.view(_FLOATS[type(memory)]))
 
-    def copy_from(self, other: "Inputs") -> None:
-        """Asynchronously, on the current stream."""
-        self.bags.copy_(other.bags, non_blocking=True)
-        self.ends.copy_(other.ends, non_blocking=True)
-        self.contexts.copy_(other.contexts, non_blocking=True)
-        self.sums.copy_(other.sums, non_blocking=True)
 
-    def fill(self, packed: Packed, *, longest: int) -> None:
-        """Writes a batch that fits, and covers the tail with windows of at most `longest` tokens. On the host."""
-        tokens, windows = len(packed.bags), len(packed.lengths)
-        bags, ends = self.bags.numpy(), self.ends.numpy()
-        bags[:tokens], bags[tokens:] = packed.bags, encode.NOTHING
-        ends[0] = 0
-        ends[1 : windows + 1] = np.cumsum(packed.lengths)
-        steps = tokens + longest * np.arange(1, len(ends) - windows)
-        ends[windows + 1 :] = np.minimum(steps, len(bags))
-        self.contexts.numpy()[:windows], self.sums.numpy()[:windows] = packed.contexts, packed.sums
+def words(key: Key, *, columns: int) -> int:
+    """Of memory, that a key's inputs take."""
+    return sum(_words(shape) for shape in _shapes(key, columns))
+
+
+def _shapes(key: Key, columns: int) -> tuple[tuple[int, ...], ...]:
+    return (key.tokens, WIDTH), (key.windows + 1,), (key.windows, columns), (key.windows, len(aggregates.NAMES))
+
+
+def _words(shape: tuple[int, ...]) -> int:
+    """Whole lines: what reads an array may count on its beginning's alignment."""
+    return -(-math.prod(shape) // ALIGNED) * ALIGNED
+
+
+def fill(inputs: Inputs[NDArray[Any]], packed: Packed, *, longest: int) -> None:
+    """Writes a batch that fits, and covers the tail with windows of at most `longest` tokens. Leaves nothing of what
+    the memory held: of another key's batch it would be rows that no table has.
+    """
+    tokens, windows = len(packed.bags), len(packed.lengths)
+    bags, ends = inputs.bags, inputs.ends
+    bags[:tokens], bags[tokens:] = packed.bags, encode.NOTHING
+    ends[0] = 0
+    ends[1 : windows + 1] = np.cumsum(packed.lengths)
+    steps = tokens + longest * np.arange(1, len(ends) - windows)
+    ends[windows + 1 :] = np.minimum(steps, len(bags))
+    for array, rows in ((inputs.contexts, packed.contexts), (inputs.sums, packed.sums)):
+        array[:windows], array[windows:] = rows, 0
 
 
 def room(packed: Packed, *, longest: int, tokens: int) -> int:
@@ -120,7 +134,7 @@ def room(packed: Packed, *, longest: int, tokens: int) -> int:
     return len(packed.lengths) + -(-(tokens - len(packed.bags)) // longest)
 
 
-def compute(network: Network, inputs: Inputs) -> Tensor:
+def compute(network: Network, inputs: Inputs[Tensor]) -> Tensor:
     """[W, HORIZONS] float32 probabilities. All shapes are the inputs': the same code runs eagerly and in a graph."""
     heads, hidden, longest = network.heads, network.hidden, network.positions
     ends = inputs.ends
@@ -156,11 +170,19 @@ def _attention() -> Callable[..., Tensor]:
 class Slot:
     """Where a batch stands on its way to the device and back."""
 
-    host: Inputs  # pinned
-    staged: Inputs  # on the device
+    host: Tensor  # [words] int32, pinned
+    staged: Tensor  # [words] int32, on the device
     answer: Tensor  # [W, HORIZONS], pinned
     copied: torch.cuda.Event = field(default_factory=torch.cuda.Event)
     done: torch.cuda.Event = field(default_factory=torch.cuda.Event)
+
+
+class Captured(NamedTuple):
+    """A graph, and the memory that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    memory: Tensor  # [words] int32
+    found: Tensor  # [W, HORIZONS]
 
 
 class Ticket:
@@ -218,8 +240,8 @@ class Graphs:
         size = max(tiles.FIXED, network.positions) if fixed else max(max_tokens, network.positions)
         self._keys = [Key(size, size // 2)] if fixed else keys(size)
         self._largest = self._keys[0]
-        self._inputs = Inputs.empty(self._largest, columns=network.columns, device=network.device)
-        self._graphs: dict[Key, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._inputs = self._zeros(self._largest, device=network.device)
+        self._graphs: dict[Key, Captured] = {}
         self._copying, self._computing = (torch.cuda.Stream() for _ in range(2))  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._free = deque(self._slot() for _ in range(SLOTS))
         self._under_way: deque[Ticket] = deque()
@@ -295,20 +317,21 @@ class Graphs:
 
     def _queue(self, slot: Slot, key: Key, packed: Packed) -> None:
         """Puts all that the batch needs on the two streams."""
-        host, staged = slot.host.head(key), slot.staged.head(key)
-        host.fill(packed, longest=self.network.positions)
-        self._copying.wait_stream(torch.cuda.current_stream())  # on which a new staging area is made
+        columns, captured = self.network.columns, self._graphs.get(key)
+        host = Inputs.of(slot.host.numpy(), key, columns=columns)
+        fill(host, packed, longest=self.network.positions)
+        size = len(host.memory)
         with torch.cuda.stream(self._copying):
-            staged.copy_from(host)
+            slot.staged[:size].copy_(slot.host[:size], non_blocking=True)
             slot.copied.record()
         with torch.inference_mode(), torch.cuda.stream(self._computing):
             self._computing.wait_event(slot.copied)
-            if key in self._graphs:
-                graph, found = self._graphs[key]
-                self._inputs.head(key).copy_from(staged)
-                graph.replay()
+            if captured is not None:
+                captured.memory.copy_(slot.staged[:size], non_blocking=True)
+                captured.graph.replay()
+                found = captured.found
             else:
-                found = compute(self.network, staged)
+                found = compute(self.network, Inputs.of(slot.staged, key, columns=columns))
             slot.answer[: key.windows].copy_(found, non_blocking=True)
             slot.done.record()
 
@@ -321,7 +344,8 @@ class Graphs:
             self._recycle(slot)
 
     def _capture(self, key: Key, pool: object) -> None:
-        inputs = self._inputs.head(key)
+        inputs = Inputs.of(self._inputs, key, columns=self.network.columns)
+        self._inputs.zero_()  # it may hold another key's arrays
         inputs.ends.copy_(torch.arange(key.windows + 1).mul(self.network.positions).clamp(max=key.tokens))
         torch.cuda.synchronize()
         with torch.inference_mode():
@@ -335,24 +359,25 @@ class Graphs:
             with torch.cuda.stream(self._computing):
                 graph.replay()  # the first one uploads it, which may need memory too
             self._computing.synchronize()
-        self._graphs[key] = graph, found
+        self._graphs[key] = Captured(graph, inputs.memory, found)
 
     def _slot(self, packed: Packed | None = None) -> Slot:
         """A slot for the largest graph, or for a batch that fits into none."""
         key = self._largest if packed is None else Key(len(packed.bags), len(packed.lengths))
-        answer = torch.zeros(key.windows, HORIZONS, pin_memory=True)
-        host, staged = (
-            Inputs.empty(key, columns=self.network.columns, **where)
-            for where in ({"pin_memory": True}, {"device": self.network.device})
-        )
-        return Slot(host, staged, answer)
+        staged = self._zeros(key, device=self.network.device)
+        self._copying.wait_stream(torch.cuda.current_stream())  # on which it is made
+        return Slot(self._zeros(key, pin_memory=True), staged, torch.zeros(key.windows, HORIZONS, pin_memory=True))
+
+    def _zeros(self, key: Key, **where: Any) -> Tensor:
+        """Memory for a key's inputs."""
+        return torch.zeros(words(key, columns=self.network.columns), dtype=torch.int32, **where)
 
     def _give_back(self, ticket: Ticket, slot: Slot) -> None:
         self._under_way.remove(ticket)  # nothing of a batch stays, or a model that was replaced would too
         self._recycle(slot)
 
     def _recycle(self, slot: Slot) -> None:
-        if len(slot.host.bags) == self._largest.tokens and len(self._free) < SLOTS:
+        if len(slot.host) == len(self._inputs) and len(self._free) < SLOTS:
             self._free.append(slot)
 
 

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.unit.scoring import making, networks
@@ -16,7 +18,7 @@ from worker.scoring.bundle import Bundle
 from worker.scoring.device import Device
 from worker.scoring.engine import Engine
 from worker.scoring.graphs import Graphs, Inputs, Key
-from worker.scoring.packed import pack
+from worker.scoring.packed import Network, Packed, pack
 
 gpu = pytest.mark.gpu
 on_a_device = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
@@ -38,11 +40,37 @@ def test_keys_go_down_by_steps_with_room_for_the_usual_mix_and_for_the_shortest(
     ]
 
 
+def filled(network: Network, packed: Packed, key: Key) -> Inputs[NDArray[Any]]:
+    """In memory that held something else before, which no table has a row for."""
+    memory = np.full(graphs.words(key, columns=network.columns), 1 << 30, np.int32)
+    inputs = Inputs.of(memory, key, columns=network.columns)
+    graphs.fill(inputs, packed, longest=network.positions)
+    return inputs
+
+
+def test_the_largest_key_has_room_for_each() -> None:
+    first, *others = (graphs.words(key, columns=9) for key in graphs.keys(16_384))
+    assert all(words < first for words in others)
+
+
+def test_arrays_lie_in_their_memory_apart_and_aligned() -> None:
+    key = Key(256, 51)
+    memory = torch.zeros(graphs.words(key, columns=9), dtype=torch.int32)
+    inputs = Inputs.of(memory, key, columns=9)
+    arrays = (inputs.bags, inputs.ends, inputs.contexts, inputs.sums)
+    for number, array in enumerate(arrays, 1):
+        array.fill_(number)
+        assert array.data_ptr() % 16 == 0
+        assert (array.data_ptr() - memory.data_ptr()) % 256 == 0
+    assert [int(array.view(-1)[place]) for array in arrays for place in (0, -1)] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert inputs.sums.dtype == torch.float32
+    assert (memory != 0).sum() == sum(array.numel() for array in arrays)
+
+
 def test_a_batch_is_written_with_its_tail_covered(made: Bundle) -> None:
     network = networks.network(made)
     packed = pack(networks.batch(LENGTHS), made.vocabulary, network, longest_first=False)
-    inputs = Inputs.empty(Key(512, 20), columns=network.columns)
-    inputs.fill(packed, longest=network.positions)
+    inputs = filled(network, packed, Key(512, 20))
     ends = inputs.ends.tolist()
     assert ends[:9] == [0, *np.cumsum(np.array(LENGTHS) + 1)]
     assert ends[-1] == 512
@@ -73,8 +101,9 @@ def test_what_is_captured_gives_eagers_scores_and_mixing_would_be_seen(made: Bun
     """With a stand-in for the one kernel that needs a device."""
     given = networks.batch(LENGTHS)
     network = networks.network(made)
-    inputs = Inputs.empty(Key(256, 24), columns=network.columns)
-    inputs.fill(pack(given, made.vocabulary, network, longest_first=False), longest=network.positions)
+    key = Key(256, 24)
+    written = filled(network, pack(given, made.vocabulary, network, longest_first=False), key)
+    inputs = Inputs.of(torch.from_numpy(written.memory), key, columns=network.columns)
     with torch.inference_mode():
         found = graphs.compute(network, inputs)[: len(given)].numpy()
         inputs.ends[1] -= 1

@@ -20,7 +20,7 @@ from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
 from worker.scoring.device import Device, Pending, Runner
 from worker.scoring.engine import Engine
-from worker.scoring.graphs import Graphs, Inputs, Key, Slot
+from worker.scoring.graphs import Graphs, Key, Slot
 from worker.scoring.head import Shape
 
 BUDGET = 2 * (1 + window.EVENTS)
@@ -210,7 +210,7 @@ def launching(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Graphs:
 
     def slot(self: Graphs, _: object = None) -> Slot:
         key: Key = self._largest
-        host, staged = (Inputs.empty(key, columns=self.network.columns) for _ in range(2))
+        host, staged = self._zeros(key), self._zeros(key)
         return Slot(host, staged, torch.zeros(key.windows, 3), Anything(), Anything())  # type: ignore[arg-type]
 
     monkeypatch.setattr(Graphs, "_slot", slot)
