@@ -13,12 +13,13 @@ from itertools import repeat, starmap
 from typing import Final, Protocol
 
 import numpy as np
+from msgspec import UNSET
 
 from worker import window
 from worker.cache import Cache, Changes
 from worker.fold import Batch, Mode, Record, fold, sweep
 from worker.ops.metrics import Metrics
-from worker.scores import Model, Rating
+from worker.scores import NO_REASON, REASONS, RISK_REASONS_OF_MASK, Intent, Model, Percentile, Rating, Reason, Risk
 from worker.watermark import Watermark
 
 _SMOOTHING: Final = 8
@@ -91,12 +92,23 @@ class Port(Protocol):
 
 def ratings(scores: EngineScores) -> list[Rating]:
     """Arrays to rows; 6 decimals, which is finer than what the engine promises to repeat."""
-    rounded = [np.round(part.astype(np.float64), 6).tolist() for part in (scores.intent, scores.risk)]
+    intent, risk = (np.round(part.astype(np.float64), 6).tolist() for part in (scores.intent, scores.risk))
     weights = np.round(scores.reason_weights.astype(np.float64), 4).tolist()
-    codes, models = scores.reason_codes.tolist(), [scores.model] * len(weights)
-    ranks = repeat(None, len(weights)) if scores.intent_percentile is None else scores.intent_percentile.tolist()
-    columns = (*rounded, scores.risk_reasons.tolist(), codes, weights, models, ranks)
-    return list(starmap(Rating, zip(*columns, strict=True)))
+    reasons = [
+        tuple([Reason(REASONS[code], weight) for code, weight in zip(*row, strict=True) if code != NO_REASON])
+        for row in zip(scores.reason_codes.tolist(), weights, strict=True)
+    ]
+    ranks = scores.intent_percentile
+    return list(
+        map(
+            Rating,
+            starmap(Intent, intent),
+            map(Risk, risk, map(RISK_REASONS_OF_MASK.__getitem__, scores.risk_reasons.tolist())),
+            reasons,
+            repeat(scores.model),
+            repeat(UNSET) if ranks is None else starmap(Percentile, ranks.tolist()),
+        )
+    )
 
 
 async def run(

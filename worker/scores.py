@@ -47,7 +47,7 @@ RISK_REASONS: Final = (
 )
 """Reason codes of a risk, by bit of the engine's mask, which is full: a ninth needs a wider one."""
 
-_RISK_REASONS_OF_MASK = tuple(
+RISK_REASONS_OF_MASK: Final = tuple(
     tuple(code for bit, code in enumerate(RISK_REASONS) if mask >> bit & 1) for mask in range(1 << len(RISK_REASONS))
 )
 
@@ -75,7 +75,7 @@ class Source(Struct, frozen=True, gc=False):
 
 
 class Intent(Struct, frozen=True, gc=False):
-    """Calibrated probabilities of a purchase within the horizon."""
+    """Calibrated probabilities of a purchase within the horizon, in the order of `HORIZONS`."""
 
     purchase_30m: _Probability
     purchase_24h: _Probability
@@ -140,15 +140,13 @@ class Score(Struct, frozen=True, gc=False):
 
 
 class Rating(Struct, frozen=True, gc=False):
-    """The engine's answer for one window. Codes and weights run in parallel; `NO_REASON` marks an empty place."""
+    """The engine's answer for one window: those parts of its score that are the model's."""
 
-    intent: Sequence[float]
-    risk: float
-    risk_reasons: int
-    reason_codes: Sequence[int]
-    reason_weights: Sequence[float]
+    intent: Intent
+    risk: Risk
+    reasons: tuple[Reason, ...]
     model: Model
-    intent_percentile: Sequence[float] | None = None
+    intent_percentile: Percentile | msgspec.UnsetType = msgspec.UNSET
 
 
 def decode(value: bytes) -> Score:
@@ -187,7 +185,6 @@ def encode(
     kept, first_ms, last_ms = windows.extent(window)
     time_ms = event.time_ms
     event_time = rfc3339(time_ms)
-    ranks = rating.intent_percentile
     score = Score(
         score_id=score_id(topic, partition, offset),
         event_id=event.event_id,
@@ -195,8 +192,8 @@ def encode(
         session_id=event.session_id,
         event_time=event_time,
         source=Source(topic, partition, offset),
-        intent=Intent(*rating.intent),  # both in the order of `HORIZONS`
-        risk=Risk(rating.risk, _RISK_REASONS_OF_MASK[rating.risk_reasons]),
+        intent=rating.intent,
+        risk=rating.risk,
         window=WindowFacts(
             events=kept,
             first_event_time=rfc3339(first_ms),
@@ -204,15 +201,9 @@ def encode(
             digest=windows.digest(window),
         ),
         model=rating.model,
-        reasons=tuple(
-            [
-                Reason(REASONS[code], weight)
-                for code, weight in zip(rating.reason_codes, rating.reason_weights, strict=True)
-                if code != NO_REASON
-            ]
-        ),
+        reasons=rating.reasons,
         scored_at=scored_at,
-        intent_percentile=msgspec.UNSET if ranks is None else Percentile(*ranks),
+        intent_percentile=rating.intent_percentile,
     )
     return _encoder.encode(score)
 

@@ -17,11 +17,11 @@ import orjson
 from loadtest.contenders.task import Job
 from worker import deadletter, events, facts, scores, window
 from worker.errors import Invalid
-from worker.scores import NO_REASON, Headers, Model, Rating
+from worker.scores import Headers, Intent, Model, Rating, Risk
 
 MODEL: Final = Model("constant", "0")
 
-RATING: Final = Rating((0.5, 0.5, 0.5), 0.0, 0, (NO_REASON,) * 3, (0.0,) * 3, MODEL)
+RATING: Final = Rating(Intent(0.5, 0.5, 0.5), Risk(0.0, ()), (), MODEL)
 """What the constant scorer says of every window."""
 
 _LIGHT_EVENTS: Final = 20
@@ -66,7 +66,7 @@ def light_fold(before: bytes | None, offset: int, value: bytes) -> bytes:
 
 def light_score(topic: bytes, *, key: bytes, partition: int, offset: int, window: bytes, time_ms: int) -> bytes:
     """The score of *light*, about 100 bytes."""
-    return _LIGHT_SCORE % (topic, partition, offset, key, crc32(window), time_ms, RATING.intent[0])
+    return _LIGHT_SCORE % (topic, partition, offset, key, crc32(window), time_ms, RATING.intent.purchase_30m)
 
 
 class Light:

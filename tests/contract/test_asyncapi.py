@@ -16,7 +16,7 @@ from worker import deadletter, scores, watermark, window
 from worker.dlq.redrive import FROM_HEADER
 from worker.fold import fold
 from worker.kafka import topics
-from worker.scores import Headers, Model, Rating
+from worker.scores import Headers, Intent, Model, Rating, Reason, Risk
 from worker.settings import Settings
 from worker.stream import output
 from worker.stream.output import OutRecord
@@ -146,7 +146,7 @@ def written() -> output.Rendered:
         rules=window.Rules(),
         mode="every",
     )
-    rating = Rating((0.1, 0.2, 0.3), 0.5, 1, (3, 255, 255), (0.5, 0.0, 0.0), Model("shop", "1"))
+    rating = Rating(Intent(0.1, 0.2, 0.3), Risk(0.5, ("burst",)), (Reason("cart_added", 0.5),), Model("shop", "1"))
     return output.render(batch, [rating], topic="t", partition=0, application="intent", scored_at=AT)
 
 

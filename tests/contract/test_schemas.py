@@ -105,7 +105,13 @@ def test_what_is_written_is_valid_and_has_percentiles_only_of_a_reference(ranks:
     event = decode_event((SCHEMAS / "examples" / EVENT / "valid" / "everything.json").read_bytes())
     after = window.fold(None, facts.of(event), rules=window.Rules()).window
     model = scores.Model("shop", "1")
-    rating = scores.Rating((0.1, 0.2, 0.3), 0.5, 1, (3, 255, 255), (0.5, 0.0, 0.0), model, ranks)
+    rating = scores.Rating(
+        scores.Intent(0.1, 0.2, 0.3),
+        scores.Risk(0.5, ("burst",)),
+        (scores.Reason("cart_added", 0.5),),
+        model,
+        msgspec.UNSET if ranks is None else scores.Percentile(*ranks),
+    )
     at = scores.rfc3339(NOW_MS)
     value = scores.encode(event, after, rating, topic="t", partition=0, offset=7, scored_at=at)
     validator(SCORE).validate(json.loads(value))

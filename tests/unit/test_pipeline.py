@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 from prometheus_client import CollectorRegistry
 
 from worker import cache, facts, window
@@ -16,7 +17,7 @@ from worker.errors import Fatal
 from worker.fold import Batch, Mode, Record, fold, sweep
 from worker.ops.metrics import Metrics
 from worker.pipeline import ratings, run
-from worker.scores import Model, Rating
+from worker.scores import Intent, Model, Percentile, Rating, Reason, Risk
 from worker.scoring.answer import Scores
 from worker.watermark import Watermark
 from worker.window import Rules
@@ -221,23 +222,36 @@ async def test_publish_store_done_in_order_and_windows_carry_over(monkeypatch: p
         *("publish 2", "store 102", "done 2"),
         *("publish 4", "store 104", "done 4"),
     ]
-    assert [rating.intent[0] for rating in port.ratings] == [0.01, 0.02, 0.03, 0.04]
+    assert [rating.intent.purchase_30m for rating in port.ratings] == [0.01, 0.02, 0.03, 0.04]
     assert metrics.registry.get_sample_value("intent_events_total", {"fate": "scored"}) == 4
     assert metrics.registry.get_sample_value("intent_dead_letters_total", {"reason": "json"}) == 1
 
 
-def test_percentiles_go_with_their_rows_and_are_absent_where_nothing_ranks() -> None:
+def test_rows_say_what_the_arrays_say_and_percentiles_only_where_something_ranks() -> None:
+    model = Model("m", "1")
     two = Scores(
-        np.zeros((2, 3), np.float32),
-        np.zeros(2, np.float32),
-        np.zeros(2, np.uint8),
-        np.full((2, 3), 255, np.uint8),
-        np.zeros((2, 3), np.float32),
-        Model("m", "1"),
+        np.array([[0.1, 0.2, 0.3], [0.1234567, 0.2, 0.3]], np.float32),
+        np.array([0.0, 0.7], np.float32),
+        np.array([0, 0b10000010], np.uint8),
+        np.array([[255, 255, 255], [3, 11, 255]], np.uint8),
+        np.array([[0, 0, 0], [0.5, -0.25001, 0]], np.float32),
+        model,
     )
-    assert [rating.intent_percentile for rating in ratings(two)] == [None, None]
+    first, second = (
+        Rating(Intent(0.1, 0.2, 0.3), Risk(0.0, ()), (), model),
+        Rating(
+            Intent(0.123457, 0.2, 0.3),
+            Risk(0.7, ("machine_pace", "overlapping_sessions")),
+            (Reason("cart_added", 0.5), Reason("promotion_selected", -0.25)),
+            model,
+        ),
+    )
+    assert ratings(two) == [first, second]
     ranked = replace(two, intent_percentile=np.array([[0.001, 0.5, 1.0], [0.2, 0.3, 0.4]]))
-    assert [rating.intent_percentile for rating in ratings(ranked)] == [[0.001, 0.5, 1.0], [0.2, 0.3, 0.4]]
+    assert ratings(ranked) == [
+        structs.replace(first, intent_percentile=Percentile(0.001, 0.5, 1.0)),
+        structs.replace(second, intent_percentile=Percentile(0.2, 0.3, 0.4)),
+    ]
 
 
 async def test_what_is_not_due_is_stored_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

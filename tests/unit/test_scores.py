@@ -27,7 +27,9 @@ def test_a_score_says_all_that_it_rests_on() -> None:
     for event in (newest, late):
         encoded = window.fold(encoded, facts.of(event), rules=window.Rules()).window
     assert encoded is not None
-    rating = scores.Rating((0.1, 0.2, 0.3), 0.5, 0b10000010, (3, 11, 255), (0.5, -0.25, 0.0), scores.Model("shop", "1"))
+    reasons = (scores.Reason("cart_added", 0.5), scores.Reason("promotion_selected", -0.25))
+    risk = scores.Risk(0.5, ("machine_pace", "overlapping_sessions"))
+    rating = scores.Rating(scores.Intent(0.1, 0.2, 0.3), risk, reasons, scores.Model("shop", "1"))
     value = scores.encode(late, encoded, rating, topic="t", partition=2, offset=7, scored_at="now")
     assert json.loads(value) == {
         "score_id": "t-2-7",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec.structs import astuple
 from rich.progress import Progress
 
 from worker.drift.report import Watch
@@ -31,7 +32,7 @@ class WatchSink:
         self._watch.add(
             events,
             [update.window for update in batch.updated],
-            np.array([rating.intent for rating in ratings], np.float32),
+            np.array([astuple(rating.intent) for rating in ratings], np.float32),
             [event.type != "purchase" for event in events],
         )
 

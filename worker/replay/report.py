@@ -73,9 +73,9 @@ class Tally:
         self.read += len(batch.timestamps)
         self.fates.update(batch.fates)
         self.dead_letters.update(rejected.reason for rejected in batch.rejected)
-        for place, horizon in enumerate(HORIZONS):
-            self.distributions[horizon].add([rating.intent[place] for rating in ratings])
-        self.distributions["risk"].add([rating.risk for rating in ratings])
+        for horizon in HORIZONS:
+            self.distributions[horizon].add([getattr(rating.intent, horizon) for rating in ratings])
+        self.distributions["risk"].add([rating.risk.score for rating in ratings])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ import structlog
 import xxhash
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from worker import pipeline, scores
+from worker import pipeline
 from worker.fold import Updated
 from worker.kafka import clients
 from worker.ops.metrics import Metrics
@@ -36,7 +36,6 @@ _REPORTS_S: Final = 0.2  # between two looks at what Kafka has acknowledged
 _DELIVERY_S: Final = 15.0  # then a record that a broker has not taken is given up
 _FLUSH_S: Final = 2.0
 _SEED: Final = 0x5AD0  # else the share would be the same users' as of whoever else hashes user ids so
-_DAY: Final = scores.HORIZONS.index("purchase_24h")
 
 log = structlog.get_logger(__name__)
 
@@ -187,8 +186,8 @@ class Shadow:
                 self._refuse(str(error))
 
     def _compare(self, some: Sequence[_Waiting], ratings: Sequence[Rating]) -> None:
-        ours = np.array([one.rating.intent[_DAY] for one in some])
-        theirs = np.array([rating.intent[_DAY] for rating in ratings])
+        ours = np.array([one.rating.intent.purchase_24h for one in some])
+        theirs = np.array([rating.intent.purchase_24h for rating in ratings])
         self._metrics.shadow_difference.observe(np.abs(ours - theirs))
 
     def _sender(self) -> Producer:

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from worker import config, events, facts, scores, window
 from worker.fold import Updated
 from worker.ops.metrics import Metrics
-from worker.scores import Model, Rating
+from worker.scores import Intent, Model, Rating, Risk
 from worker.scoring.answer import Scores
 from worker.stream import shadow as shadows
 from worker.stream.shadow import Shadow, chosen
@@ -111,7 +111,7 @@ class Setup:
         for number in users:
             for _ in range(times):
                 updates.append(updated(f"user-{number}", offset=len(updates)))
-                ratings.append(Rating((0.1, 0.2, 0.3), 0.0, 0, (255,) * 3, (0.0,) * 3, CHAMPION))
+                ratings.append(Rating(Intent(0.1, 0.2, 0.3), Risk(0.0, ()), (), CHAMPION))
         self.shadow.consider(2, updates, ratings)
 
     def turns(self, count: int) -> None:
