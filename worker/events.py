@@ -126,8 +126,9 @@ def decode(value: bytes | None, *, key: bytes | None, timestamp_ms: int) -> Even
         raise Invalid("json", str(error)) from None
     except RecursionError:
         raise Invalid("json", "the value is nested too deeply") from None
-    time_ms = event.time_ms
-    if time_ms is not event.event_time:
+    time_ms = event.event_time
+    if not isinstance(time_ms, int):
+        time_ms = event.time_ms
         force_setattr(event, "event_time", time_ms)  # ours alone yet; converted once, it is read three times
     user = event.user_id.encode()
     if len(user) > MAX_USER_BYTES:
