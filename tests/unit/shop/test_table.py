@@ -348,6 +348,7 @@ def test_typed_numbers_are_bounded_too(tmp_path: Path) -> None:
         pytest.param(LEAST + "[money]\nscale = 0", "`money.scale` is 0: input should be greater than 0", id="scale"),
         pytest.param(LEAST + "[missing]\nvalues = '-'", "`missing.values` is '-': input should be", id="missing"),
         pytest.param("[columns", "which is not TOML", id="not TOML"),
+        pytest.param("a = " + 5000 * "[", "which is not TOML", id="too deep"),
     ],
 )
 def test_a_mapping_that_is_none_is_told(tmp_path: Path, text: str, sentence: str) -> None:
