@@ -5,6 +5,7 @@ import io
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -232,3 +233,54 @@ def test_what_the_client_refuses_is_told_as_not_acknowledged(monkeypatch: pytest
     monkeypatch.setattr("worker.dlq.redrive.Producer", Producer)
     with pytest.raises(IntentError, match=r"1 of 1 letters were not acknowledged .*too large"):
         Redriver(Kafka(), dead_letters="letters").send([letter()])
+
+
+@dataclasses.dataclass
+class FakeProducer:
+    """Keeps what is queued until it is flushed, as librdkafka may."""
+
+    queued: list[bytes] = dataclasses.field(default_factory=list)
+    sent: list[bytes] = dataclasses.field(default_factory=list)
+
+    def produce(self, _topic: str, *, key: bytes, **_: object) -> None:
+        self.queued.append(key)
+
+    def poll(self, _timeout_s: float) -> None: ...
+
+    def flush(self, _timeout_s: float) -> int:
+        self.sent += self.queued
+        self.queued.clear()
+        return 0
+
+
+@pytest.fixture
+def producer(monkeypatch: pytest.MonkeyPatch) -> FakeProducer:
+    made = FakeProducer()
+    monkeypatch.setattr("worker.dlq.redrive.Producer", lambda _config: made)
+    return made
+
+
+def test_of_letters_that_are_not_all_there_none_is_sent(
+    monkeypatch: pytest.MonkeyPatch, producer: FakeProducer
+) -> None:
+    topic = "clickstream.events.v1"
+    monkeypatch.setattr(letters, "plan", lambda *_: SimpleNamespace(topic="letters"))
+    monkeypatch.setattr(letters, "read", lambda *_: iter([letter(topic=topic)]))
+    for wrong, says in (("2:8", "letters holds no dead letter 2:8"), ("two", "ID is 'two'")):
+        run = CliRunner().invoke(commands.dlq_app, ["redrive", "2:7", wrong])
+        assert isinstance(run.exception, IntentError)
+        assert says in str(run.exception)
+        assert (producer.queued, producer.sent) == ([], [])
+    run = CliRunner().invoke(commands.dlq_app, ["redrive", "2:7", "2:7"])
+    assert run.stdout == "1 sent again\n"
+    assert producer.sent == [b"ann"]
+
+
+def test_letters_before_one_that_cannot_be_read_are_sent(producer: FakeProducer) -> None:
+    def broken() -> Iterator[Letter]:
+        yield letter()
+        raise IntentError("partition 1 of letters sent nothing for 60 s")
+
+    with pytest.raises(IntentError, match="sent nothing"):
+        Redriver(Kafka(), dead_letters="letters").send(broken())
+    assert (producer.queued, producer.sent) == ([], [b"ann"])

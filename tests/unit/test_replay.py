@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from rich.console import Console
+from typer.testing import CliRunner
 
-from worker import events, scores
+from worker import cli, events, scores
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.events import Event
 from worker.replay.plan import Plan, Stretch
@@ -310,6 +311,18 @@ async def test_an_empty_plan_gives_an_empty_file(tmp_path: Path) -> None:
     table = pq.read_table(out)
     assert table.num_rows == 0
     assert json.loads(table.schema.metadata[b"intent.replay"]) == {"why": "empty"}
+
+
+def test_a_range_without_records_leaves_the_file_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "scores.parquet"
+    out.write_text("before")
+    monkeypatch.setattr("worker.replay.lookup.look_up", lambda *_, **__: Plan(topic="t", stretches=()))
+    run = CliRunner().invoke(cli.app, ["replay", "--from", "2999-01-01", "--out", str(out)])
+    assert isinstance(run.exception, IntentError)
+    assert "t holds no record from --from 2999-01-01 to --to latest" in str(run.exception)
+    assert out.read_text() == "before"
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_durations(text: str, milliseconds: int) -> None:
     assert parse_duration(text, option="--warmup") == milliseconds
 
 
-@pytest.mark.parametrize("text", ["", "30", "d", "-1d", "1.5h", "30 d"])
+@pytest.mark.parametrize("text", ["", "30", "d", "-1d", "1.5h", "30 d", "٣d", 5000 * "9" + "d"])
 def test_durations_that_are_none(text: str) -> None:
     with pytest.raises(SettingError, match="--warmup"):
         parse_duration(text, option="--warmup")

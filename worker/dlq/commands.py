@@ -175,8 +175,9 @@ def dlq_redrive(
     now_ms = clock.now_ms()
 
     def chosen() -> "Iterator[Letter]":
-        letters = (_one(settings, one) for one in ids) if ids else _letters(settings, begin, end, reason, others)
-        for letter in letters:
+        # all that are named are there before the first is sent
+        named = [_one(settings, one) for one in dict.fromkeys(ids or ())]
+        for letter in named or _letters(settings, begin, end, reason, others):
             why = obstacle(letter, topic=settings.topics.events, now_ms=now_ms)
             if why is None or (force and why not in KEPT):
                 yield letter

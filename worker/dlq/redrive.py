@@ -75,12 +75,19 @@ class Redriver:
         self._failed: Counter[str] = Counter()
 
     def send(self, letters: Iterable[Letter]) -> int:
-        """Send all and wait until they are acknowledged; how many. Raises `IntentError` when one was not."""
+        """Send all and wait until they are acknowledged; how many. Raises `IntentError` when one was not.
+
+        Where the letters themselves end in an error, those before it are sent all the same.
+        """
         count = 0
-        for letter in letters:
-            where = f"{self._dead_letters}-{letter.id.replace(':', '-')}"
-            self._produce(letter, [*letter.headers, (FROM_HEADER, where.encode())])
-            count += 1
+        try:
+            for letter in letters:
+                where = f"{self._dead_letters}-{letter.id.replace(':', '-')}"
+                self._produce(letter, [*letter.headers, (FROM_HEADER, where.encode())])
+                count += 1
+        except IntentError:
+            self._producer.flush(_FLUSH_TIMEOUT_S)  # else what is queued goes with the producer, unsent
+            raise
         left = self._producer.flush(_FLUSH_TIMEOUT_S)
         if left or self._failed:
             why = "; ".join(f"{number}: {reason}" for reason, number in self._failed.items())

@@ -77,14 +77,18 @@ class Calibration:
     verdict: Verdict
 
 
-def calibrations(events: Events, probabilities: Floats, *, seed: int = 0) -> list[Calibration]:
+def calibrations(
+    events: Events, probabilities: Floats, *, seen_ms: int | None = None, seed: int = 0
+) -> list[Calibration]:
     """One a horizon that has any mature score. `events` [n] in any order, with `probabilities` [n, horizons].
 
-    Where `events.instant` is False, the event only brings labels.
+    Where `events.instant` is False, the event only brings labels. `seen_ms`: when the last of them arrived, where that
+    is known: an event may be a day ahead of its time, and what has not happened by then would count as not happening.
     """
     if not len(events.time_ms):
         return []
     end, y = int(events.time_ms.max()), labels(events)
+    end = end if seen_ms is None else min(end, seen_ms)
     found = []
     for at, name in enumerate(HORIZONS):
         mature = events.instant & (events.time_ms + HORIZONS_MS[at] <= end)

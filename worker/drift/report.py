@@ -47,6 +47,7 @@ class Watch:
         self._names: dict[int, str] = {}
         self._rows = Rows()
         self._intent: list[Floats] = []
+        self.seen_ms: int | None = None  # when the last of it arrived, where that is known
 
     def add(self, events: Sequence[Event], windows: Sequence[bytes], intent: Floats, scored: Sequence[bool]) -> None:
         """Events with their windows and [n, 3] probabilities. Those not `scored` are no instants: they bring labels."""
@@ -60,6 +61,10 @@ class Watch:
             for hashed, name in values.hashes(event):
                 if hashed in self._hashes:
                     self._names[hashed] = name
+
+    def arrived(self, time_ms: int) -> None:
+        """Something that was added, or will be, arrived then, UTC ms."""
+        self.seen_ms = time_ms if self.seen_ms is None else max(self.seen_ms, time_ms)
 
     def report(self, what: str, *, fates: Mapping[str, int] | None = None) -> "Report":
         """Of all that was added; `fates`: what became of the records it came from."""
@@ -75,7 +80,7 @@ class Watch:
             unseen_items_before=unseen_items(
                 self.reference, np.concatenate([feature.counts for feature in self.reference.features])
             ),
-            calibration=calibrations(self._rows.events(), intent),
+            calibration=calibrations(self._rows.events(), intent, seen_ms=self.seen_ms),
         )
 
 

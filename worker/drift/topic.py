@@ -29,6 +29,7 @@ class WatchSink:
         if not batch.updated:
             return
         events = [update.event for update in batch.updated]
+        self._watch.arrived(max(update.record.timestamp for update in batch.updated))
         self._watch.add(
             events,
             [update.window for update in batch.updated],

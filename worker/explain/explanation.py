@@ -96,7 +96,7 @@ def rows(found: Explanation) -> list[dict[str, Any]]:
         {
             "number": place + 1,
             "step": step,
-            "opens": place == 0 or step.session != found.story.steps[place - 1].session,
+            "opens": step.opens,
             "values": [float(one.events[place]) for one in found.methods.values()],
         }
         for place, step in reversed(list(enumerate(found.story.steps)))

@@ -65,7 +65,7 @@ def figure(found: Explanation) -> "Figure":
         others.barh(np.arange(len(shown)) - shift, [line[2][number] for line in shown], width, color=_COLOURS[number])
     events.set_xticks(at, [step.kind for step in steps], rotation=90, fontsize=7, parse_math=False)
     for place in range(1, len(steps)):
-        if steps[place].session != steps[place - 1].session:
+        if steps[place].opens:
             events.axvline(place - 0.5, color="#888888", linewidth=0.8, linestyle=":")
     events.set(ylabel=f"contribution to the {found.horizon} logit", title="events, oldest first (dotted: new session)")
     events.margins(x=0.01)

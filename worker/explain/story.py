@@ -15,6 +15,7 @@ from worker import facts, window
 from worker.errors import IntentError, Invalid
 from worker.events import ERASE, MAX_TIME_MS, Event, decode
 from worker.scores import rfc3339
+from worker.scoring.batch import Batch
 from worker.scoring.encode import CONTEXT
 
 _SHOWN: Final = 48  # characters of a name or a page
@@ -30,6 +31,7 @@ class Step:
     item: str | None
     page: str | None
     session: str | None
+    opens: bool  # whether it opens a session, as the model sees it: by name, or without one after a pause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,8 @@ def tell(events: Iterable[Event]) -> Story:
     if encoded is None:
         raise IntentError("no event is left to explain: the user was erased")
     rows = window.view(encoded).rows
-    steps = tuple(_step(known[row.id]) for row in rows)
+    opens = Batch.of([encoded]).rows.opens.tolist()
+    steps = tuple(_step(known[row.id], opens=first) for row, first in zip(rows, opens, strict=True))
     context = _session(encoded, known.values()) | _newest(known[rows[-1].id])
     return Story(user_id=user, window=encoded, steps=steps, context=context, dropped=dropped)
 
@@ -113,7 +116,7 @@ def _newest(event: Event) -> dict[str, str]:
     return {"newest_page": event.page or event.search_term or "", "newest_category": category or ""}
 
 
-def _step(event: Event) -> Step:
+def _step(event: Event, *, opens: bool) -> Step:
     item = event.items[0] if event.items else None
     return Step(
         event_id=event.event_id,
@@ -122,6 +125,7 @@ def _step(event: Event) -> Step:
         item=None if item is None else (item.item_name or item.item_id)[:_SHOWN],
         page=(event.page or event.search_term or "")[:_SHOWN] or None,
         session=event.session_id,
+        opens=opens,
     )
 
 

@@ -45,13 +45,15 @@ def replay(
     gives them; a report tells what became of every record.
 
     Times are those of the records, when they arrived in Kafka. What lies before --from by at most --warmup is folded
-    first, so that windows are as full as they were live: 30 days is all that a window can hold.
+    first, so that windows are as full as they were live: 30 days is all that a window can hold. Exit code 1 where the
+    range holds no record; a file that was at --out then stays.
 
     A day and a half: `intent replay --from 2017-08-01 --to 2017-08-02T12:00:00Z --out days.parquet`
 
     Two hundred offsets: `intent replay --from 0:1200,1:900 --to 0:1300,1:1000 --warmup 0 --out few.parquet`
     """
     from worker.config import load
+    from worker.errors import IntentError
     from worker.replay.lookup import look_up
     from worker.replay.plan import parse_bound, parse_duration
 
@@ -73,6 +75,11 @@ def replay(
             parse_bound(end, option="--to"),
             warmup_ms=parse_duration(warmup, option="--warmup"),
             named=options.topic(topic),
+        )
+    if not plan.stretches:  # before anything takes the place of a file that was there
+        raise IntentError(
+            f"there is nothing to score: {plan.topic} holds no record from --from {begin} to --to {end}; "
+            "times are those at which records arrived in Kafka"
         )
     report = _run(settings, plan, file=file, state=state)
     if as_json:

@@ -148,11 +148,11 @@ def parse_duration(text: str, *, option: str) -> int:
     """A length of time as whole milliseconds: `0`, `90s`, `15m`, `12h`, `30d`, `2w`, or a sum such as `1d12h`."""
     if text == "0":
         return 0
-    if not re.fullmatch(r"(\d+[smhdw])+", text):
+    if not re.fullmatch("([0-9]{1,12}[smhdw])+", text):
         raise SettingError(
             f"{option} is {text!r}: accepted are 0 and numbers with s, m, h, d or w, such as 30d or 1d12h"
         )
-    return 1000 * sum(int(number) * _UNITS_S[unit] for number, unit in re.findall(r"(\d+)([smhdw])", text))
+    return 1000 * sum(int(number) * _UNITS_S[unit] for number, unit in re.findall("([0-9]+)([smhdw])", text))
 
 
 def resolve(topic: str, begin: Bound, end: Bound, *, warmup_ms: int, offsets: TopicOffsets) -> Plan:

@@ -26,6 +26,8 @@ from worker.shop.mapping import Time
 BAD: Final = -1
 """Stands for a time that could not be read."""
 
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MILLISECOND: Final = dt.timedelta(milliseconds=1)
 _PER_MS: Final = {"s": 0.001, "ms": 1, "us": 1000, "ns": 1_000_000}
 _NULLS: Final = ["", "NULL", "null", "NaN", "nan", r"\N"]
 _BYTES: Final = (
@@ -164,15 +166,19 @@ def _csv(path: Path, columns: Sequence[str], rejects: Rejects) -> tuple[pa.Table
 
 
 def times(column: pa.ChunkedArray, time: Time, rejects: Rejects, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[n] UTC ms, `BAD` where the row's time cannot be read, which is told to `rejects` with the row's number."""
+    """[n] UTC ms, `BAD` where the row's time cannot be read, which is told to `rejects` with the row's number.
+
+    A finer fraction is cut off, as of events in the topic. Of an hour that a zone has twice it is the first; in one
+    that it leaves out, the clock was not put forward yet.
+    """
     if pa.types.is_timestamp(column.type):
+        ms = pc.cast(column, pa.timestamp("ms", column.type.tz), safe=False).cast(pa.int64())
+        values: list[Any] = ms.to_pylist()
+        parse: Callable[[Any], int] = partial(_count, per_ms=1)
         if column.type.tz is None:
             if time.zone is None:
                 raise IntentError('the times have no zone; set `zone` in the mapping\'s [time], e.g. "UTC"')
-            column = pc.assume_timezone(column, time.zone, ambiguous="earliest", nonexistent="earliest")
-        ms = pc.cast(column, pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64())
-        values: list[Any] = ms.to_pylist()
-        parse: Callable[[Any], int] = partial(_count, per_ms=1)
+            parse = partial(_there, zone=ZoneInfo(time.zone))  # not Arrow's, which puts a left out hour into one moment
     else:
         values = listed(column)
         parse = _parser(time)
@@ -234,9 +240,15 @@ def _parser(time: Time) -> Callable[[Any], int]:
             if zone is None:
                 raise ValueError(f"{value!r} has no offset from UTC; set `zone` in the mapping's [time]")
             moment = moment.replace(tzinfo=zone)
-        return round(moment.timestamp() * 1000)
+        return (moment - _EPOCH) // _MILLISECOND
 
     return parse
+
+
+def _there(local_ms: Any, zone: ZoneInfo) -> int:
+    """UTC ms of a clock in the zone that shows so many since 1970."""
+    shown = _EPOCH + _count(local_ms, 1) * _MILLISECOND
+    return (shown.replace(tzinfo=zone) - _EPOCH) // _MILLISECOND
 
 
 def _count(value: Any, per_ms: float) -> int:

@@ -150,12 +150,16 @@ def import_table(
 
 
 def _time(text: str, option: str) -> int:
+    from worker.events import MAX_TIME_MS
     from worker.shop import ga360
 
     try:
-        return ga360.parse_time(text)
+        time_ms = ga360.parse_time(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+    if not 0 <= time_ms <= MAX_TIME_MS:
+        raise typer.BadParameter(f"{text!r} is not between 1970 and 9999; no event may lie there", param_hint=option)
+    return time_ms
 
 
 def _publish(

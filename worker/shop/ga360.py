@@ -85,8 +85,8 @@ _PAGES: Final = (
 class Sample:
     """A folder with `hits.parquet` and `sessions.parquet`. Opening it reads their footers and three columns.
 
-    Raises `IntentError` where a table or a column is missing, or the hits are not in time order; and where a table is
-    damaged, which may show only when it is read.
+    Raises `IntentError` where a table or a column is missing, or the hits have no times or are not in their order; and
+    where a table is damaged, which may show only when it is read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -97,6 +97,11 @@ class Sample:
         with _reading(folder / "hits.parquet"):
             marks = self._hits.read(["timestamp_ms", "action_type", "transaction_id"])
         self._times: np.ndarray[tuple[int], np.dtype[np.int64]] = marks["timestamp_ms"].to_numpy()
+        if self._times.dtype != np.int64:  # floats where one is missing
+            raise IntentError(
+                f"{folder / 'hits.parquet'}: `timestamp_ms` holds {marks['timestamp_ms'].type}, or gaps; "
+                "int64 without gaps is wanted"
+            )
         if (np.diff(self._times) < 0).any():
             raise IntentError(f"{folder / 'hits.parquet'}: the hits are not sorted by `timestamp_ms`; sort them first")
         self._purchases = _first_of_each_transaction(marks)

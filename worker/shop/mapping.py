@@ -168,7 +168,7 @@ def load(path: Path) -> Mapping:
         return Mapping(**tomllib.loads(path.read_text()))
     except OSError as error:
         raise SettingError(f"--map is {str(path)!r}, which cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingError(f"--map is {str(path)!r}, which is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]

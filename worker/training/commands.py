@@ -25,6 +25,13 @@ def _named(name: str) -> str:
         raise typer.BadParameter(str(error)) from None
 
 
+def _text(notes: Path) -> str:
+    try:
+        return notes.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"{notes} is not in UTF-8 ({error})", param_hint="--notes") from None
+
+
 _Data = Annotated[
     Path,
     typer.Option(
@@ -219,7 +226,7 @@ def train(
             )
         further.show(done, as_json=as_json)
         return
-    written = "" if notes is None else notes.read_text()
+    written = "" if notes is None else _text(notes)
     plan = Plan(
         seed=seed,
         teacher=teacher,

@@ -107,8 +107,6 @@ def document(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 def interval(estimate: Estimate) -> str:
-    """``.907 (.899–.914)``."""
-    value, low, high = (
-        f"{number:.3f}".replace("0.", ".", 1) for number in (estimate.value, estimate.low, estimate.high)
-    )
+    """``.907 (.899–.914)``; what is 1 or more keeps all of its digits."""
+    value, low, high = (f"{number:.3f}".removeprefix("0") for number in (estimate.value, estimate.low, estimate.high))
     return f"{value} ({low}–{high})"

@@ -76,10 +76,9 @@ def score(
     try:
         with written(out) as beside:
             with pq.ParquetWriter(beside, columns, compression="zstd") as writer:
-                for chunk in _chunks(_instants(source, from_ms, to_ms, report)):
-                    scores = engine.score_now([after for _, after in chunk])
-                    writer.write_table(_table(chunk, scores, keys, columns))
-                    rows += len(chunk)
+                for table in _scored(source, engine, _instants(source, from_ms, to_ms, report), keys, columns):
+                    writer.write_table(table)
+                    rows += len(table)
             if not rows:
                 lost = source.losses()
                 raise IntentError(
@@ -99,6 +98,17 @@ def _instants(
             report(number)
         if source.scored(event) and (from_ms is None or event.time_ms >= from_ms):
             yield event, after
+
+
+def _scored(
+    source: Source, engine: Engine, instants: Iterator[tuple[Event, bytes]], keys: Keys, columns: pa.Schema
+) -> Iterator[pa.Table]:
+    """The instants' tables. An error of the system's while these are read or scored is no fault of the file's."""
+    try:
+        for chunk in _chunks(instants):
+            yield _table(chunk, engine.score_now([after for _, after in chunk]), keys, columns)
+    except OSError as error:
+        raise IntentError(f"{source.name} cannot be scored: {error}") from error
 
 
 def _chunks(instants: Iterator[tuple[Event, bytes]]) -> Iterator[list[tuple[Event, bytes]]]:

@@ -146,7 +146,9 @@ def _make(source: Source, folder: Path) -> None:
         np.save(folder / f"{name}.npy", np.frombuffer(column, np.bool_ if name in _FLAGS else np.int64))
     np.save(folder / "ends.npy", np.frombuffer(ends, np.int64))
     if not ends:
-        raise IntentError(f"{source.name} has no event: {source.losses() or 'the mapping leaves all rows out'}")
+        raise IntentError(
+            f"{source.name} has no event: {source.losses() or 'it has no rows, or its mapping leaves them all out'}"
+        )
     os.sync()  # before the file that says so: a power cut must not leave it beside half of the others
     (folder / _COMPLETE).write_text(f"{len(ends)} windows\n{source.losses()}")
 

@@ -5,6 +5,7 @@ import json
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from worker.drift.matured import Rows, calibrations
 from worker.drift.monitor import PARTS, SHARE, TELL_S, Monitor
 from worker.drift.reference import Feature, Reference
 from worker.drift.report import Watch
+from worker.drift.topic import WatchSink
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.events import Event, decode, encode
 from worker.ops.metrics import Metrics
@@ -269,6 +271,32 @@ def test_calibration_on_matured_labels(off: float, verdict: str) -> None:
     assert (half_hour.scores, half_hour.verdict) == (n, verdict)
     assert half_hour.ratio == pytest.approx(1 / off, rel=0.1)
     assert half_hour.low < 1 / off < half_hour.high
+
+
+def test_a_clock_that_is_ahead_makes_no_score_mature() -> None:
+    """Half of the visitors buy 20 minutes after they came; of the last quarter's nobody has yet."""
+    rows = Rows()
+    n, hour = 400, 60 * MINUTE
+    for i in range(n):
+        came = i * hour // n
+        rows.add(f"u{i}", came, instant=True, purchase=False)
+        rows.add(f"v{i}", 10 * hour - came // 4, instant=True, purchase=False)
+        if i % 2:
+            rows.add(f"u{i}", came + 20 * MINUTE, instant=False, purchase=True)
+    rows.add("ahead", 30 * hour, instant=True, purchase=False)
+    p = np.full((len(rows), 3), 0.5, np.float32)
+    (half_hour,) = calibrations(rows.events(), p, seen_ms=10 * hour)
+    assert (half_hour.scores, half_hour.verdict) == (n, "fine")
+    assert calibrations(rows.events(), p)[0].verdict == "act"  # where it is not known when they came
+
+
+def test_of_a_topic_it_is_known_when_events_came(watched: Bundle) -> None:
+    event = making.event(1, event_time=20 * MINUTE)
+    updates = [SimpleNamespace(event=event, window=making.window_of([event]), record=SimpleNamespace(timestamp=7))]
+    ratings = [SimpleNamespace(intent=(0.1, 0.2, 0.3))]
+    watch = Watch(watched)
+    WatchSink(watch).write(0, SimpleNamespace(updated=updates), ratings)  # type: ignore[arg-type]  # all it looks at
+    assert watch.seen_ms == 7
 
 
 @pytest.mark.parametrize(

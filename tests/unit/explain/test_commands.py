@@ -62,6 +62,22 @@ def test_a_story_is_the_fold_of_its_events() -> None:
     assert (told.context["newest_page"], told.context["newest_category"]) == ("/view_cart", "")
 
 
+@pytest.mark.parametrize(
+    ("sessions", "opens"),
+    [
+        pytest.param(["a", "a", "b", "b"], [True, False, True, False], id="by name, whatever the pause"),
+        pytest.param([None, None, None, None], [True, False, False, True], id="without names after a pause"),
+    ],
+)
+def test_sessions_begin_where_the_model_sees_them_begin(sessions: list[str | None], opens: list[bool]) -> None:
+    times = [0, 1_800_000, 1_800_000, 3_600_001]
+    told = story.tell(
+        making.event(number, event_time=making.START_MS + time, session_id=session)
+        for number, (time, session) in enumerate(zip(times, sessions, strict=True))
+    )
+    assert [step.opens for step in told.steps] == opens
+
+
 def test_a_longer_horizon_is_never_less_likely_than_a_shorter_one() -> None:
     made = making.bundle()
     calibration = replace(made.calibration, slopes=np.ones(3, np.float32), intercepts=np.array([-3, 5, -5], np.float32))

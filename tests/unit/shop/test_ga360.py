@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -129,6 +130,12 @@ def test_broken_tables_are_named(tmp_path: Path) -> None:
     write(tmp_path, [hit(timestamp_ms=START + 1), hit()], [session()])
     with pytest.raises(IntentError, match="not sorted by `timestamp_ms`"):
         Sample(tmp_path)
+    for times in (pa.array(["soon"]), pa.array([None], pa.int64())):
+        table = pq.read_table(tmp_path / "hits.parquet").slice(0, 1)
+        at = table.column_names.index("timestamp_ms")
+        pq.write_table(table.set_column(at, "timestamp_ms", times), tmp_path / "hits.parquet")
+        with pytest.raises(IntentError, match=r"`timestamp_ms` holds .*, or gaps; int64"):
+            Sample(tmp_path)
     write(tmp_path, [hit()], [{"session_id": "1-100"}])
     with pytest.raises(IntentError, match=r"sessions\.parquet has no column 'start_ms'"):
         Sample(tmp_path)

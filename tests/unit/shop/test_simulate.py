@@ -2,7 +2,9 @@ import itertools
 from collections import Counter, defaultdict
 
 import pytest
+from typer.testing import CliRunner
 
+from worker.cli import app
 from worker.errors import Invalid, SettingError
 from worker.events import Event, decode
 from worker.shop.outgoing import Outgoing
@@ -211,3 +213,10 @@ def test_dwell_times_are_natural_in_shop_time_whatever_the_speed() -> None:
 def test_a_crowd_that_makes_no_stream_is_refused_by_name(values: dict[str, float], named: str) -> None:
     with pytest.raises(SettingError, match=named):
         Crowd(**values)  # type: ignore[arg-type]  # one table for whole and fractional values
+
+
+@pytest.mark.parametrize("start", ["1969-12-31T23:59:59Z", "9999-12-31T23:59:59-10:00"])
+def test_a_shop_opens_at_a_time_that_an_event_may_have(start: str) -> None:
+    run = CliRunner().invoke(app, ["simulate", "--start", start], env={"COLUMNS": "200"})
+    assert run.exit_code == 2
+    assert "is not between 1970 and 9999" in run.output

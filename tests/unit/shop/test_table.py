@@ -1,5 +1,6 @@
 """Any shop's table as events: what a mapping can say, and that no row is lost in silence."""
 
+import datetime as dt
 import gzip
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,11 +97,29 @@ def test_what_a_shop_exports_comes_back_as_its_events(tmp_path: Path) -> None:
         pytest.param('zone = "Europe/Berlin"', "2024-05-01 00:00:00", 1_714_514_400_000, id="summer time"),
         pytest.param('zone = "Europe/Berlin"', "2024-01-01 00:00:00", 1_704_063_600_000, id="winter time"),
         pytest.param('format = "%d.%m.%Y %H:%M"\nzone = "UTC"', "01.05.2024 00:00", 1_714_521_600_000, id="own format"),
+        pytest.param("", "2024-05-01T00:00:00.999999Z", 1_714_521_600_999, id="a finer fraction is cut off"),
     ],
 )
 def test_times(tmp_path: Path, how: str, text: str, time_ms: int) -> None:
     table = small(tmp_path, [("1", text, "page_view")], f"{LEAST}[time]\n{how}")
     assert [event.time_ms for event in table.events()] == [time_ms]
+
+
+@pytest.mark.parametrize(
+    ("shown", "time_ms"),
+    [
+        pytest.param("2024-05-01 00:00:00.999999", 1_714_514_400_999, id="a finer fraction"),
+        pytest.param("2024-03-31 02:30:00", 1_711_848_600_000, id="an hour that is left out"),
+        pytest.param("2024-10-27 02:30:00", 1_729_989_000_000, id="an hour that is there twice"),
+    ],
+)
+def test_a_typed_time_is_what_a_written_one_is(tmp_path: Path, shown: str, time_ms: int) -> None:
+    plan = LEAST + '[time]\nzone = "Europe/Berlin"'
+    written = small(tmp_path, [("1", shown, "page_view")], plan)
+    typed = pa.array([dt.datetime.fromisoformat(shown)], pa.timestamp("us"))
+    pq.write_table(pa.table({"u": ["a"], "t": typed, "n": ["page_view"]}), tmp_path / "t.parquet")
+    for table in (written, Table(tmp_path / "t.parquet", tmp_path / "mapping.toml")):
+        assert [event.time_ms for event in table.events()] == [time_ms]
 
 
 def test_every_row_has_its_fate(tmp_path: Path) -> None:
@@ -329,6 +348,7 @@ def test_typed_numbers_are_bounded_too(tmp_path: Path) -> None:
         pytest.param(LEAST + "[money]\nscale = 0", "`money.scale` is 0: input should be greater than 0", id="scale"),
         pytest.param(LEAST + "[missing]\nvalues = '-'", "`missing.values` is '-': input should be", id="missing"),
         pytest.param("[columns", "which is not TOML", id="not TOML"),
+        pytest.param("a = " + 5000 * "[", "which is not TOML", id="too deep"),
     ],
 )
 def test_a_mapping_that_is_none_is_told(tmp_path: Path, text: str, sentence: str) -> None:

@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
 from worker.training.calibrate import fit, platt
-from worker.training.metrics import LIFTS, METRICS, bootstrap, enough, measure
+from worker.training.evaluate import interval
+from worker.training.metrics import LIFTS, METRICS, Estimate, bootstrap, enough, measure
 
 _RNG = np.random.default_rng(3)
 P = np.round(_RNG.random(4000), 2)  # with ties
@@ -104,3 +105,15 @@ def test_each_horizon_is_calibrated_on_its_own_members(rng: np.random.Generator)
     found = fit(logits, truth, inside)
     assert found.slopes == pytest.approx([1, 1, 1], abs=0.15)
     assert found.intercepts == pytest.approx([0, 0, 0], abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "shown"),
+    [
+        pytest.param(Estimate(0.9069, 0.8994, 0.914), ".907 (.899–.914)", id="below 1"),
+        pytest.param(Estimate(1.0, 0.96, 1.0), "1.000 (.960–1.000)", id="1"),
+        pytest.param(Estimate(10.456, 0.001, 20.0), "10.456 (.001–20.000)", id="a log loss may be 10 and more"),
+    ],
+)
+def test_an_estimate_keeps_its_digits(estimate: Estimate, shown: str) -> None:
+    assert interval(estimate) == shown

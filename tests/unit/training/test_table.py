@@ -122,3 +122,12 @@ def test_score_table_refuses_what_it_cannot_read(table: Path, mapping: Path, tmp
     refused = CliRunner().invoke(cli.app, [*arguments, "--out", str(tmp_path / "s.parquet"), "--from", "yesterday"])
     assert refused.exit_code == 2
     assert "yesterday" in refused.output
+
+
+def test_notes_that_are_no_text_are_told(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_bytes(b"\xff")
+    arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "b"), "--notes", str(notes)]
+    run = CliRunner().invoke(cli.app, ["train", *arguments], env={"COLUMNS": "400"})
+    assert run.exit_code == 2
+    assert "notes.md is not in UTF-8" in run.output

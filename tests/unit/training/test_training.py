@@ -484,6 +484,27 @@ def test_a_file_that_was_there_stays_when_scoring_fails(shop: Path, small: Bundl
     assert out.read_text() == "before"
 
 
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        pytest.param("scores.parquet", "shop0? cannot be scored: .*no room for the model", id="while it is scored"),
+        pytest.param("absent/scores.parquet", "scores.parquet cannot be written: .*No such file", id="of the file"),
+    ],
+)
+def test_an_error_is_laid_to_what_it_is_of(
+    shop: Path, small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, says: str
+) -> None:
+    def refused(_: object) -> None:
+        raise OSError(12, "no room for the model")
+
+    with Engine(lambda: small, device="cpu") as engine:
+        if place == "scores.parquet":
+            monkeypatch.setattr(engine, "score_now", refused)
+        with pytest.raises(IntentError, match=says):
+            score(Sample(shop), tmp_path / place, engine=engine)
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
 def test_score_and_model_on_the_command_line(shop: Path, trained: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke
     out = tmp_path / "scores.parquet"
