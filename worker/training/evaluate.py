@@ -3,6 +3,7 @@
 Scores come from the code that serves, calibration included. Knows labels and metrics, not how the model was trained.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -108,5 +109,7 @@ def document(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 def interval(estimate: Estimate) -> str:
     """``.907 (.899–.914)``; what is 1 or more keeps all of its digits."""
-    value, low, high = (f"{number:.3f}".removeprefix("0") for number in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (
+        re.sub(r"^(-?)0\.", r"\1.", f"{number:.3f}") for number in (estimate.value, estimate.low, estimate.high)
+    )
     return f"{value} ({low}–{high})"

@@ -112,6 +112,7 @@ def test_each_horizon_is_calibrated_on_its_own_members(rng: np.random.Generator)
     [
         pytest.param(Estimate(0.9069, 0.8994, 0.914), ".907 (.899–.914)", id="below 1"),
         pytest.param(Estimate(1.0, 0.96, 1.0), "1.000 (.960–1.000)", id="1"),
+        pytest.param(Estimate(-0.012, -0.02, -1.5), "-.012 (-.020–-1.500)", id="a difference may be negative"),
         pytest.param(Estimate(10.456, 0.001, 20.0), "10.456 (.001–20.000)", id="a log loss may be 10 and more"),
     ],
 )
