@@ -14,7 +14,7 @@ MODEL_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
 MODEL_ALIAS: Final = r"[a-z][a-z0-9-]{0,31}"
 """What a store's names may be made of: none leads out of it."""
 
-_TOPIC: Final = r"^[A-Za-z0-9._-]{1,249}$"
+TOPIC: Final = r"^([A-Za-z0-9_-][A-Za-z0-9._-]?|\.[A-Za-z0-9_-]|[A-Za-z0-9._-]{3,249})$"
 _ID: Final = r"^[A-Za-z0-9._-]{1,100}$"
 _PORT: Final = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _SERVER: Final = rf"([^\s:,\[\]]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]):{_PORT}"
@@ -23,7 +23,7 @@ _WORD: Final = r"^\S+$"
 _HOST: Final = r"^([A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$"
 
 ACCEPTED: Final = {
-    _TOPIC: "write 1 to 249 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`",
+    TOPIC: "write 1 to 249 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`, but neither `.` nor `..`",
     _ID: "write 1 to 100 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`",
     _SERVERS: (
         "write HOST:PORT, several separated by commas; a port is 1 to 65535, an address with colons stands in brackets"
@@ -35,7 +35,7 @@ ACCEPTED: Final = {
 }
 """What each pattern accepts, in words."""
 
-_Topic = Annotated[str, Field(pattern=_TOPIC)]
+_Topic = Annotated[str, Field(pattern=TOPIC)]
 _Port = Annotated[int, Field(ge=0, le=65535)]
 
 

@@ -44,6 +44,8 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
         ("kafka.bootstrap_servers=::1:9092", "is '::1:9092': write HOST:PORT"),
         ("topics.partitions=0", "the setting `topics.partitions` is '0': input should be greater than or equal to 1"),
+        ("topics.scores=..", "`topics.scores` is '..': write 1 to 249 of the characters"),
+        ("topics.scores=" + "x" * 250, "write 1 to 249 of the characters"),
         ("worker.nmae=x", "`worker.nmae` is no setting"),
         ("mode=latest", "`--set mode=latest` is no assignment; write SECTION.NAME=VALUE"),
         (
@@ -98,6 +100,11 @@ def test_settings_of_a_store_that_contradict_each_other_are_one_sentence(more: s
         config.load(config.flags(["model.store=/models", "model.name=shop", "model.shadow_share=0.1", more]))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x", "-", "x.", ".x", "xy", "...", "x" * 249])
+def test_what_kafka_takes_for_a_topic_is_accepted(name: str) -> None:
+    assert config.load(config.flags([f"topics.events={name}"])).topics.events == name
 
 
 def test_a_name_without_its_password_is_refused() -> None:
