@@ -229,10 +229,10 @@ class Settings(_Part):
                 {"value": topics.min_insync_replicas},
             )
         for name in ("sasl_username", "sasl_password"):
-            if kafka.security_protocol.startswith("SASL") and getattr(kafka, name) is None:
+            if kafka.security_protocol.startswith("SASL") and not getattr(kafka, name):
                 raise PydanticCustomError(
                     "together",
-                    "the setting `kafka.{name}` is missing: the security protocol {protocol} needs it",
+                    "the setting `kafka.{name}` is missing or empty: the security protocol {protocol} needs it",
                     {"name": name, "protocol": kafka.security_protocol},
                 )
         if kafka.ssl_key_file is not None and kafka.ssl_certificate_file is None:
@@ -240,7 +240,7 @@ class Settings(_Part):
                 "together",
                 "the setting `kafka.ssl_key_file` is {value}: it is the key of `kafka.ssl_certificate_file`, "
                 "which is missing",
-                {"value": str(kafka.ssl_key_file)},
+                {"value": repr(str(kafka.ssl_key_file))},
             )
         if (wrong := self.model.contradiction) is not None:
             raise PydanticCustomError("together", "{wrong}", {"wrong": wrong})

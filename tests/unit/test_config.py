@@ -54,11 +54,11 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
         (
             "kafka.security_protocol=SASL_SSL",
-            "`kafka.sasl_username` is missing: the security protocol SASL_SSL needs it",
+            "`kafka.sasl_username` is missing or empty: the security protocol SASL_SSL needs it",
         ),
         (
             "kafka.ssl_key_file=key.pem",
-            "`kafka.ssl_key_file` is key.pem: it is the key of `kafka.ssl_certificate_file`, which is missing",
+            "`kafka.ssl_key_file` is 'key.pem': it is the key of `kafka.ssl_certificate_file`, which is missing",
         ),
         (
             "topics.min_insync_replicas=2",
@@ -107,9 +107,10 @@ def test_what_kafka_takes_for_a_topic_is_accepted(name: str) -> None:
     assert config.load(config.flags([f"topics.events={name}"])).topics.events == name
 
 
-def test_a_name_without_its_password_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"`kafka\.sasl_password` is missing"):
-        config.load(config.flags(["kafka.security_protocol=SASL_PLAINTEXT", "kafka.sasl_username=me"]))
+@pytest.mark.parametrize("password", [[], ["kafka.sasl_password="]], ids=["none", "empty"])
+def test_a_name_without_its_password_is_refused(password: list[str]) -> None:
+    with pytest.raises(SettingError, match=r"`kafka\.sasl_password` is missing or empty"):
+        config.load(config.flags(["kafka.security_protocol=SASL_PLAINTEXT", "kafka.sasl_username=me", *password]))
 
 
 def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
