@@ -19,7 +19,7 @@ _ID: Final = r"^[A-Za-z0-9._-]{1,100}$"
 _PORT: Final = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _SERVER: Final = rf"([^\s:,\[\]]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]):{_PORT}"
 _SERVERS: Final = rf"^{_SERVER}(,{_SERVER})*$"
-_WORD: Final = r"^\S+$"
+_STORE: Final = r"^\S(.*\S)?$"
 _HOST: Final = r"^([A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$"
 
 ACCEPTED: Final = {
@@ -28,7 +28,7 @@ ACCEPTED: Final = {
     _SERVERS: (
         "write HOST:PORT, several separated by commas; a port is 1 to 65535, an address with colons stands in brackets"
     ),
-    _WORD: "write a folder or a URL without spaces",
+    _STORE: "write a folder or a URL, without spaces around it",
     _HOST: "write a name or an address of this machine; 0.0.0.0 is all of them, :: all of IPv6",
     f"^{MODEL_NAME}$": "write 1 to 100 of the characters A-Z, a-z, 0-9, `.`, `_`, `-`, the first no `.` or `-`",
     f"^{MODEL_ALIAS}$": "write 1 to 32 of the characters a-z, 0-9 and `-`, beginning with a letter",
@@ -157,7 +157,7 @@ class Model(_Part):
     )
     store: str | None = Field(
         None,
-        pattern=_WORD,
+        pattern=_STORE,
         max_length=1000,
         description="models and aliases: a folder, or a URL that fsspec reaches; in place of `model.bundle`",
     )

@@ -68,6 +68,7 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("model.shadow_share=0.5", "`model.shadow_share` is 0.5: a challenger needs `model.store`"),
         ("model.shadow_share=1.5", "`model.shadow_share` is '1.5': input should be less than or equal to 1"),
         ("model.store=s3://models", "`model.name` is missing: it chooses a model from `model.store`, 's3://models'"),
+        ("model.store= ", "`model.store` is ' ': write a folder or a URL"),
         ("model.store=ftp://me:secret@host/models", "`model.store` holds a password: give it where"),
         ("model.name=../shop", "`model.name` is '../shop': write 1 to 100 of the characters"),
         ("worker.web_host=", "`worker.web_host` is '': write a name or an address of this machine"),
@@ -111,6 +112,10 @@ def test_what_kafka_takes_for_a_topic_is_accepted(name: str) -> None:
 def test_a_name_without_its_password_is_refused(password: list[str]) -> None:
     with pytest.raises(SettingError, match=r"`kafka\.sasl_password` is missing or empty"):
         config.load(config.flags(["kafka.security_protocol=SASL_PLAINTEXT", "kafka.sasl_username=me", *password]))
+
+
+def test_a_store_may_be_a_folder_with_a_space_in_its_name() -> None:
+    assert config.load(config.flags(["model.store=/our models", "model.name=shop"])).model.store == "/our models"
 
 
 def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
