@@ -69,6 +69,7 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("model.shadow_share=1.5", "`model.shadow_share` is '1.5': input should be less than or equal to 1"),
         ("model.store=s3://models", "`model.name` is missing: it chooses a model from `model.store`, 's3://models'"),
         ("model.store= ", "`model.store` is ' ': write a folder or a URL"),
+        ("model.deterministic=perhaps", "the setting `model.deterministic` is 'perhaps': write true or false"),
         ("model.store=ftp://me:secret@host/models", "`model.store` holds a password: give it where"),
         ("model.name=../shop", "`model.name` is '../shop': write 1 to 100 of the characters"),
         ("worker.web_host=", "`worker.web_host` is '': write a name or an address of this machine"),
