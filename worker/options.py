@@ -4,6 +4,7 @@ Says errors as typer does.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,21 @@ def span(
     if begin_ms is not None and end_ms is not None and begin_ms >= end_ms:
         raise typer.BadParameter(f"{begin} is not before {names[1]}, which is {end}", param_hint=names[0])
     return begin_ms, end_ms
+
+
+def topic_name(name: str | None) -> str | None:
+    """Callback of `--topic`: what is no topic's name is refused as the option's, not as the setting's in its place."""
+    from worker.settings import ACCEPTED, TOPIC
+
+    if name is not None and re.search(TOPIC, name) is None:
+        raise typer.BadParameter(f"{name!r}: {ACCEPTED[TOPIC]}")
+    return name
+
+
+Topic = Annotated[
+    str | None,
+    typer.Option("--topic", callback=topic_name, help="Source topic; default: the setting topics.events."),
+]
 
 
 def topic(name: str | None) -> str:
