@@ -83,6 +83,7 @@ def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path
     scored = run(cli.app, ["score", "table", str(table), "--map", str(mapping), *bundle, *out, "--json"])
     assert scored.exit_code == 0, scored.output
     told = json.loads(scored.stdout)
+    assert told["model"].keys() == {"name", "version"}
     scores = pq.read_table(tmp_path / "s.parquet")
     assert scores.column_names[:4] == ["user_id", "session_id", "event_id", "timestamp_ms"]
     again = Table(table, mapping)
