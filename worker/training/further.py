@@ -59,10 +59,10 @@ def change(
     bound: float,
 ) -> Update:
     """The update that the options ask for; raises `BadParameter`."""
+    merging = ", ".join(name for name, method in METHODS.items() if method.merges)
     if peft is not None and peft not in METHODS:
-        raise typer.BadParameter(f"{peft} is none of {', '.join(METHODS)}", param_hint="--peft")
+        raise typer.BadParameter(f"{peft} is none of {merging}", param_hint="--peft")
     if peft is not None and not METHODS[peft].merges:
-        merging = ", ".join(name for name, method in METHODS.items() if method.merges)
         raise typer.BadParameter(
             f"{peft} does not merge into the weights that a worker serves, as {merging} do; "
             "`python -m loadtest peft` measures it beside them",
