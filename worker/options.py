@@ -47,8 +47,13 @@ def folder(path: Path) -> Path:
 
 def file(path: Path | None) -> Path | None:
     """Callback of an option that names a file to write to; what is there and no file, a device too, is left alone."""
-    if path is not None and (not path.absolute().parent.is_dir() or (path.exists() and not path.is_file())):
+    if path is None:
+        return None
+    place = path.absolute().parent
+    if not place.is_dir() or (path.exists() and not path.is_file()):
         raise typer.BadParameter(f"{path} is no file in an existing folder")
+    if not os.access(place, os.W_OK | os.X_OK):  # it is written beside its place, and moved there whole
+        raise typer.BadParameter(f"{path} cannot be written: {place} is closed to this user")
     return path
 
 
