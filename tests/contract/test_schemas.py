@@ -1,6 +1,7 @@
 """The JSON Schemas, their golden examples and the code's types say the same."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,11 @@ def resolved(part: Any, defs: dict[str, Any]) -> Any:
 def test_the_event_schema_is_the_event_type() -> None:
     written, generated = schema(EVENT), msgspec.json.schema(events.Event)
     assert resolved(written, written["$defs"]) == resolved(generated, generated["$defs"])
+
+
+def test_the_event_schema_names_each_type_that_the_model_knows() -> None:
+    described = schema(EVENT)["properties"]["type"]["description"]
+    assert set(re.findall(r"[a-z_]+(?:\.[a-z]+)?", described)) >= {*events.KINDS, events.ERASE}
 
 
 def names(part: Any) -> Any:
