@@ -197,7 +197,8 @@ def _sentence(error: ValidationError, origin: Callable[[str], str]) -> str:
     if first["type"] == "string_pattern_mismatch":
         return f"the setting `{name}` is {first['input']!r}: {ACCEPTED[first['ctx']['pattern']]}{stands}"
     shown = "(hidden)" if "password" in name else repr(first["input"])
-    message = first["msg"][0].lower() + first["msg"][1:]
+    # pydantic says of a boolean only that it cannot tell which
+    message = "write true or false" if first["type"] == "bool_parsing" else first["msg"][0].lower() + first["msg"][1:]
     return f"the setting `{name}` is {shown}: {message}{stands}"
 
 

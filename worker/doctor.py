@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from worker.errors import CheckFailed, IntentError
-from worker.terminal import err, out, say_json
+from worker.terminal import err, folded, out, say_json
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -60,7 +59,7 @@ def check(
         ]
         say_json({"ok": not wrong, "findings": listed})
     else:
-        table = Table("", "what", "found", "what to do")
+        table = folded("", "what", "found", "what to do")
         for finding in findings:
             mark = "[green]ok[/]" if finding.well else "[red]wrong[/]"
             table.add_row(mark, finding.what, escape(finding.found), escape(finding.advice))

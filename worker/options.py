@@ -4,6 +4,7 @@ Says errors as typer does.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,8 +47,13 @@ def folder(path: Path) -> Path:
 
 def file(path: Path | None) -> Path | None:
     """Callback of an option that names a file to write to; what is there and no file, a device too, is left alone."""
-    if path is not None and (not path.absolute().parent.is_dir() or (path.exists() and not path.is_file())):
+    if path is None:
+        return None
+    place = path.absolute().parent
+    if not place.is_dir() or (path.exists() and not path.is_file()):
         raise typer.BadParameter(f"{path} is no file in an existing folder")
+    if not os.access(place, os.W_OK | os.X_OK):  # it is written beside its place, and moved there whole
+        raise typer.BadParameter(f"{path} cannot be written: {place} is closed to this user")
     return path
 
 
@@ -72,6 +78,21 @@ def span(
     if begin_ms is not None and end_ms is not None and begin_ms >= end_ms:
         raise typer.BadParameter(f"{begin} is not before {names[1]}, which is {end}", param_hint=names[0])
     return begin_ms, end_ms
+
+
+def topic_name(name: str | None) -> str | None:
+    """Callback of `--topic`: what is no topic's name is refused as the option's, not as the setting's in its place."""
+    from worker.settings import ACCEPTED, TOPIC
+
+    if name is not None and re.search(TOPIC, name) is None:
+        raise typer.BadParameter(f"{name!r}: {ACCEPTED[TOPIC]}")
+    return name
+
+
+Topic = Annotated[
+    str | None,
+    typer.Option("--topic", callback=topic_name, help="Source topic; default: the setting topics.events."),
+]
 
 
 def topic(name: str | None) -> str:

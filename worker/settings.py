@@ -14,28 +14,28 @@ MODEL_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
 MODEL_ALIAS: Final = r"[a-z][a-z0-9-]{0,31}"
 """What a store's names may be made of: none leads out of it."""
 
-_TOPIC: Final = r"^[A-Za-z0-9._-]{1,249}$"
+TOPIC: Final = r"^([A-Za-z0-9_-][A-Za-z0-9._-]?|\.[A-Za-z0-9_-]|[A-Za-z0-9._-]{3,249})$"
 _ID: Final = r"^[A-Za-z0-9._-]{1,100}$"
 _PORT: Final = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _SERVER: Final = rf"([^\s:,\[\]]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]):{_PORT}"
 _SERVERS: Final = rf"^{_SERVER}(,{_SERVER})*$"
-_WORD: Final = r"^\S+$"
+_STORE: Final = r"^\S(.*\S)?$"
 _HOST: Final = r"^([A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$"
 
 ACCEPTED: Final = {
-    _TOPIC: "write 1 to 249 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`",
+    TOPIC: "write 1 to 249 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`, but neither `.` nor `..`",
     _ID: "write 1 to 100 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`",
     _SERVERS: (
         "write HOST:PORT, several separated by commas; a port is 1 to 65535, an address with colons stands in brackets"
     ),
-    _WORD: "write a folder or a URL without spaces",
+    _STORE: "write a folder or a URL, without spaces around it",
     _HOST: "write a name or an address of this machine; 0.0.0.0 is all of them, :: all of IPv6",
     f"^{MODEL_NAME}$": "write 1 to 100 of the characters A-Z, a-z, 0-9, `.`, `_`, `-`, the first no `.` or `-`",
     f"^{MODEL_ALIAS}$": "write 1 to 32 of the characters a-z, 0-9 and `-`, beginning with a letter",
 }
 """What each pattern accepts, in words."""
 
-_Topic = Annotated[str, Field(pattern=_TOPIC)]
+_Topic = Annotated[str, Field(pattern=TOPIC)]
 _Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -157,7 +157,7 @@ class Model(_Part):
     )
     store: str | None = Field(
         None,
-        pattern=_WORD,
+        pattern=_STORE,
         max_length=1000,
         description="models and aliases: a folder, or a URL that fsspec reaches; in place of `model.bundle`",
     )
@@ -229,10 +229,10 @@ class Settings(_Part):
                 {"value": topics.min_insync_replicas},
             )
         for name in ("sasl_username", "sasl_password"):
-            if kafka.security_protocol.startswith("SASL") and getattr(kafka, name) is None:
+            if kafka.security_protocol.startswith("SASL") and not getattr(kafka, name):
                 raise PydanticCustomError(
                     "together",
-                    "the setting `kafka.{name}` is missing: the security protocol {protocol} needs it",
+                    "the setting `kafka.{name}` is missing or empty: the security protocol {protocol} needs it",
                     {"name": name, "protocol": kafka.security_protocol},
                 )
         if kafka.ssl_key_file is not None and kafka.ssl_certificate_file is None:
@@ -240,7 +240,7 @@ class Settings(_Part):
                 "together",
                 "the setting `kafka.ssl_key_file` is {value}: it is the key of `kafka.ssl_certificate_file`, "
                 "which is missing",
-                {"value": str(kafka.ssl_key_file)},
+                {"value": repr(str(kafka.ssl_key_file))},
             )
         if (wrong := self.model.contradiction) is not None:
             raise PydanticCustomError("together", "{wrong}", {"wrong": wrong})

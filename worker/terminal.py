@@ -8,7 +8,7 @@ from typing import Final
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from worker.errors import IntentError
 
@@ -22,6 +22,13 @@ err: Final = Console(stderr=True)
 def table(title: str | None = None) -> Table:
     """An empty one. It has no lines between its columns, so that numbers with intervals are whole in 80 columns."""
     return Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def folded(*headers: str, title: str | None = None) -> Table:
+    """An empty one whose cells go on in the next line, where a terminal is narrow: a path or a topic cut at `…` says
+    nothing.
+    """
+    return Table(*(Column(header, overflow="fold") for header in headers), title=title, title_justify="left")
 
 
 def printable(text: str) -> str:

@@ -71,6 +71,18 @@ def test_yaml_lint() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_yaml_hook_lets_through_what_there_is() -> None:
+    root = DEPLOY.parent
+    hooks = {
+        each["id"]: each for each in yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    }
+    named, *options = hooks["yamllint"]["entry"].split()
+    files = [".pre-commit-config.yaml", *DEPLOY.glob("*.y*ml"), *(root / "schemas").glob("*.yaml")]
+    command = [sys.executable, "-m", Path(named).name, *options, *map(str, files)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", COMPOSE)
 def test_compose_follows_its_specification(name: str) -> None:
     spec = importlib.util.find_spec("check_jsonschema")  # carries the schema; found without importing it

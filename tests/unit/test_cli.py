@@ -113,15 +113,15 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "score ga360 {data} --out {place}",
-        "score table {data} --map {data}/map.toml --out {place}",
-        "replay --out {place}",
-        "evaluate --data {data} --report {place}",
-    ],
+FILED = (
+    "score ga360 {data} --out {place}",
+    "score table {data} --map {data}/map.toml --out {place}",
+    "replay --out {place}",
+    "evaluate --data {data} --report {place}",
 )
+
+
+@pytest.mark.parametrize("command", FILED)
 @pytest.mark.parametrize("place", ["pipe", "folder", "nothing/file"])
 def test_what_is_no_place_for_a_file_stays_as_it_is(tmp_path: Path, command: str, place: str) -> None:
     """A pipe stands for all that is there and no file: moving one over /dev/null would be the end of it."""
@@ -132,6 +132,19 @@ def test_what_is_no_place_for_a_file_stays_as_it_is(tmp_path: Path, command: str
     assert done.exit_code == 2, done.output
     assert "is no file in an existing folder" in " ".join(done.output.replace("│", " ").split())
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("command", FILED)
+def test_a_file_in_a_closed_folder_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "map.toml").touch()
+    opened = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path and opened(path, mode))
+    done = CliRunner().invoke(cli.app, command.format(data=tmp_path / "data", place=tmp_path / "file").split())
+    assert done.exit_code == 2, done.output
+    assert "closed to this user" in " ".join(done.output.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(
@@ -173,7 +186,9 @@ def test_a_topic_without_a_name_is_not_the_setting(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(cli.app, [*command.split(), "--topic", ""])
-    assert "`topics.events` is ''" in str(done.exception)
+    assert done.exit_code == 2, done.output
+    told = " ".join(done.output.replace("│", " ").split())
+    assert "'--topic': '': write 1 to 249 of the characters" in told
 
 
 @pytest.mark.parametrize("option", ["--from 2016-08-08", "--full-rate"])

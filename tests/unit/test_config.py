@@ -44,6 +44,8 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
         ("kafka.bootstrap_servers=::1:9092", "is '::1:9092': write HOST:PORT"),
         ("topics.partitions=0", "the setting `topics.partitions` is '0': input should be greater than or equal to 1"),
+        ("topics.scores=..", "`topics.scores` is '..': write 1 to 249 of the characters"),
+        ("topics.scores=" + "x" * 250, "write 1 to 249 of the characters"),
         ("worker.nmae=x", "`worker.nmae` is no setting"),
         ("mode=latest", "`--set mode=latest` is no assignment; write SECTION.NAME=VALUE"),
         (
@@ -52,11 +54,11 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
         (
             "kafka.security_protocol=SASL_SSL",
-            "`kafka.sasl_username` is missing: the security protocol SASL_SSL needs it",
+            "`kafka.sasl_username` is missing or empty: the security protocol SASL_SSL needs it",
         ),
         (
             "kafka.ssl_key_file=key.pem",
-            "`kafka.ssl_key_file` is key.pem: it is the key of `kafka.ssl_certificate_file`, which is missing",
+            "`kafka.ssl_key_file` is 'key.pem': it is the key of `kafka.ssl_certificate_file`, which is missing",
         ),
         (
             "topics.min_insync_replicas=2",
@@ -66,6 +68,8 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("model.shadow_share=0.5", "`model.shadow_share` is 0.5: a challenger needs `model.store`"),
         ("model.shadow_share=1.5", "`model.shadow_share` is '1.5': input should be less than or equal to 1"),
         ("model.store=s3://models", "`model.name` is missing: it chooses a model from `model.store`, 's3://models'"),
+        ("model.store= ", "`model.store` is ' ': write a folder or a URL"),
+        ("model.deterministic=perhaps", "the setting `model.deterministic` is 'perhaps': write true or false"),
         ("model.store=ftp://me:secret@host/models", "`model.store` holds a password: give it where"),
         ("model.name=../shop", "`model.name` is '../shop': write 1 to 100 of the characters"),
         ("worker.web_host=", "`worker.web_host` is '': write a name or an address of this machine"),
@@ -100,9 +104,19 @@ def test_settings_of_a_store_that_contradict_each_other_are_one_sentence(more: s
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_without_its_password_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"`kafka\.sasl_password` is missing"):
-        config.load(config.flags(["kafka.security_protocol=SASL_PLAINTEXT", "kafka.sasl_username=me"]))
+@pytest.mark.parametrize("name", ["x", "-", "x.", ".x", "xy", "...", "x" * 249])
+def test_what_kafka_takes_for_a_topic_is_accepted(name: str) -> None:
+    assert config.load(config.flags([f"topics.events={name}"])).topics.events == name
+
+
+@pytest.mark.parametrize("password", [[], ["kafka.sasl_password="]], ids=["none", "empty"])
+def test_a_name_without_its_password_is_refused(password: list[str]) -> None:
+    with pytest.raises(SettingError, match=r"`kafka\.sasl_password` is missing or empty"):
+        config.load(config.flags(["kafka.security_protocol=SASL_PLAINTEXT", "kafka.sasl_username=me", *password]))
+
+
+def test_a_store_may_be_a_folder_with_a_space_in_its_name() -> None:
+    assert config.load(config.flags(["model.store=/our models", "model.name=shop"])).model.store == "/our models"
 
 
 def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

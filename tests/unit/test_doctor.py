@@ -1,6 +1,7 @@
 """The doctor's findings, with each part of the system ill in turn."""
 
 import fcntl
+import io
 import json
 import socket
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ import confluent_kafka
 import pytest
 import torch
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from worker import config, doctor
@@ -223,3 +225,15 @@ def test_the_command_says_it_in_a_table(program: typer.Typer) -> None:
     done = CliRunner().invoke(program)
     assert done.exit_code == 0
     assert "all as declared" in done.stdout
+
+
+def test_a_long_path_is_whole_on_a_narrow_terminal(program: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Console(width=80, file=io.StringIO())
+    monkeypatch.setattr(doctor, "out", terminal)
+    where = Path("/srv") / ("a-folder-of-models/" * 5) / "shop"
+    monkeypatch.setattr(config, "load", lambda: Settings(worker=Worker(web_port=0), model=Model(bundle=where)))
+    assert CliRunner().invoke(program).exit_code == 0
+    shown = terminal.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    assert max(map(len, shown.splitlines())) <= 80
+    found = "".join(line.split("│")[3].strip() for line in shown.splitlines() if line.startswith("│"))
+    assert f"in{where}," in found.replace(" ", "")

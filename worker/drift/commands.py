@@ -78,9 +78,7 @@ def data(
 @drift_app.command("topic")
 def topic(
     *,
-    name: Annotated[
-        str | None, typer.Option("--topic", help="Source topic; default: the setting topics.events.")
-    ] = None,
+    name: options.Topic = None,
     begin: Annotated[
         str, typer.Option("--from", help="First record: earliest, a date, a time with offset, partition:offset[,...].")
     ] = "earliest",

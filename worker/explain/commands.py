@@ -134,7 +134,8 @@ def check(
         found = study(loaded, chosen, horizon=at, seed=seed, device=where, report=status.update)
         worth = codes.worth(Scorer(loaded, device=where), chosen, horizon=at)
     folder.mkdir(parents=True, exist_ok=True)
-    result = {"model": [loaded.name, loaded.version], "horizon": horizon, "seed": seed, **document(found)}
+    model = {"name": loaded.name, "version": loaded.version}
+    result = {"model": model, "horizon": horizon, "seed": seed, **document(found)}
     result["codes"] = codes.document(worth)
     with written(folder / "deletion.json") as file:
         file.write_text(json.dumps(result, indent=1) + "\n")

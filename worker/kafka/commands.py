@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from worker.errors import CheckFailed
 from worker.options import Json
-from worker.terminal import err, out, say_json
+from worker.terminal import err, folded, out, say_json
 
 if TYPE_CHECKING:
     from worker.kafka.daemon import Status
@@ -62,7 +61,7 @@ def broker_status(*, folder: _Folder = _FOLDER, as_json: Json = False) -> None:
     if as_json:
         _print_status(status)
     elif status.running:
-        table = Table("node", "state", "pid", "log", title=f"Kafka on {status.bootstrap_servers}", title_justify="left")
+        table = folded("node", "state", "pid", "log", title=f"Kafka on {status.bootstrap_servers}")
         for number, running in status.running.items():
             state = "[green]running[/]" if running else "[red]gone[/]"
             table.add_row(str(number), state, str(status.pids[number]), escape(os.path.relpath(status.logs[number])))
@@ -101,7 +100,7 @@ def topics_create(*, as_json: Json = False) -> None:
     if as_json:
         say_json({"topics": [{"name": name, "created": new} for name, new in made.items()]})
         return
-    table = Table("topic", "", "keeps")
+    table = folded("topic", "", "keeps")
     for topic in topics.declared(settings):
         keeps = "the newest record of each key"
         if "retention.ms" in topic.config:
@@ -131,7 +130,7 @@ def topics_check(*, as_json: Json = False) -> None:
         found = [{field: getattr(difference, field) for field in fields} for difference in differences]
         say_json({"differences": found})
     elif differences:
-        table = Table("topic", "what", "found", "wanted")
+        table = folded("topic", "what", "found", "wanted")
         for difference in differences:
             table.add_row(difference.topic, difference.what, f"[red]{difference.found}[/]", difference.wanted)
         out.print(table)

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markdown import Markdown
 from rich.markup import escape
-from rich.table import Table
 
 from worker import options
 from worker.clock import now_ms
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.registry import meant
-from worker.terminal import err, line, out, say_json
+from worker.terminal import err, folded, line, out, say_json
 
 if TYPE_CHECKING:
     from worker.registry.alias import Alias
@@ -81,7 +80,7 @@ def list_models(
     if not found:
         line(f"no models in {url} yet; `intent model push FOLDER` puts one there")
         return
-    table = Table("name", "version", "aliases", title=escape(f"models in {url}"), title_justify="left")
+    table = folded("name", "version", "aliases", title=escape(f"models in {url}"))
     for entry in found:
         those = entry["aliases"]
         shown = ", ".join(those) if isinstance(those, list) else ""
@@ -110,7 +109,7 @@ def _list_folder(folder: Path | None, *, as_json: bool) -> None:
     if not found:
         line(f"no bundles in {folder}: `intent train` makes one, in a folder of its own below")
         return
-    table = Table("name", "version", "parameters", "folder", "state")
+    table = folded("name", "version", "parameters", "folder", "state")
     for entry in found:
         count = entry["parameters"]
         shown = f"{count:,}" if isinstance(count, int) else ""
@@ -132,7 +131,7 @@ def show_model(which: _Which = None, *, store: _Store = None, as_json: options.J
         return
     line(f"{loaded.name} {loaded.version} in {where}")
     for name, alias in aliases.items():
-        table = Table("at", "how", "version", title=f"{name} is {alias.version}", title_justify="left")
+        table = folded("at", "how", "version", title=f"{name} is {alias.version}")
         for move in reversed(alias.moves):
             table.add_row(escape(move.at), move.how, move.version)
         out.print(table)

@@ -31,7 +31,9 @@ def loaded(which: str | None, store: str | None, *, fresh: bool = False) -> "tup
     source = model(name or None, store, settings)
     version = source.version(wanted or settings.alias) if _is_alias(wanted) else wanted
     if version is None:
-        raise SettingError(source.store.lacks(source.name, wanted or settings.alias))
+        raise SettingError(
+            f"{source.store.lacks(source.name, wanted or settings.alias)}; `intent model list` shows what there is"
+        )
     with source.fresh() if fresh else nullcontext(source) as there:
         return there.load(version), source.store.url, source
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def replay(
     *,
     file: options.Scores,
-    topic: Annotated[str | None, typer.Option(help="Source topic; default: the setting topics.events.")] = None,
+    topic: options.Topic = None,
     begin: Annotated[
         str,
         typer.Option(

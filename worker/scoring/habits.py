@@ -44,7 +44,7 @@ GAPS: Final = 7
 """Buckets of an event's gap: below 1 s, 3 s, 10 s, 1 min, longer; a session that opens after a pause, or without."""
 
 _KINDS = 16
-assert len(KINDS) == _KINDS
+assert len(KINDS) == _KINDS, "raise `_KINDS` with `worker.events.KINDS`, and train the bundles again"
 
 SYMBOLS: Final = _KINDS * GAPS * 2
 STEPS: Final = 10

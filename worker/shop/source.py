@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from worker.errors import IntentError
+from worker.errors import SettingError
 from worker.events import Event
 
 WEEK_MS: Final = 7 * 86_400_000
@@ -76,7 +76,7 @@ class Source(Protocol):
 def opened(path: Path, mapping: Path | None) -> Source:
     """The GA360 sample in a folder; with a mapping, a table of any shop's events.
 
-    Raises `IntentError` for what is neither, `SettingError` for a mapping that is none.
+    Raises `SettingError` for a file without a mapping and for a mapping that is none, `IntentError` for any other path.
     """
     from worker.shop.ga360 import Sample
     from worker.shop.table import Table
@@ -84,5 +84,5 @@ def opened(path: Path, mapping: Path | None) -> Source:
     if mapping is not None:
         return Table(path, mapping)
     if path.is_file():
-        raise IntentError(f"{path} is a file: --map tells how its columns become events; the GA360 sample is a folder")
+        raise SettingError(f"{path} is a file: --map tells how its columns become events; the GA360 sample is a folder")
     return Sample(path)

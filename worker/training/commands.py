@@ -256,10 +256,10 @@ def train(
             progress.update(task, completed=step.windows, total=step.of_windows, description=described)
             if step.validation is not None:
                 found = step.validation
-                progress.console.print(
+                line(
                     f"  {step.windows:,} windows, {step.seconds:.0f} s: validation AUC {found['auc_24h']:.4f}, "
                     f"AP {found['ap_24h']:.4f} at 24 h, score {found['score']:.4f}",
-                    highlight=False,
+                    to=progress.console,
                 )
 
         found = run(
@@ -270,7 +270,7 @@ def train(
             runs=runs,
             draws=draws,
             command=shlex.join(["intent", *sys.argv[1:]]),
-            say=lambda stage: progress.console.print(stage, highlight=False),
+            say=lambda stage: line(stage, to=progress.console),
             report=report,
             resume=resume,
             test=test,

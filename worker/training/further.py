@@ -109,9 +109,7 @@ def train_further(
             losses = [
                 f"{step.validation[part]:.4f} on {part} labels" for part in ("new", "old") if part in step.validation
             ]
-            progress.console.print(
-                f"  {step.windows:,} windows, {step.seconds:.0f} s: log loss {', '.join(losses)}", highlight=False
-            )
+            line(f"  {step.windows:,} windows, {step.seconds:.0f} s: log loss {', '.join(losses)}", to=progress.console)
 
     return update.update(
         source,
@@ -122,7 +120,7 @@ def train_further(
         runs=runs,
         draws=draws,
         command=shlex.join(["intent", *sys.argv[1:]]),
-        say=lambda stage: progress.console.print(stage, highlight=False),
+        say=lambda stage: line(stage, to=progress.console),
         report=report,
     )
 

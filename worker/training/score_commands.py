@@ -133,7 +133,8 @@ def _score_source(
         model = engine.model
     seconds = time.monotonic() - begin
     if as_json:
-        result = {"out": str(file), "rows": rows, "seconds": round(seconds, 1), "model": [model.name, model.version]}
+        named = {"name": model.name, "version": model.version}
+        result = {"out": str(file), "rows": rows, "seconds": round(seconds, 1), "model": named}
         rows_of = {} if rejects is None else {"table": account(to_ms) | {"rejected": rejects.document()}}
         say_json(result | rows_of)
         return

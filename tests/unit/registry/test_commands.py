@@ -81,6 +81,12 @@ def test_there_is_a_challenger_to_retire_or_a_sentence_on_every_store(run: Run, 
     assert str(result.exception) == f"the model {NAME} in {store.url} has no challenger; nothing was changed"
 
 
+def test_a_model_that_nobody_has_promoted_is_said_to_be_so(run: Run, filled: Store) -> None:
+    result = run("show", NAME, "--store", filled.url)
+    assert isinstance(result.exception, SettingError)
+    assert str(result.exception).endswith("has no alias champion; `intent model list` shows what there is")
+
+
 @pytest.mark.parametrize(
     ("command", "error"),
     [

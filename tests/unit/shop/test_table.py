@@ -376,7 +376,7 @@ def test_tables_that_are_none_are_told(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"no parquet")
     with pytest.raises(IntentError, match="cannot be read as Parquet"):
         Table(tmp_path / "t.parquet", mapping)
-    with pytest.raises(IntentError, match="is a file: --map tells"):
+    with pytest.raises(SettingError, match="is a file: --map tells"):  # bad usage
         opened(tmp_path / "t.csv", None)
     with pytest.raises(SettingError, match=r"mapping\.toml.*cannot be read"):
         opened(tmp_path / "t.csv", tmp_path / "absent" / "mapping.toml")

@@ -272,7 +272,7 @@ def test_what_gains_nothing_leaves_the_former_in_place(
         (["--peft", "lora"], "--from"),
         (["--since", "2016-09-01"], "--from"),
         (["--from", "x", "--peft", "prefix"], "does not merge"),
-        (["--from", "x", "--peft", "lore"], "none of head, lora"),
+        (["--from", "x", "--peft", "lore"], "none of head, lora, adalora, ia3 "),
         (["--from", "x", "--peft", "head", "--no-head"], "--no-head"),
         (["--from", "x", "--size", "mini"], "--size"),
         (["--from", "x", "--until", "2016-10-05"], "test slice"),

@@ -83,6 +83,7 @@ def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path
     scored = run(cli.app, ["score", "table", str(table), "--map", str(mapping), *bundle, *out, "--json"])
     assert scored.exit_code == 0, scored.output
     told = json.loads(scored.stdout)
+    assert told["model"].keys() == {"name", "version"}
     scores = pq.read_table(tmp_path / "s.parquet")
     assert scores.column_names[:4] == ["user_id", "session_id", "event_id", "timestamp_ms"]
     again = Table(table, mapping)
@@ -92,12 +93,13 @@ def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path
 
 def test_a_table_too_short_to_train_on_is_told(table: Path, mapping: Path, tmp_path: Path) -> None:
     first = "".join(table.read_text().splitlines(keepends=True)[:40])
-    (tmp_path / "short.csv").write_text(first)
+    (tmp_path / "short[a].csv").write_text(first)
     short = mapping.read_text().split("[splits]")[0]
     (tmp_path / "m.toml").write_text(short)
-    arguments = ["train", "--data", str(tmp_path / "short.csv"), "--map", str(tmp_path / "m.toml"), "--out", "b"]
+    arguments = ["train", "--data", str(tmp_path / "short[a].csv"), "--map", str(tmp_path / "m.toml"), "--out", "b"]
     done = CliRunner().invoke(cli.app, [*arguments, "--runs", str(tmp_path / "runs")])
     assert "for every horizon" in str(done.exception)
+    assert "/short[a].csv into windows\n" in done.output  # a name is no markup, a line is whole
 
 
 def test_a_table_of_too_few_visitors_to_train_on_is_told(tmp_path: Path) -> None:
