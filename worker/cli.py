@@ -7,8 +7,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from worker import __version__
 from worker.errors import IntentError, SettingError
-from worker.terminal import say, say_json, told
+from worker.terminal import line, say, say_json, told
 
 Settings = Annotated[
     list[str] | None,
@@ -24,6 +25,9 @@ First steps: `intent demo` shows the whole system on this machine. In production
 `intent check`, `intent worker`. Exit codes: 0 done, 1 failed, 2 bad usage or settings, 3 a check did not hold.
 """
 
+_PLAIN = (bool, int, float, str, type(None))
+"""As they are in JSON."""
+
 config_app = typer.Typer(help="The settings: what is in force and where it comes from.", no_args_is_help=True)
 
 app = typer.Typer(
@@ -36,8 +40,19 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:  # noqa: FBT001 - a callback of an option
+    if wanted:
+        line(f"{_NAME} {__version__}")
+        raise typer.Exit
+
+
 @app.callback(help=_HELP)
-def _group() -> None:
+def _group(
+    *,
+    version: Annotated[  # noqa: ARG001 - its callback's
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Standard output is for results alone."""
     from worker.ops import logs
 
@@ -113,7 +128,7 @@ def show(
         raise
     if as_json:
         rows = {
-            name: {"value": None if value is None else str(value), "from": origins[name]}
+            name: {"value": value if isinstance(value, _PLAIN) else str(value), "from": origins[name]}
             for name, value in values.items()
         }
         say_json(rows)

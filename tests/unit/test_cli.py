@@ -2,7 +2,9 @@
 
 import errno
 import io
+import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,17 @@ def test_settings_that_are_refused_are_listed_all_the_same(monkeypatch: pytest.M
     assert heading.split() == ["setting", "default", "meaning"]
     assert [line.split()[0] for line in lines] == list(settings.meanings())
     assert CliRunner().invoke(cli.app, ["config", "show", "--json"]).stdout == ""
+
+
+def test_settings_for_programs_have_the_types_of_json() -> None:
+    shown = json.loads(CliRunner().invoke(cli.app, ["config", "show", "--json"]).stdout)
+    values = {name: shown[name]["value"] for name in ("topics.partitions", "model.deterministic", "kafka.ssl_ca_file")}
+    assert values == {"topics.partitions": 4, "model.deterministic": False, "kafka.ssl_ca_file": None}
+
+
+def test_the_version_is_the_packages() -> None:
+    done = CliRunner().invoke(cli.app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"intent {version('intent-worker')}\n")
 
 
 def test_no_option_is_cut_off_its_help(monkeypatch: pytest.MonkeyPatch) -> None:
