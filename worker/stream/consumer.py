@@ -277,6 +277,8 @@ class Consumer(FaustConsumer):
     async def wait_empty(self) -> None:
         """Finish the batches in hand, then commit the group's offsets."""
         await self.app.close_partitions()
+        if self.app.should_stop and not self.app.crashed:
+            self.app.limit_farewell()
         await self.commit_and_end_transactions()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
