@@ -110,7 +110,8 @@ class Consumer(FaustConsumer):
     def connected(self) -> bool:
         """Whether a connection to any broker is open."""
         consumer = getattr(self._thread, "_consumer", None)
-        return consumer is not None and any(conn.connected() for conn in consumer._client._conns.values())  # noqa: SLF001
+        # A list: the consumer's thread may add a connection or drop one meanwhile.
+        return consumer is not None and any(conn.connected() for conn in list(consumer._client._conns.values()))  # noqa: SLF001
 
     def check_group(self) -> None:
         """Raises what has ended or holds up the routine that keeps this worker in its group, such as a refusal.

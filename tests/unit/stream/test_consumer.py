@@ -52,3 +52,19 @@ async def test_only_a_stop_gives_the_group_a_limited_time_and_not_before_all_is_
     consumer: Any = SimpleNamespace(app=app, commit_and_end_transactions=commit)
     await Consumer.wait_empty(consumer)
     assert heard == told
+
+
+def test_a_connection_that_is_made_meanwhile_does_not_break_the_health_page() -> None:
+    """The consumer's thread opens and drops them while the event loop looks."""
+    connections: dict[int, Any] = {}
+
+    class Connection:
+        def connected(self) -> bool:
+            connections[len(connections)] = self
+            return False
+
+    connections[0] = Connection()
+    consumer: Any = SimpleNamespace(_thread=SimpleNamespace(_consumer=SimpleNamespace(_client=SimpleNamespace())))
+    consumer._thread._consumer._client._conns = connections
+    connected: Any = Consumer.connected
+    assert connected.fget(consumer) is False
