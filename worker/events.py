@@ -140,6 +140,8 @@ def decode(value: bytes | None, *, key: bytes | None, timestamp_ms: int) -> Even
     if time_ms > MAX_TIME_MS:  # a local time of 9999 with an offset: in UTC it has a fifth digit
         raise Invalid("schema", "`event_time` is after the year 9999 in UTC")
     if time_ms > timestamp_ms + MAX_AHEAD_MS:
+        if timestamp_ms < 0:  # Kafka takes -1 for none, and some clients send it
+            raise Invalid("future", "the record has no timestamp, ahead of which `event_time` must not be")
         raise Invalid(
             "future", f"`event_time` is {(time_ms - timestamp_ms) / 3.6e6:.1f} h ahead of the record's timestamp"
         )

@@ -2,6 +2,7 @@
 was refused; once it is allowed, nothing is missing.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -16,14 +17,18 @@ from tests.conftest import MakeSettings
 from tests.integration.deployment import ROOT, Worker, publish, read_all, until
 from tests.integration.secured import Guarded, rights
 from tests.integration.stories import event
+from worker.dlq.letters import parse
+from worker.dlq.redrive import Redriver
 from worker.errors import IntentError, SettingError
 from worker.kafka import clients, topics
 from worker.ports import free_port
 from worker.replay import plan
 from worker.replay.lookup import look_up
 from worker.replay.plan import EARLIEST, LATEST
+from worker.replay.tape import Played
 from worker.settings import Kafka, Settings
-from worker.shop.publish import connect
+from worker.shop.outgoing import Outgoing
+from worker.shop.publish import Publisher, connect
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
@@ -163,3 +168,21 @@ def set_max_message_bytes(guarded: Guarded, topic: str, count: int) -> None:
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     admin = clients.admin(Kafka(bootstrap_servers=guarded.inside))
     admin.incremental_alter_configs([resource])[resource].result(15)
+
+
+def test_who_may_write_nowhere_is_told_so_in_a_sentence(settings: MakeSettings, guarded: Guarded) -> None:
+    """Such a user's producers get no id, and are of no use at all."""
+    user = "user-who-only-reads"
+    guarded.enrol(user, PASSWORD)
+    made = settings(kafka={"bootstrap_servers": guarded.inside})
+    guarded.allow(rights(made, user)["events"])
+    own = made.model_copy(update={"kafka": Kafka.model_validate(guarded.client(user, PASSWORD))})
+    key, value, _ = event("ann", 1, START_MS)
+    publisher = Publisher(connect(own), made.topics.events)
+    publisher.run([Outgoing(None, key, value)] * 3)
+    with pytest.raises(IntentError, match=rf"{made.topics.events} .*uthoriz"):
+        publisher.finish()
+    letter = parse(Played(0, START_MS, key, value, []), partition=0)
+    letters = [dataclasses.replace(letter, topic=made.topics.events)] * 3
+    with pytest.raises(IntentError, match=rf"{made.topics.events} .*uthoriz"):
+        Redriver(own.kafka, dead_letters=made.topics.dead_letters).send(letters)

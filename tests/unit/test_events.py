@@ -73,6 +73,12 @@ def test_invalid(value: bytes | None, key: bytes | None, reason: str) -> None:
     assert str(caught.value)
 
 
+def test_a_record_without_a_timestamp_is_told_as_such_and_not_as_centuries_ahead() -> None:
+    with pytest.raises(Invalid, match="has no timestamp") as caught:
+        events.decode(written(), key=b"u", timestamp_ms=-1)
+    assert caught.value.reason == "future"
+
+
 def test_a_day_ahead_is_accepted() -> None:
     assert decode(written(event_time=NOW_MS + 86_400_000)).time_ms == NOW_MS + 86_400_000
 

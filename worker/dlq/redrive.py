@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -66,7 +67,7 @@ class Redriver:
         self._dead_letters = dead_letters
         config = {
             **clients.librdkafka(kafka),
-            "enable.idempotence": True,
+            **clients.IN_ORDER,
             "linger.ms": 20,
             "message.max.bytes": 2 * deadletter.MAX_BYTES,  # any letter: what is too large, the topic says
         }
@@ -79,16 +80,19 @@ class Redriver:
 
         Where the letters themselves end in an error, those before it are sent all the same.
         """
-        count = 0
+        count, topic = 0, ""
         try:
             for letter in letters:
+                topic = letter.topic
                 where = f"{self._dead_letters}-{letter.id.replace(':', '-')}"
                 self._produce(letter, [*letter.headers, (FROM_HEADER, where.encode())])
                 count += 1
         except IntentError:
-            self._producer.flush(_FLUSH_TIMEOUT_S)  # else what is queued goes with the producer, unsent
+            with suppress(IntentError), clients.of_use(topic):
+                self._producer.flush(_FLUSH_TIMEOUT_S)  # else what is queued goes with the producer, unsent
             raise
-        left = self._producer.flush(_FLUSH_TIMEOUT_S)
+        with clients.of_use(topic):
+            left = self._producer.flush(_FLUSH_TIMEOUT_S)
         if left or self._failed:
             why = "; ".join(f"{number}: {reason}" for reason, number in self._failed.items())
             raise IntentError(
@@ -108,14 +112,18 @@ class Redriver:
                     headers=[*headers],
                     on_delivery=self._delivered,
                 )
-                self._producer.poll(0)
             except BufferError:  # the local queue is full: wait for acknowledgements
-                self._producer.poll(1)
+                self._poll(letter.topic, 1)
             except KafkaException as error:  # refused before it is sent: too large, or no such partition
                 self._failed[error.args[0].str()] += 1
                 return
             else:
+                self._poll(letter.topic, 0)
                 return
+
+    def _poll(self, topic: str, timeout_s: float) -> None:
+        with clients.of_use(topic):
+            self._producer.poll(timeout_s)
 
     def _delivered(self, error: KafkaError | None, _message: Message) -> None:
         if error is not None:

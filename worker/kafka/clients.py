@@ -67,6 +67,32 @@ def accepted() -> Iterator[None]:
         raise SettingError(f"the settings `kafka.*` are not accepted: {error.args[0].str()}; correct them") from None
 
 
+IN_ORDER: Final = {"enable.idempotence": True, "max.in.flight.requests.per.connection": 1}
+"""What a confluent-kafka producer needs to come through changes of leaders. One that is not leader yet may refuse a
+partition's first batch and take its second, were that under way: the first then is out of order, and the producer of no
+further use (librdkafka issue 3584).
+"""
+
+
+@contextmanager
+def of_use(topic: str) -> Iterator[None]:
+    """Around the polls of a producer of records for the topic: they raise once, where it is of no further use.
+
+    Raises `IntentError`, one sentence.
+    """
+    try:
+        yield
+    except (KafkaException, SystemError) as error:
+        # The latter where a delivery was told with the error pending already, which is its cause then.
+        cause = error if isinstance(error, KafkaException) else error.__cause__
+        if not isinstance(cause, KafkaException):
+            raise
+        raise IntentError(
+            f"{topic} takes nothing more from here: {cause.args[0].str()}; allow this user WRITE on the topic where "
+            "that is not authorized, else try again"
+        ) from None
+
+
 def librdkafka(kafka: Kafka, trouble: Trouble | None = None) -> dict[str, Any]:
     """The connection part of a confluent-kafka client's configuration. `trouble` may hear what keeps it from brokers.
 

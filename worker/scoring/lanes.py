@@ -9,7 +9,8 @@ whose windows fit into its share waits for the batch under way and for its own, 
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +62,7 @@ class Job:
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error. What is still queued of it is dropped."""
-        if not self.answer.done() and self.answer.set_running_or_notify_cancel():
+        with suppress(InvalidStateError):  # asked first whether it is answered, another thread could come between
             self.answer.set_exception(error)
 
     def _before(self, place: int) -> int:
@@ -204,6 +205,6 @@ def halves(parts: Sequence[Part]) -> list[list[Part]]:
 
 
 def settle(waiter: "Future[Any]", value: object) -> None:
-    """Answers one that may have been cancelled meanwhile."""
-    if not waiter.done() and waiter.set_running_or_notify_cancel():
+    """Answers one that may have been cancelled, or answered by another thread, meanwhile."""
+    with suppress(InvalidStateError):
         waiter.set_result(value)

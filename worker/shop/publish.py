@@ -55,7 +55,7 @@ def connect(settings: Settings, *, max_queued: int = 100_000) -> Producer:
     config = {
         **clients.librdkafka(settings.kafka, trouble),
         "partitioner": "murmur2_random",
-        "enable.idempotence": True,
+        **clients.IN_ORDER,
         "linger.ms": 5,
         "compression.type": "lz4",
         "queue.buffering.max.messages": max_queued,
@@ -101,6 +101,7 @@ class Publisher:
 
     def run(self, records: Iterable[Outgoing], *, stopped: Callable[[], bool] = lambda: False) -> None:
         """Sends until the records end or `stopped`; then `finish` must follow. Blocks; due times in ascending order.
+        Raises `IntentError` when the producer can send nothing more.
 
         A record's timestamp is its scheduled send, so that latency measured from it includes what the schedule slipped.
         """
@@ -110,7 +111,7 @@ class Publisher:
                 start_s, start_ms = self._monotonic_s(), self._wall_s() * 1000
             at_s = self._monotonic_s() - start_s
             while due_s is not None and at_s < due_s and not stopped():
-                self._producer.poll(min(max(due_s - at_s, _SHORTEST_WAIT_S), 0.5))
+                self._poll(min(max(due_s - at_s, _SHORTEST_WAIT_S), 0.5))
                 at_s = self._monotonic_s() - start_s
             if stopped():
                 break
@@ -121,11 +122,12 @@ class Publisher:
                 self.delay_ms.record_value(min(int((at_s - due_s) * 1000), _MAX_DELAY_MS))
             self.seconds = at_s
             if self.sent % _SERVE_EVERY == 0:
-                self._producer.poll(0)
+                self._poll(0)
 
     def finish(self, *, timeout_s: float = 40.0) -> None:
         """Waits for the outstanding acknowledgements. Raises `IntentError` when a record was not delivered."""
-        left = self._producer.flush(timeout_s)
+        with clients.of_use(self._topic):
+            left = self._producer.flush(timeout_s)
         if left or self.failed:
             reason = self._first_error or f"no answer within {timeout_s:.0f} s"
             raise IntentError(
@@ -138,12 +140,17 @@ class Publisher:
             try:
                 self._producer.produce(self._topic, value, key, timestamp=timestamp_ms, on_delivery=self._delivered)
             except BufferError:  # the local queue is bounded; the delay shows that we waited
-                self._producer.poll(_FULL_WAIT_S)
+                self._poll(_FULL_WAIT_S)
             except KafkaException as error:
+                self._poll(0)  # knows why, where the producer is of no further use
                 raise IntentError(f"{self._topic} takes no events: {error.args[0].str()}") from None
             else:
                 self.sent += 1
                 return
+
+    def _poll(self, timeout_s: float) -> None:
+        with clients.of_use(self._topic):
+            self._producer.poll(timeout_s)
 
     def _delivered(self, error: KafkaError | None, _: object) -> None:
         if error is None:

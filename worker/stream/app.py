@@ -43,6 +43,8 @@ from worker.stream.watchdog import EXIT_FATAL, Watchdog, end_process, exit_now
 _FETCH_BYTES: Final = 4 << 20
 _LOOP_STALL_S: Final = 60.0
 _BEAT_S: Final = 1.0
+_FAREWELL_S: Final = 3.0
+"""So long the group may take to hear of a stop: milliseconds, or a coordinator's election; for ever without brokers."""
 _HEARTBEAT_S: Final = 3.0
 """A member hears of a rebalance by its heartbeat, and the others stand still until the last one has."""
 _GC_THRESHOLDS: Final = (100_000, 50, 100)
@@ -172,6 +174,10 @@ class IntentApp(faust.App):
         except Exception as error:  # as above
             end_process("a partition could not be closed", error)
 
+    def limit_farewell(self) -> None:
+        """Stopping, and all is committed. What is left is the group's to hear, and no broker may ever answer."""
+        self.loop.call_later(_FAREWELL_S, _leave_in_silence)
+
     def recovery_progressed(self) -> None:
         """Changelog records of own partitions were read back."""
         self.partitions.progressed()
@@ -241,6 +247,12 @@ class IntentApp(faust.App):
 
     def _answer(self, answer: health.Answer) -> Any:
         return self.web.bytes(answer.body, content_type=health.CONTENT_TYPE, status=answer.status)
+
+
+def _leave_in_silence() -> NoReturn:
+    """The group finds out by the session's end. Nothing else is missing: RocksDB is read back as after a kill."""
+    log.warning("stopped, and the group does not know: the brokers do not answer", waited_s=_FAREWELL_S)
+    exit_now(0)
 
 
 async def _subscribe(stream: Any) -> None:

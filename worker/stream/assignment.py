@@ -37,6 +37,7 @@ class Partitions:
         self._shared = shared
         self._parts: dict[TP, Partition] = {}
         self._room = asyncio.Event()
+        self._closing = asyncio.Lock()
         self.progressed_at = time.monotonic()
         self.taken_back: dict[int, int] = {}
         """By partition, the changelog offset from which on all hung and is aborted now: see `hanging`."""
@@ -155,10 +156,11 @@ class Partitions:
             part.end_offset = min(part.end_offset, part.due)
 
     async def close(self) -> None:
-        """Close all, each finishing its batch."""
-        parts, self._parts = self._parts, {}
-        within_s = self._shared.settings.worker.shutdown_timeout_s
-        await asyncio.gather(*(part.close(within_s) for part in parts.values()))
+        """Close all, each finishing its batch. A stop and a rebalance may ask at once: none returns before all are."""
+        async with self._closing:
+            parts, self._parts = self._parts, {}
+            within_s = self._shared.settings.worker.shutdown_timeout_s
+            await asyncio.gather(*(part.close(within_s) for part in parts.values()))
         for tp, part in parts.items():
             if part.live:
                 self._shared.metrics.forget_partition(tp.partition)

@@ -7,8 +7,8 @@ Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which 
   `_thread`, `flow_active`
 - faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
 - aiokafka: `AIOKafkaConsumer._isolation_level`, `_fetch_max_wait_ms`, `_subscription`, `_client._conns`,
-  `_coordinator.check_errors`, `_fetcher._prefetch_backoff`; `sender.BACKOFF_OVERRIDE`; `AIOKafkaConnection._writer`,
-  `_loop`; what `records` says
+  `_coordinator.check_errors`, `_fetcher._prefetch_backoff`; `SubscriptionState._last_fetch_ended`;
+  `sender.BACKOFF_OVERRIDE`; `AIOKafkaConnection._writer`, `_loop`; what `records` says
 """
 
 import asyncio
@@ -110,7 +110,8 @@ class Consumer(FaustConsumer):
     def connected(self) -> bool:
         """Whether a connection to any broker is open."""
         consumer = getattr(self._thread, "_consumer", None)
-        return consumer is not None and any(conn.connected() for conn in consumer._client._conns.values())  # noqa: SLF001
+        # A list: the consumer's thread may add a connection or drop one meanwhile.
+        return consumer is not None and any(conn.connected() for conn in list(consumer._client._conns.values()))  # noqa: SLF001
 
     def check_group(self) -> None:
         """Raises what has ended or holds up the routine that keeps this worker in its group, such as a refusal.
@@ -277,6 +278,8 @@ class Consumer(FaustConsumer):
     async def wait_empty(self) -> None:
         """Finish the batches in hand, then commit the group's offsets."""
         await self.app.close_partitions()
+        if self.app.should_stop and not self.app.crashed:
+            self.app.limit_farewell()
         await self.commit_and_end_transactions()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
@@ -291,6 +294,10 @@ class Consumer(FaustConsumer):
         await super().on_partitions_revoked(revoked)  # comes to `wait_empty`, with what is done still known
         await self.app.close_partitions()
         self.app.partitions.forget()
+        # aiokafka leaves the group after `broker_max_poll_interval` without a fetch, as while a slow model keeps all
+        # queues full, and joins again only once there was one: Faust fetches nothing until then.
+        consumer: Any = self._thread._consumer  # noqa: SLF001
+        consumer._subscription._last_fetch_ended = time.monotonic()  # noqa: SLF001
 
 
 class Transport(FaustTransport):

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, wait
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -124,16 +125,16 @@ class Shadow:
             except Exception as error:  # a shadow must not end, and must not be noticed, for whatever went wrong
                 log.warning("shadow scores were dropped", error=repr(error))
         if self._producer is not None:
-            self._producer.flush(_FLUSH_S)
+            with suppress(KafkaException):
+                self._producer.flush(_FLUSH_S)
 
     def _turn(self) -> None:
         """One offer, or one wait."""
+        self._hear()
         with self._work:
             if not self._waiting:
                 self._work.wait(_REPORTS_S)
             some = [self._waiting.popleft() for _ in range(min(CHUNK, len(self._waiting)))]
-        if self._producer is not None:
-            self._producer.poll(0)
         if not some:
             return
         try:
@@ -157,8 +158,7 @@ class Shadow:
             wait([answer], _REPORTS_S)  # does not hear of a cancellation, hence the loop's own question
             if self._closed:
                 answer.cancel()
-            if self._producer is not None:
-                self._producer.poll(0)
+            self._hear()
         return answer.result()
 
     def _put_back(self, some: Sequence[_Waiting]) -> None:
@@ -195,19 +195,26 @@ class Shadow:
             self._producer = self._new_producer(self._settings)
         return self._producer
 
+    def _hear(self) -> None:
+        """Of what Kafka has acknowledged; or that the client is of no further use: the next scores get another."""
+        if self._producer is None:
+            return
+        try:
+            self._producer.poll(0)
+        except KafkaException as error:  # it tells so once, and by no record's delivery
+            self._refuse(error.args[0].str(), len(self._producer))
+            self._producer = None
+
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         if error is None:
             self._refused = False
             self._metrics.shadow_scores_total.inc()
-            return
-        self._refuse(error.str())
-        if error.fatal() and self._producer is not None:  # the client is of no further use
-            self._drop("kafka", len(self._producer))
-            self._producer = None
+        else:
+            self._refuse(error.str())
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, count: int = 1) -> None:
         """One line for a topic that refuses, not one for each record."""
-        self._drop("kafka", 1)
+        self._drop("kafka", count)
         if not self._refused:
             log.warning("shadow scores are not taken", topic=self._settings.topics.shadow, reason=reason)
         self._refused = True
@@ -222,7 +229,7 @@ def producer(settings: Settings) -> Producer:
     return Producer(
         {
             **clients.librdkafka(settings.kafka),
-            "enable.idempotence": True,
+            **clients.IN_ORDER,
             "compression.type": "lz4",
             "linger.ms": 20,
             "message.timeout.ms": int(_DELIVERY_S * 1000),

@@ -29,7 +29,7 @@ from worker.drift.topic import WatchSink
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.events import Event, decode, encode
 from worker.ops.metrics import Metrics
-from worker.scores import HORIZONS
+from worker.scores import HORIZONS, Intent
 from worker.scoring import bundle as bundles
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
@@ -293,7 +293,7 @@ def test_a_clock_that_is_ahead_makes_no_score_mature() -> None:
 def test_of_a_topic_it_is_known_when_events_came(watched: Bundle) -> None:
     event = making.event(1, event_time=20 * MINUTE)
     updates = [SimpleNamespace(event=event, window=making.window_of([event]), record=SimpleNamespace(timestamp=7))]
-    ratings = [SimpleNamespace(intent=(0.1, 0.2, 0.3))]
+    ratings = [SimpleNamespace(intent=Intent(0.1, 0.2, 0.3))]
     watch = Watch(watched)
     WatchSink(watch).write(0, SimpleNamespace(updated=updates), ratings)  # type: ignore[arg-type]  # all it looks at
     assert watch.seen_ms == 7

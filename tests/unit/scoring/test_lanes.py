@@ -1,7 +1,9 @@
 """Who is next, how a job is split and when it is answered."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +130,26 @@ def test_a_failed_part_fails_the_job_once_and_for_all() -> None:
     with pytest.raises(RuntimeError, match="first"):
         job.answer.result()
     assert made.take(100) == []
+
+
+class Raced(Future[Any]):
+    """Answered by another thread right after it was asked whether it is."""
+
+    def done(self) -> bool:
+        before = super().done()
+        if not before:
+            super().set_exception(RuntimeError("sooner"))
+        return before
+
+
+@pytest.mark.parametrize("end", [Job.fail, lambda job, _: job.add(0, scored(4))], ids=["failed", "answered"])
+def test_of_two_threads_that_end_a_job_one_does(end: Callable[[Job, Exception], None]) -> None:
+    """Who closes the engine, and the engine's own thread."""
+    job = Job([LONG] * 4, "a")
+    job.answer = Raced()
+    end(job, RuntimeError("later"))
+    job.fail(RuntimeError("last"))
+    assert str(job.answer.exception(0)) != "last"
 
 
 def test_an_empty_lane_takes_any_job_and_a_full_one_none() -> None:

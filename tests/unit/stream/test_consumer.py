@@ -22,3 +22,49 @@ def test_a_session_that_the_brokers_do_not_allow_is_told_by_the_setting() -> Non
     )
     with pytest.raises(Fatal, match=r"no session of `worker\.session_timeout_s`, which is 10; choose one"):
         Consumer.check_group(consumer)
+
+
+@pytest.mark.parametrize(
+    ("stopping", "crashed", "told"),
+    [
+        pytest.param(True, False, ["closed", "limited", "committed"], id="a stop"),
+        pytest.param(True, True, ["closed", "committed"], id="a crash, which must not pass for a clean stop"),
+        pytest.param(False, False, ["closed", "committed"], id="a rebalance"),
+    ],
+)
+async def test_only_a_stop_gives_the_group_a_limited_time_and_not_before_all_is_committed(
+    stopping: bool, crashed: bool, told: list[str]
+) -> None:
+    heard: list[str] = []
+
+    async def close() -> None:
+        heard.append("closed")
+
+    async def commit() -> None:
+        heard.append("committed")
+
+    app = SimpleNamespace(
+        should_stop=stopping,
+        crashed=crashed,
+        close_partitions=close,
+        limit_farewell=lambda: heard.append("limited"),
+    )
+    consumer: Any = SimpleNamespace(app=app, commit_and_end_transactions=commit)
+    await Consumer.wait_empty(consumer)
+    assert heard == told
+
+
+def test_a_connection_that_is_made_meanwhile_does_not_break_the_health_page() -> None:
+    """The consumer's thread opens and drops them while the event loop looks."""
+    connections: dict[int, Any] = {}
+
+    class Connection:
+        def connected(self) -> bool:
+            connections[len(connections)] = self
+            return False
+
+    connections[0] = Connection()
+    consumer: Any = SimpleNamespace(_thread=SimpleNamespace(_consumer=SimpleNamespace(_client=SimpleNamespace())))
+    consumer._thread._consumer._client._conns = connections
+    connected: Any = Consumer.connected
+    assert connected.fget(consumer) is False

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import re
 import signal
+import time
 import tomllib
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +23,7 @@ from aiokafka.codec import lz4_encode
 from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.consumer.subscription_state import Assignment, TopicPartitionState
+from aiokafka.consumer.subscription_state import Assignment, SubscriptionState, TopicPartitionState
 from aiokafka.errors import ConcurrentTransactions
 from aiokafka.producer import sender as aiokafka_sender
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -228,6 +229,15 @@ def test_what_ails_the_coordination_is_told_to_those_who_ask() -> None:
     assert "raise exc" in asked
     assert "self._pending_exception = exc" in source(GroupCoordinator._push_error_to_user)
     assert "self._coordinator = GroupCoordinator(" in source(aiokafka.AIOKafkaConsumer.start)
+
+
+async def test_how_long_nothing_was_fetched_is_read_from_where_we_set_it() -> None:
+    """Who has fetched nothing for too long does not join its group again."""
+    state = SubscriptionState()
+    state._last_fetch_ended = time.monotonic() - 100
+    assert state.fetcher_idle_time >= 100
+    joining = inspect.getsource(GroupCoordinator)
+    assert "if prev_assignment is not None and idle_time >= self._max_poll_interval:" in joining
 
 
 def test_no_partition_at_all_is_taken_for_every_partition() -> None:

@@ -268,3 +268,27 @@ async def test_closing_ends_the_take_and_empties_the_queue(partitions: Partition
     assert await offsets(part) == []
     assert partitions.queued == 0
     assert partitions.feed(SOURCE, recs(2), 3) is None
+
+
+async def test_who_closes_meanwhile_returns_no_sooner_than_the_batch_in_hand_is_done(
+    partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebalance during a stop: what is not closed yet is not free for its next owner, which would fence it off."""
+    commit, took = asyncio.Event(), asyncio.Event()
+
+    async def committing(*_: object, **__: object) -> None:
+        took.set()
+        await commit.wait()
+
+    async def settled(*_: object, **__: object) -> None: ...
+
+    monkeypatch.setattr("worker.stream.hanging.settle", settled)
+    monkeypatch.setattr("worker.stream.partition.run", committing)
+    await opened(partitions, done=-1)
+    await asyncio.wait_for(took.wait(), 5)
+    stop, revoke = (asyncio.create_task(partitions.close()) for _ in range(2))
+    await asyncio.sleep(0.01)
+    assert not stop.done()
+    assert not revoke.done()
+    commit.set()
+    await asyncio.gather(stop, revoke)

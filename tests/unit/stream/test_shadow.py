@@ -77,6 +77,8 @@ class Producer:
 
     refuse: Exception | None = None
     error: KafkaError | None = None
+    ended: KafkaException | None = None
+    """What the next poll raises, as the client does that is of no further use."""
     sent: list[dict[str, Any]] = field(default_factory=list)
     due: list[Callable[..., None]] = field(default_factory=list)
 
@@ -87,6 +89,8 @@ class Producer:
         self.sent.append({"topic": topic, "value": json.loads(value), "key": key, "partition": partition, **more})
 
     def poll(self, _: float) -> None:
+        if self.ended is not None:
+            raise self.ended
         due, self.due = self.due, []
         for tell in due:
             tell(self.error, None)
@@ -264,10 +268,6 @@ def undelivered(setup: Setup) -> None:
     setup.producer.error = KafkaError(KafkaError._MSG_TIMED_OUT)
 
 
-def fatal(setup: Setup) -> None:
-    setup.producer.error = KafkaError(KafkaError._FATAL, "out of order", fatal=True)
-
-
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -276,7 +276,6 @@ def fatal(setup: Setup) -> None:
         pytest.param(full, "kafka", id="the producer is full"),
         pytest.param(unknown, "kafka", id="no such topic"),
         pytest.param(undelivered, "kafka", id="no broker takes it"),
-        pytest.param(fatal, "kafka", id="the producer is done for"),
     ],
 )
 def test_whatever_fails_is_counted_and_the_next_ones_go_out(
@@ -295,6 +294,21 @@ def test_whatever_fails_is_counted_and_the_next_ones_go_out(
     setup.turns(3)
     assert setup.sample("dropped_total", reason=reason) == wanted
     assert setup.sample("scores_total") == wanted
+
+
+def test_a_client_that_is_of_no_further_use_is_replaced(setup: Setup) -> None:
+    """It raises that once, when it is polled, and tells nobody what becomes of the records it has."""
+    wanted = sum(chosen(f"user-{number}".encode(), SHARE) for number in range(100))
+    second = Producer()
+    clients = iter([setup.producer, second])
+    setup.shadow._new_producer = lambda _: next(clients)  # type: ignore[assignment, return-value]  # as far as it is used
+    setup.consider(range(100))
+    setup.turns(1)
+    setup.producer.ended = KafkaException(KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, fatal=True))
+    setup.consider(range(100))
+    setup.turns(3)
+    assert len(second.sent) == setup.sample("scores_total") == wanted
+    assert setup.sample("dropped_total", reason="kafka") == wanted
 
 
 def test_the_thread_outlives_an_error_and_ends_when_it_is_told(setup: Setup) -> None:

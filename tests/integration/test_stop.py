@@ -1,0 +1,39 @@
+"""A stop whose brokers do not answer: it waits for what is not committed, and for nothing else."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeSettings
+from tests.integration.deployment import DIGEST, ROOT, Worker, publish, until
+from tests.integration.stories import event
+from tests.integration.test_worker import drained
+from worker.kafka.broker import EmbeddedBroker
+from worker.ports import free_port
+
+pytestmark = pytest.mark.broker
+
+START_MS = 1_760_000_000_000
+EVENTS = 200
+
+
+def test_once_all_is_committed_a_stop_waits_for_no_broker(settings: MakeSettings, tmp_path: Path) -> None:
+    with EmbeddedBroker(tmp_path / "kafka") as broker:
+        own = settings(
+            kafka={"bootstrap_servers": broker.bootstrap_servers},
+            worker={"web_port": free_port(), "shutdown_timeout_s": 60},
+        )
+        worker = Worker(own, tmp_path / "worker.log", command=DIGEST, environment={"PYTHONPATH": str(ROOT)})
+        try:
+            worker.start()
+            events = (event(f"user-{number % 20}", number, START_MS + number * 1000) for number in range(EVENTS))
+            publish(broker.bootstrap_servers, own.topics.events, events)
+            until(lambda: drained(worker, EVENTS), worker, "all events are done")
+            broker.pause(1)
+            began_s = time.monotonic()
+            assert worker.stop() == 0
+            assert time.monotonic() - began_s < own.worker.shutdown_timeout_s / 2
+            assert [line["waited_s"] for line in worker.told() if "waited_s" in line] == [3.0]
+        finally:
+            worker.close()
