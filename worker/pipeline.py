@@ -214,7 +214,8 @@ async def _commit(
     for reason, count in Counter(rejected.reason for rejected in batch.rejected).items():
         metrics.dead_letters_total.labels(reason=reason).inc(count)
     metrics.batch_events.observe(len(batch.timestamps))
-    metrics.event_to_score_seconds.observe((now_ms() - np.asarray(batch.timestamps)) / 1000)
+    sent = np.asarray(batch.timestamps)
+    metrics.event_to_score_seconds.observe((now_ms() - sent[sent >= 0]) / 1000)  # a record without a timestamp has -1
     return time.perf_counter() - begin
 
 

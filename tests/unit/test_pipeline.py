@@ -227,6 +227,16 @@ async def test_publish_store_done_in_order_and_windows_carry_over(monkeypatch: p
     assert metrics.registry.get_sample_value("intent_dead_letters_total", {"reason": "json"}) == 1
 
 
+async def test_latency_is_that_of_records_with_a_timestamp() -> None:
+    """Of one without, which is a dead letter, it would be half a million hours."""
+    port = Port([replace(rec(0), timestamp=-1), replace(rec(1), timestamp=T - 250)])
+    metrics = await play(port, Engine())
+    value = metrics.registry.get_sample_value
+    assert value("intent_event_to_score_seconds_count") == 1
+    assert value("intent_event_to_score_seconds_sum") == 0.25
+    assert value("intent_dead_letters_total", {"reason": "future"}) == 1
+
+
 def test_rows_say_what_the_arrays_say_and_percentiles_only_where_something_ranks() -> None:
     model = Model("m", "1")
     two = Scores(
