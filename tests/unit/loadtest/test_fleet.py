@@ -47,3 +47,16 @@ def test_the_paused_go_on_whatever_happens(tmp_path: Path) -> None:
             waiting.until(lambda: stopped(waiting), "it is paused", within_s=30)
             raise ZeroDivisionError
         waiting.until(lambda: not stopped(waiting), "it goes on", within_s=30)
+
+
+def test_a_worker_too_busy_to_answer_has_not_done_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = member(tmp_path, "loadtest.nothing")
+    busy.log.touch()
+    page = b'intent_events_total{fate="scored"} 5.0\nintent_events_total{fate="late"} 2.0\nintent_tasks 9.0\n'
+    pages = iter([None, None, page])
+    monkeypatch.setattr(busy, "page", lambda _: next(pages))
+    assert busy.metrics("intent_events_total", "intent_tasks") == {"intent_events_total": 7.0, "intent_tasks": 9.0}
+    monkeypatch.setattr(busy, "page", lambda _: None)
+    monkeypatch.setattr(fleet, "_ANSWER_TIMEOUT_S", 0.0)
+    with pytest.raises(IntentError, match="not within 0 s: it answers for its metrics"):
+        busy.metrics("intent_tasks")
