@@ -3,9 +3,14 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
+
+from loadtest import pipeline
+from worker.errors import IntentError
 
 pytestmark = pytest.mark.broker
 
@@ -74,3 +79,24 @@ def test_contenders_outputs_are_counted(kafka: str, tmp_path: Path, *, job: str,
     assert run["events"] == count
     assert run["seconds"] > 0 < run["cpu_s"]
     assert (tmp_path / "pipeline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_fails_leaves_no_topics_on_brokers_that_others_use(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object) -> None:
+        raise IntentError("the contender ended with 1")
+
+    monkeypatch.setattr(pipeline, "_start", ended)
+    with pytest.raises(IntentError, match="the contender ended with 1"):
+        pipeline.pipeline(
+            job="light",
+            contender=[pipeline.Contender.BARE],
+            runs=1,
+            scale=0.001,
+            bootstrap_servers=kafka,
+            folder=tmp_path,
+        )
+    admin, deadline = AdminClient({"bootstrap.servers": kafka}), time.monotonic() + 15
+    while left := [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith(pipeline._MARK)]:
+        assert time.monotonic() < deadline, left
