@@ -50,7 +50,9 @@ def test_every_score_is_measured_of_the_worker_and_of_what_is_beside_it(kafka: s
     assert document == json.loads((tmp_path / "latency.json").read_text())
     loads = {load["of"]: load for load in document["loads"]}
     assert loads.keys() == {"this worker", "bare-exactly-once"}
+    assert [load["workers"] for load in loads.values()] == [2, 1]
     for load in loads.values():
+        assert (load["warmup_seconds"], load["seconds"]) == (1, 2)
         assert (load["sent"], load["measured"], load["missing"], load["repeated"]) == (600, 400, 0, 0)
         latency = load["latency_ms"]
         assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
