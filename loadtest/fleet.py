@@ -27,6 +27,7 @@ from worker.ports import free_port
 from worker.settings import Settings, leaves
 
 _STOP_TIMEOUT_S: Final = 30.0
+_ANSWER_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.02
 
 
@@ -105,9 +106,20 @@ class Member:
         return {next(iter(labels), ""): value for (found, *labels), value in self._samples().items() if found == name}
 
     def metrics(self, *names: str) -> dict[str, float]:
-        """The sums of these metrics over their labels, of one and the same scrape."""
+        """The sums of these metrics over their labels, of one and the same scrape.
+
+        Waits for a worker that is too busy to answer: zeros would be told as if they were its own. Raises `IntentError`
+        where it ends, or does not answer for a minute.
+        """
+        pages: list[bytes | None] = []
+
+        def answered() -> bool:
+            pages.append(self.page("metrics"))
+            return pages[-1] is not None
+
+        self.until(answered, "it answers for its metrics", within_s=_ANSWER_TIMEOUT_S)
         sums = dict.fromkeys(names, 0.0)
-        for (found, *_), value in self._samples().items():
+        for (found, *_), value in samples((pages[-1] or b"").decode()).items():
             if found in sums:
                 sums[found] += value
         return sums

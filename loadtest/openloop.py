@@ -40,6 +40,8 @@ class Result:
     """One load's outcome; latencies in microseconds. Events of the warm-up are sent, awaited and not measured."""
 
     load: Load
+    warmup_s: float = 0.0
+    """Of the load's seconds."""
     measured: int
     missing: int
     repeated: int
@@ -92,6 +94,7 @@ def measure(workers: Sequence[Settings], load: Load, *, warmup_s: float) -> Resu
     histogram = _latencies(load, schedule, read_ns, skip=skip)
     return Result(
         load=load,
+        warmup_s=warmup_s,
         measured=histogram.get_total_count(),
         missing=int((read_ns == 0).sum()),
         repeated=repeated,

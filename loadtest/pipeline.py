@@ -134,22 +134,19 @@ def pipeline(
             counts = {name: max(PARTITIONS, round(ENTRIES[name].events[each] * scale)) for name in programs}
             load = workload.make(each, max(counts.values()), sample=sample or workload.sample_folder())
             sources[each] = load.source
-            for count in sorted(set(counts.values())):
-                _make_topics(kafka, _events_topic(each, count))
-                workload.publish(kafka, _events_topic(each, count), load.records[:count])
-            for number in range(runs):
-                for name in programs:
-                    status.update(f"{each}: run {number + 1} of {runs}, {standings.NAMES[name]}")
-                    took = _run(name, programs[name], kafka, load, job=each, count=counts[name], number=number)
-                    measured[each][name].append(took)
-                    rate, spent = took.events / took.seconds, took.cpu_s / took.events * 1e6
-                    err.print(
-                        f"{each}, run {number + 1} of {runs}: {standings.NAMES[name]}, {rate:,.0f} events/s, "
-                        f"{spent:.1f} µs of CPU an event",
-                        highlight=False,
-                        soft_wrap=True,
-                    )
-            _drop_topics(kafka, [_events_topic(each, count) for count in set(counts.values())])
+            with _events(kafka, load, each, sorted(set(counts.values()))):
+                for number in range(runs):
+                    for name in programs:
+                        status.update(f"{each}: run {number + 1} of {runs}, {standings.NAMES[name]}")
+                        took = _run(name, programs[name], kafka, load, job=each, count=counts[name], number=number)
+                        measured[each][name].append(took)
+                        rate, spent = took.events / took.seconds, took.cpu_s / took.events * 1e6
+                        err.print(
+                            f"{each}, run {number + 1} of {runs}: {standings.NAMES[name]}, {rate:,.0f} events/s, "
+                            f"{spent:.1f} µs of CPU an event",
+                            highlight=False,
+                            soft_wrap=True,
+                        )
 
 
 def profiled(load: Workload, *, count: int, samples: Path) -> Taken:
@@ -257,6 +254,21 @@ def _start(name: Contender, program: Path, task: Task) -> Taken:
 
 def _events_topic(job: Job, count: int) -> str:
     return f"{_MARK}-{job}-events-{count}"
+
+
+@contextmanager
+def _events(kafka: Kafka, load: Workload, job: Job, counts: Sequence[int]) -> Iterator[None]:
+    """A full topic for each count; gone afterwards, also from brokers of the user's own after a run that failed."""
+    made: list[str] = []
+    try:
+        for count in counts:
+            _make_topics(kafka, _events_topic(job, count))
+            made.append(_events_topic(job, count))
+            workload.publish(kafka, made[-1], load.records[:count])
+        yield
+    finally:
+        if made:
+            _drop_topics(kafka, made)
 
 
 @contextmanager

@@ -87,18 +87,23 @@ def beyond_ms(result: Result) -> float:
 def document(
     found: Found, *, scorer: str, job: str, partitions: int, workers: int, load_before: float
 ) -> dict[str, Any]:
-    """For programs; plain JSON values. `load_before` is the load average (1 min) before anything was started."""
+    """For programs; plain JSON values. `load_before` is the load average (1 min) before anything was started.
+
+    So many `workers` are the first's; what is beside it is one process.
+    """
+    first = next(iter(found.values()))
     return {
         "taken": taken.provenance(load_before=load_before),
         "scorer": scorer,
         "job": job,
         "partitions": partitions,
-        "workers": workers,
         "loads": [
             {
                 "of": name,
+                "workers": workers if results is first else 1,
                 "rate": result.load.rate,
-                "seconds": result.load.seconds,
+                "warmup_seconds": result.warmup_s,
+                "seconds": result.load.seconds - result.warmup_s,  # that were measured
                 "users": result.load.users,
                 "seed": result.load.seed,
                 "sent": result.load.count,
@@ -110,8 +115,9 @@ def document(
                     "max": result.max_ms,
                     "mean": round(result.histogram.get_mean_value() / 1000, 3),
                 },
-                "batches": result.batches,
-                "cpu_us_per_event": round(result.cpu_us, 2),
+                # null: nobody has told, as those beside the worker do not
+                "batches": result.batches or None,
+                "cpu_us_per_event": round(result.cpu_us, 2) if result.batches else None,
                 "parts_ms": {**result.parts_ms, BEYOND: beyond_ms(result)} if result.parts_ms else {},
                 "sent_late_ms": {"p99": result.sent.p99_late_us / 1000, "max": result.sent.max_late_us / 1000},
                 # whole distribution: decodes with any HdrHistogram, and adds up with other runs'

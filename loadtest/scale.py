@@ -172,8 +172,6 @@ def _worked_off(members: Sequence[Member], events: int) -> tuple[float, float]:
     """Events a second and CPU microseconds an event, between a tenth and nine tenths of the events."""
 
     def done() -> float:
-        for member in members:
-            member.check()
         return sum(member.metrics("intent_events_total")["intent_events_total"] for member in members)
 
     members[0].until(lambda: done() >= 0.1 * events, "a tenth is done", within_s=_READY_S)
@@ -211,9 +209,12 @@ def _rebalances(place: Path, servers: str, *, rate: float, seconds: float) -> tu
             borders.append(time.time())
             if act is not None:
                 act()
-            if act == second.start:
-                second.until(lambda: bool(second.partitions()), "it joins", within_s=_READY_S)
-            time.sleep(seconds + (_SESSION_S if act == second.kill else 0))  # before that nobody notices
+                if act == second.start:
+                    second.until(lambda: bool(second.partitions()), "it joins", within_s=_READY_S)
+                else:
+                    first.until(lambda: len(first.partitions()) == _PARTITIONS, "it has them all", within_s=_READY_S)
+                _scored_again(first, seen)
+            time.sleep(seconds)
         borders.append(time.time())
         process.terminate()
         process.join()
@@ -226,6 +227,16 @@ def _rebalances(place: Path, servers: str, *, rate: float, seconds: float) -> tu
         for name, begin, end in zip(stretches, borders[:-1], borders[1:], strict=True)
     ]
     return phases, *missing_and_repeated(seen, sent)
+
+
+def _scored_again(member: Member, seen: Sequence[Seen]) -> None:
+    """Until a score of each partition has come: a pause that outlasted its stretch would be told as too short."""
+    before = len(seen)
+    member.until(
+        lambda: len({each.partition for each in seen[before:]}) == _PARTITIONS,
+        "all are scored again",
+        within_s=_READY_S,
+    )
 
 
 def missing_and_repeated(seen: Sequence[Seen], sent: int) -> tuple[int, int]:

@@ -183,7 +183,7 @@ def _run(member: Member, stream: Stream, *, every_s: float) -> tuple[list[Sample
     with Progress(console=err, transient=True) as progress:
         shown = progress.add_task("soaking", total=stream.seconds)
         while process.is_alive():
-            samples.append(_sample(member, time.monotonic() - began))
+            samples.append(_sample(member, began_s=began))
             progress.update(shown, completed=samples[-1].at_s)
             process.join(every_s)
     if process.exitcode:
@@ -195,16 +195,15 @@ def _run(member: Member, stream: Stream, *, every_s: float) -> tuple[list[Sample
 
 
 def _done(member: Member) -> float:
-    return sum(member.metric("intent_events_total").values())
+    return member.metrics("intent_events_total")["intent_events_total"]
 
 
-def _sample(member: Member, at_s: float) -> Sample:
-    member.check()
+def _sample(member: Member, *, began_s: float) -> Sample:
     process = member.process
     page = member.metrics("intent_tasks", "intent_lag_events", "intent_stream_queue_events", "intent_events_total")
     with process.oneshot():
         return Sample(
-            at_s=round(at_s, 2),
+            at_s=round(time.monotonic() - began_s, 2),
             memory_mb=round(process.memory_info().rss / 1e6, 2),
             handles=process.num_fds(),
             threads=process.num_threads(),

@@ -44,9 +44,17 @@ def running(
         names = [f"worker-{number}" for number in range(workers)]
         members = [fleet.Member(settings, folder, name=name, module=_module(program, job)) for name in names]
         stack.enter_context(fleet.at_work(members, within_s=_READY_TIMEOUT_S))
-        yield [member.settings for member in members]
-        for member in members:
-            member.check()
+        try:
+            yield [member.settings for member in members]
+        except OSError:  # nobody answers where a worker was: its last lines say more
+            _check(members)
+            raise
+        _check(members)
+
+
+def _check(members: Sequence[fleet.Member]) -> None:
+    for member in members:
+        member.check()
 
 
 def _module(program: Program, job: Job) -> str:

@@ -3,9 +3,14 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
+
+from loadtest import pipeline
+from worker.errors import IntentError
 
 pytestmark = pytest.mark.broker
 
@@ -45,7 +50,9 @@ def test_every_score_is_measured_of_the_worker_and_of_what_is_beside_it(kafka: s
     assert document == json.loads((tmp_path / "latency.json").read_text())
     loads = {load["of"]: load for load in document["loads"]}
     assert loads.keys() == {"this worker", "bare-exactly-once"}
+    assert [load["workers"] for load in loads.values()] == [2, 1]
     for load in loads.values():
+        assert (load["warmup_seconds"], load["seconds"]) == (1, 2)
         assert (load["sent"], load["measured"], load["missing"], load["repeated"]) == (600, 400, 0, 0)
         latency = load["latency_ms"]
         assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
@@ -74,3 +81,24 @@ def test_contenders_outputs_are_counted(kafka: str, tmp_path: Path, *, job: str,
     assert run["events"] == count
     assert run["seconds"] > 0 < run["cpu_s"]
     assert (tmp_path / "pipeline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_fails_leaves_no_topics_on_brokers_that_others_use(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object) -> None:
+        raise IntentError("the contender ended with 1")
+
+    monkeypatch.setattr(pipeline, "_start", ended)
+    with pytest.raises(IntentError, match="the contender ended with 1"):
+        pipeline.pipeline(
+            job="light",
+            contender=[pipeline.Contender.BARE],
+            runs=1,
+            scale=0.001,
+            bootstrap_servers=kafka,
+            folder=tmp_path,
+        )
+    admin, deadline = AdminClient({"bootstrap.servers": kafka}), time.monotonic() + 15
+    while left := [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith(pipeline._MARK)]:
+        assert time.monotonic() < deadline, left

@@ -1,7 +1,9 @@
 """Batching policies: latencies computed by hand, and that real threads score every window once."""
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -115,10 +117,39 @@ def test_the_engine_itself_answers_for_every_window() -> None:
     assert (latency > 0).all()
 
 
-def test_costs_are_fitted_and_never_negative() -> None:
-    found = batching.fit(Recorder(), WINDOWS, budget=500)
-    assert found.budget == 500
-    assert min(found.host_s, found.host_token_s, found.device_s, found.device_token_s) >= 0
+class Timed(Recorder):
+    """Each batch takes what the costs say, of a clock of its own; they may be such as only noise shows."""
+
+    def __init__(self, told: Costs) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self._told = told
+
+    def arrange(self, windows: Sequence[bytes]) -> list[bytes]:
+        self.now_s += self._told.host(work.positions(windows).sum())
+        return super().arrange(windows)
+
+    def forward(self, arranged: list[bytes]) -> Any:
+        self.now_s += self._told.device(work.positions(arranged).sum())
+        return super().forward(arranged)
+
+
+def fitted(told: Costs, monkeypatch: pytest.MonkeyPatch) -> Costs:
+    scorer = Timed(told)
+    monkeypatch.setattr(batching, "time", SimpleNamespace(perf_counter=lambda: scorer.now_s))
+    return batching.fit(scorer, WINDOWS, budget=told.budget)
+
+
+def test_costs_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Costs(host_s=0.001, host_token_s=1e-5, device_s=0.02, device_token_s=3e-5, budget=500)
+    assert astuple(fitted(told, monkeypatch)) == pytest.approx(astuple(told))
+
+
+def test_no_cost_is_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Costs(host_s=-0.001, host_token_s=1e-4, device_s=0.1, device_token_s=-1e-5, budget=500)
+    found = fitted(told, monkeypatch)
+    assert (found.host_s, found.device_token_s) == (0, 0)
+    assert (found.host_token_s, found.device_s) == pytest.approx((1e-4, 0.1))
 
 
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:

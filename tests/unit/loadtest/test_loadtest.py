@@ -132,12 +132,22 @@ def test_a_missing_score_shows_in_the_table() -> None:
 
 
 def test_parts_are_told_of_the_worker_alone() -> None:
-    worker = replace(result(10_000), parts_ms={"event sent to batch committed": 4.0})
+    worker = replace(result(10_000), batches=5, cpu_us=40.0, parts_ms={"event sent to batch committed": 4.0})
     found = {"this worker": [worker], "bare": [result(6_000)]}
-    document = report.document(found, scorer="constant", job="full", partitions=4, workers=1, load_before=0.5)
+    document = report.document(found, scorer="constant", job="full", partitions=4, workers=2, load_before=0.5)
     first, other = document["loads"]
     assert first["parts_ms"][report.BEYOND] == pytest.approx(6, rel=0.01)
     assert other["parts_ms"] == {}
+    told = [(load["workers"], load["batches"], load["cpu_us_per_event"]) for load in (first, other)]
+    assert told == [(2, 5, 40.0), (1, None, None)]
+
+
+def test_the_seconds_that_are_told_are_those_that_were_measured() -> None:
+    warmed = replace(result(10_000), load=replace(LOAD, seconds=13.0), warmup_s=3.0)
+    found = {"this worker": [warmed]}
+    document = report.document(found, scorer="constant", job="full", partitions=4, workers=1, load_before=0.5)
+    (load,) = document["loads"]
+    assert (load["warmup_seconds"], load["seconds"], load["sent"]) == (3.0, 10.0, 2600)
 
 
 def test_who_scored_nothing_is_told_too() -> None:

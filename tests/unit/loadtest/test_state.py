@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from loadtest import scale, soak, state
+from loadtest.fleet import Member
 from loadtest.population import Population
 from loadtest.recovery import Rebuilt
 from loadtest.scale import Seen
 from loadtest.soak import Sample
 from loadtest.steady import Stream
-from worker import facts, window
+from worker import config, facts, window
 from worker.errors import IntentError, SettingError
 from worker.events import decode
 
@@ -68,6 +69,19 @@ def test_a_pause_is_the_longest_silence_of_one_partition() -> None:
     assert scale._phase("killed", seen, begin=1, end=9).pause_ms == 4900, "silent to the end"
     assert phase.max_ms == 3000
     assert phase.p50_ms == 20
+
+
+def test_a_stretch_does_not_end_before_each_partition_is_scored_again(tmp_path: Path) -> None:
+    """Scores from before do not count, nor do many of some."""
+    seen = [Seen("e", partition, 1.0, 0.1) for partition in range(8)]
+    coming = iter([0, 1, 2, 3, 3, 3, 3, 3, 4, 5, 6, 7, 0])
+
+    class Working(Member):
+        def check(self) -> None:
+            seen.append(Seen("e", next(coming), 2.0, 0.1))
+
+    scale._scored_again(Working(config.load({}), tmp_path, name="one"), seen)
+    assert list(coming) == [0]
 
 
 def test_a_stretch_without_scores_is_told() -> None:
