@@ -22,12 +22,14 @@ class State:
 
     `lag_events` is the work left: source events of the partitions that run. One that is being recovered has none yet;
     if it stands still the watchdog ends the worker. `since_progress_s` is the age of the newest of: a commit, a
-    recovered record, the arrival of work when none was left.
+    recovered record, the arrival of work when none was left. `led`: each of these partitions has a leader. Without one
+    nobody tells of new events, and the lag stays what it was.
     """
 
     recovered: bool
     engine_alive: bool
     broker_reachable: bool
+    led: bool
     lag_events: int
     since_progress_s: float
 
@@ -54,11 +56,12 @@ def liveness(state: State, *, stalled_after_s: float = STALLED_AFTER_S) -> Answe
 
 
 def readiness(state: State, *, stalled_after_s: float = STALLED_AFTER_S) -> Answer:
-    """200 when events that arrive now get scores: recovered, connected, engine alive, and moving."""
+    """200 when events that arrive now get scores: recovered, connected, with leaders, engine alive, and moving."""
     return _answer(
         state,
         recovered=state.recovered,
         broker=state.broker_reachable,
+        leaders=state.led,
         engine=state.engine_alive,
         progress=not _stalled(state, stalled_after_s),
     )

@@ -225,6 +225,7 @@ class IntentApp(faust.App):
             recovered=self.partitions.live and not self.rebalancing and self.recovery.completed.is_set(),
             engine_alive=self.engine.alive,
             broker_reachable=consumer.connected,
+            led=consumer.led,
             lag_events=self.partitions.lag,
             since_progress_s=time.monotonic() - self.partitions.progressed_at,
         )

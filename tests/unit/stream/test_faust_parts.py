@@ -431,7 +431,9 @@ def test_an_address_with_colons_has_a_url(host: str, url: str) -> None:
 
 async def test_the_metric_says_what_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
     app = intent_app(transaction_timeout_s=600)
-    state = State(recovered=True, engine_alive=True, broker_reachable=True, lag_events=1, since_progress_s=2000.0)
+    state = State(
+        recovered=True, engine_alive=True, broker_reachable=True, led=True, lag_events=1, since_progress_s=2000.0
+    )
     monkeypatch.setattr(app, "condition", lambda: state)
     ready = partial(app.metrics.registry.get_sample_value, "intent_ready")
     assert ready() == 1.0
@@ -440,7 +442,9 @@ async def test_the_metric_says_what_the_page_says(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_long_transaction_is_no_reason_to_restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = State(recovered=True, engine_alive=True, broker_reachable=True, lag_events=1, since_progress_s=2000.0)
+    state = State(
+        recovered=True, engine_alive=True, broker_reachable=True, led=True, lag_events=1, since_progress_s=2000.0
+    )
     alive = []
     for limit_s in (600, 30):
         app = intent_app(transaction_timeout_s=limit_s)
