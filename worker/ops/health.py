@@ -51,7 +51,7 @@ def liveness(state: State, *, stalled_after_s: float = STALLED_AFTER_S) -> Answe
     return _answer(
         state,
         engine=state.engine_alive,
-        progress=not state.broker_reachable or not _stalled(state, stalled_after_s),
+        progress=not state.broker_reachable or not stalled(state, stalled_after_s),
     )
 
 
@@ -63,11 +63,12 @@ def readiness(state: State, *, stalled_after_s: float = STALLED_AFTER_S) -> Answ
         broker=state.broker_reachable,
         leaders=state.led,
         engine=state.engine_alive,
-        progress=not _stalled(state, stalled_after_s),
+        progress=not stalled(state, stalled_after_s),
     )
 
 
-def _stalled(state: State, after_s: float) -> bool:
+def stalled(state: State, after_s: float) -> bool:
+    """Whether work is left and none was done for so long."""
     return state.lag_events > 0 and state.since_progress_s > after_s
 
 
