@@ -121,8 +121,11 @@ def extent(window: bytes) -> tuple[int, int, int]:
 
 
 def expired(window: bytes, *, clock_ms: int, rules: Rules) -> bool:
-    """Whether the user starts afresh: silent for longer than `expire_after`. `clock_ms` is as in `fold`."""
-    return clock_ms - newest_ms(window) > rules.expire_after_ms
+    """Whether the user starts afresh: silent for longer than `expire_after`. `clock_ms` is as in `fold`.
+
+    Raises `Fatal` as `fold` does: what is no window, or one of another version, would look expired, and be deleted.
+    """
+    return clock_ms - _header(window)[3] > rules.expire_after_ms
 
 
 def fold(window: bytes | None, event: Facts, *, rules: Rules, clock_ms: int | None = None) -> Folded:

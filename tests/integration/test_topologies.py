@@ -145,6 +145,26 @@ def test_three_brokers_with_mutual_tls_one_of_which_dies(
         assert examine(made, servers=plain)[1] == Findings()
 
 
+def test_a_worker_is_not_ready_while_a_partition_of_its_own_has_no_leader(
+    settings: MakeSettings, join: Join, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Nobody tells of new events there, so that no lag shows, and the other brokers answer."""
+    with EmbeddedBroker(tmp_path_factory.mktemp("cluster"), nodes=3, heap_mb=384) as cluster:
+        made = settings(kafka={"bootstrap_servers": cluster.bootstrap_servers}, topics={"replication_factor": 1})
+        worker = join(made, "only")
+        worker.start()
+        events = clients.admin(made.kafka).list_topics(made.topics.events).topics[made.topics.events]
+        leader = events.partitions[0].leader
+        cluster.kill(leader)
+        until(lambda: worker.get("readyz") is None, worker, "it is not ready")
+        assert worker.get("livez") is not None
+        assert worker.process is not None
+        assert worker.process.poll() is None
+        cluster.restart(leader)
+        worker.await_ready()
+        assert worker.stop() == 0
+
+
 def test_scram_over_tls_with_no_more_rights_than_it_needs(settings: MakeSettings, guarded: Guarded, join: Join) -> None:
     """The whole program: its own check of the topics, the group, the transactions, the shipped model."""
     made = settings(kafka={"bootstrap_servers": guarded.inside})

@@ -28,7 +28,7 @@ from worker.run import LOCK
 from worker.scoring import bundle
 from worker.settings import Model, Settings, Worker
 
-_WELL = State(recovered=True, engine_alive=True, broker_reachable=True, lag_events=0, since_progress_s=0.0)
+_WELL = State(recovered=True, engine_alive=True, broker_reachable=True, led=True, lag_events=0, since_progress_s=0.0)
 
 
 @pytest.fixture(autouse=True)

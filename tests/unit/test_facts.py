@@ -1,7 +1,10 @@
 """What is kept of an event, by the hash's own definition, and what is remembered of its strings."""
 
 import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -68,16 +71,63 @@ def test_a_visit_beyond_the_count_is_the_last_counted() -> None:
     assert facts.CONTEXT.unpack(context)[-1] == 0xFFFF
 
 
+@pytest.mark.usefixtures("forgotten")
 def test_no_text_is_hashed_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "xxh3_64_intdigest", lambda _: 1 << 40)
-    assert (facts.hash32.__wrapped__("a"), facts.hash16.__wrapped__("a")) == (1, 1)
+    fact = facts.of(structs.replace(PLAIN, page="a", session_id="a"))
+    assert (fact.page, fact.session) == (1, 1)
 
 
-def test_long_pages_are_hashed_alike_and_not_remembered() -> None:
-    """A crawler's addresses are as long as they may be, and come once."""
-    events = [structs.replace(PLAIN, page=f"/{number}".ljust(2048, "?")) for number in range(9)]
-    before = facts.hash32.cache_info().currsize
-    pages = [facts.of(event).page for event in events]
-    assert facts.hash32.cache_info().currsize <= before + 1  # and nothing, of an event without an item
-    assert pages == [facts.hash32(event.page) for event in events]
-    assert all(one != other for one, other in pairwise(pages))
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """Nothing is remembered before the test, and nothing of it behind."""
+    remembered = facts._hashes32, facts._hashes16, facts._contexts
+    for answers in remembered:
+        answers.clear()
+    yield
+    for answers in remembered:
+        answers.clear()
+
+
+def _wide(number: int, length: int) -> str:
+    """The characters that take the most memory."""
+    return f"{number}".ljust(length, "\U0001f6cd")
+
+
+def _visit(said: Sequence[str]) -> Context:
+    return Context(**dict(zip(structs.asdict(Context()), said, strict=False)))  # type: ignore[arg-type]  # no number
+
+
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        pytest.param(lambda n: {"page": f"/{n}".ljust(2048, "?")}, id="page of a crawler"),
+        pytest.param(lambda n: {"search_term": _wide(n, 512)}, id="search term"),
+        pytest.param(lambda n: {"session_id": _wide(n, 128)}, id="session"),
+        pytest.param(lambda n: {"items": (Item(_wide(n, 128), item_category=_wide(n, 512)),)}, id="item"),
+        pytest.param(lambda n: {"context": _visit([_wide(n, 512)] * 7)}, id="context"),
+        pytest.param(lambda n: {"context": _visit([_wide(n, 100 + part) for part in range(7)])}, id="its sum"),
+    ],
+)
+def test_what_is_as_long_as_it_may_be_is_hashed_alike_and_not_remembered(
+    spoilt: Callable[[int], dict[str, Any]],
+) -> None:
+    """It comes once, and 65,536 of it would take hundreds of megabytes."""
+    events = [structs.replace(PLAIN, **spoilt(number)) for number in range(100)]
+    found = [facts.of(event) for event in events]
+    remembered = [*facts._hashes32, *facts._hashes16]
+    assert all(sys.getsizeof(text) <= 512 for text in remembered)
+    assert not facts._contexts
+    assert found == [facts.of(event) for event in events]
+    assert all(one != other for one, other in pairwise(found))
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_so_many_are_remembered_and_the_next_is_hashed_alike() -> None:
+    events = [structs.replace(PLAIN, page=f"/{number}", context=Context(f"{number}")) for number in range(70_000)]
+    most = 0
+    for event in events:
+        assert facts.of(event).page == low(event.page or "", 32)
+        most = max(most, len(facts._hashes32), 4 * len(facts._contexts))
+    assert most == 1 << 16

@@ -7,7 +7,7 @@ import pytest
 
 from worker.ops.health import STALLED_AFTER_S, State, liveness, readiness, stalled_after_s
 
-WELL = State(recovered=True, engine_alive=True, broker_reachable=True, lag_events=3, since_progress_s=0.25)
+WELL = State(recovered=True, engine_alive=True, broker_reachable=True, led=True, lag_events=3, since_progress_s=0.25)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,9 @@ WELL = State(recovered=True, engine_alive=True, broker_reachable=True, lag_event
         pytest.param({}, True, True, id="all is well"),
         pytest.param({"recovered": False}, True, False, id="recovering"),
         pytest.param({"broker_reachable": False}, True, False, id="no broker: a restart would not help"),
+        pytest.param(
+            {"led": False, "lag_events": 0}, True, False, id="nobody leads a partition: a restart would not help"
+        ),
         pytest.param({"engine_alive": False}, False, False, id="the engine's thread is dead"),
         pytest.param({"since_progress_s": 121.0}, False, False, id="work is left and nothing moves"),
         pytest.param({"since_progress_s": 119.0}, True, True, id="slow, not stalled"),
@@ -36,7 +39,7 @@ def test_the_body_names_the_check_that_does_not_hold() -> None:
     body = orjson.loads(readiness(dataclasses.replace(WELL, recovered=False)).body)
     assert body == {
         "status": "failing",
-        "checks": {"recovered": False, "broker": True, "engine": True, "progress": True},
+        "checks": {"recovered": False, "broker": True, "leaders": True, "engine": True, "progress": True},
         "lag_events": 3,
         "since_progress_s": 0.25,
     }

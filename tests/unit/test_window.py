@@ -172,10 +172,12 @@ _, PERMUTED = play([("a", T), ("b", T - 1)])
         pytest.param(b"\xff" * 200, id="noise"),
     ],
 )
-def test_fold_refuses_what_it_did_not_write(damaged: bytes) -> None:
+def test_neither_fold_nor_expiry_takes_what_fold_did_not_write(damaged: bytes) -> None:
     event = facts.of(Event(event_id="z", user_id="u", event_time=T, type="x"))
     with pytest.raises(Fatal, match="damaged"):
         window.fold(damaged, event, rules=RULES)
+    with pytest.raises(Fatal, match="damaged"):  # a sweep would delete what it takes for expired
+        window.expired(damaged, clock_ms=1 << 50, rules=RULES)
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,14 @@ class State:
 
     `lag_events` is the work left: source events of the partitions that run. One that is being recovered has none yet;
     if it stands still the watchdog ends the worker. `since_progress_s` is the age of the newest of: a commit, a
-    recovered record, the arrival of work when none was left.
+    recovered record, the arrival of work when none was left. `led`: each of these partitions has a leader. Without one
+    nobody tells of new events, and the lag stays what it was.
     """
 
     recovered: bool
     engine_alive: bool
     broker_reachable: bool
+    led: bool
     lag_events: int
     since_progress_s: float
 
@@ -49,22 +51,24 @@ def liveness(state: State, *, stalled_after_s: float = STALLED_AFTER_S) -> Answe
     return _answer(
         state,
         engine=state.engine_alive,
-        progress=not state.broker_reachable or not _stalled(state, stalled_after_s),
+        progress=not state.broker_reachable or not stalled(state, stalled_after_s),
     )
 
 
 def readiness(state: State, *, stalled_after_s: float = STALLED_AFTER_S) -> Answer:
-    """200 when events that arrive now get scores: recovered, connected, engine alive, and moving."""
+    """200 when events that arrive now get scores: recovered, connected, with leaders, engine alive, and moving."""
     return _answer(
         state,
         recovered=state.recovered,
         broker=state.broker_reachable,
+        leaders=state.led,
         engine=state.engine_alive,
-        progress=not _stalled(state, stalled_after_s),
+        progress=not stalled(state, stalled_after_s),
     )
 
 
-def _stalled(state: State, after_s: float) -> bool:
+def stalled(state: State, after_s: float) -> bool:
+    """Whether work is left and none was done for so long."""
     return state.lag_events > 0 and state.since_progress_s > after_s
 
 

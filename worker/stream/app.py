@@ -70,6 +70,7 @@ class IntentApp(faust.App):
         self.engine = engine
         self.metrics = metrics
         self.watchdog = Watchdog()
+        self._stalled = False
         worker, kafka = settings.worker, settings.kafka
         web_port = worker.web_port or free_port()
         super().__init__(
@@ -205,7 +206,22 @@ class IntentApp(faust.App):
                 end_process(str(error))
             except Exception as error:
                 end_process("this worker cannot be in its group", error)
+            self._tell_stalled()
             await self.sleep(_BEAT_S)
+
+    def _tell_stalled(self) -> None:
+        """Once each time: where nobody asks the pages, as under systemd, a device that hangs leaves no other trace."""
+        state, before = self.condition(), self._stalled
+        self._stalled = health.stalled(state, self._stalled_after_s)
+        if self._stalled and not before:
+            log.error(
+                "stalled: events wait and none is done",
+                lag_events=state.lag_events,
+                since_progress_s=round(state.since_progress_s),
+                engine_alive=state.engine_alive,
+                broker_reachable=state.broker_reachable,
+                led=state.led,
+            )
 
     async def _wait_in_recovery(self, wait: Callable[..., Any], waited: Any, timeout: Any = None) -> None:  # noqa: ASYNC109 - its
         """Faust's recovery takes a broker call that exceeds its time for its own end, and leaves without a word."""
@@ -225,6 +241,7 @@ class IntentApp(faust.App):
             recovered=self.partitions.live and not self.rebalancing and self.recovery.completed.is_set(),
             engine_alive=self.engine.alive,
             broker_reachable=consumer.connected,
+            led=consumer.led,
             lag_events=self.partitions.lag,
             since_progress_s=time.monotonic() - self.partitions.progressed_at,
         )

@@ -7,7 +7,7 @@ Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which 
   `_thread`, `flow_active`
 - faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
 - aiokafka: `AIOKafkaConsumer._isolation_level`, `_fetch_max_wait_ms`, `_subscription`, `_client._conns`,
-  `_coordinator.check_errors`, `_fetcher._prefetch_backoff`; `SubscriptionState._last_fetch_ended`;
+  `_client.cluster`, `_coordinator.check_errors`, `_fetcher._prefetch_backoff`; `SubscriptionState._last_fetch_ended`;
   `sender.BACKOFF_OVERRIDE`; `AIOKafkaConnection._writer`, `_loop`; what `records` says
 """
 
@@ -112,6 +112,16 @@ class Consumer(FaustConsumer):
         consumer = getattr(self._thread, "_consumer", None)
         # A list: the consumer's thread may add a connection or drop one meanwhile.
         return consumer is not None and any(conn.connected() for conn in list(consumer._client._conns.values()))  # noqa: SLF001
+
+    @property
+    def led(self) -> bool:
+        """Whether each partition that runs has a leader, by what the brokers last said."""
+        consumer = getattr(self._thread, "_consumer", None)
+        due = self.app.partitions.due()
+        return not due or (
+            consumer is not None
+            and all(consumer._client.cluster.leader_for_partition(tp) not in {None, -1} for tp in due)  # noqa: SLF001
+        )
 
     def check_group(self) -> None:
         """Raises what has ended or holds up the routine that keeps this worker in its group, such as a refusal.

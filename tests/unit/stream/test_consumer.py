@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import InvalidSessionTimeoutError
+from faust.types import TP
 
 from worker.errors import Fatal
 from worker.settings import Settings
@@ -68,3 +69,26 @@ def test_a_connection_that_is_made_meanwhile_does_not_break_the_health_page() ->
     consumer._thread._consumer._client._conns = connections
     connected: Any = Consumer.connected
     assert connected.fget(consumer) is False
+
+
+@pytest.mark.parametrize(
+    ("leaders", "led"),
+    [
+        pytest.param({0: 1, 1: 2}, True, id="each has one"),
+        pytest.param({0: 1, 1: -1}, False, id="the brokers know none of one"),
+        pytest.param({0: 1}, False, id="the brokers do not know one"),
+    ],
+)
+def test_a_partition_without_a_leader_is_noticed(leaders: dict[int, int], led: bool) -> None:
+    cluster = SimpleNamespace(leader_for_partition=lambda tp: leaders.get(tp.partition))
+    thread = SimpleNamespace(_consumer=SimpleNamespace(_client=SimpleNamespace(cluster=cluster)))
+    due = {TP("events", 0): 3, TP("events", 1): 0}
+    property_: Any = Consumer.led
+    consumer: Any = SimpleNamespace(_thread=thread, app=SimpleNamespace(partitions=SimpleNamespace(due=lambda: due)))
+    assert property_.fget(consumer) is led
+
+
+def test_whoever_owns_no_partition_needs_no_leader() -> None:
+    property_: Any = Consumer.led
+    partitions = SimpleNamespace(due=dict)
+    assert property_.fget(SimpleNamespace(_thread=None, app=SimpleNamespace(partitions=partitions)))

@@ -43,6 +43,7 @@ from faust.types import TP
 from mode import Service
 from mode.worker import Worker as ModeWorker
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from tests.unit.stream.fetched import builder
 from worker import config
@@ -431,7 +432,9 @@ def test_an_address_with_colons_has_a_url(host: str, url: str) -> None:
 
 async def test_the_metric_says_what_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
     app = intent_app(transaction_timeout_s=600)
-    state = State(recovered=True, engine_alive=True, broker_reachable=True, lag_events=1, since_progress_s=2000.0)
+    state = State(
+        recovered=True, engine_alive=True, broker_reachable=True, led=True, lag_events=1, since_progress_s=2000.0
+    )
     monkeypatch.setattr(app, "condition", lambda: state)
     ready = partial(app.metrics.registry.get_sample_value, "intent_ready")
     assert ready() == 1.0
@@ -440,13 +443,36 @@ async def test_the_metric_says_what_the_page_says(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_long_transaction_is_no_reason_to_restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = State(recovered=True, engine_alive=True, broker_reachable=True, lag_events=1, since_progress_s=2000.0)
+    state = State(
+        recovered=True, engine_alive=True, broker_reachable=True, led=True, lag_events=1, since_progress_s=2000.0
+    )
     alive = []
     for limit_s in (600, 30):
         app = intent_app(transaction_timeout_s=limit_s)
         monkeypatch.setattr(app, "condition", lambda: state)
         alive.append((await app._livez(None)).status)
     assert alive == [200, 503]
+
+
+async def test_a_stall_is_told_once_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = intent_app()
+    state = State(
+        recovered=True, engine_alive=True, broker_reachable=True, led=True, lag_events=1, since_progress_s=119.0
+    )
+    beats = [119.0, 121.0, 122.0, 1.0, 121.0]
+    monkeypatch.setattr(app, "condition", lambda: dataclasses.replace(state, since_progress_s=beats[0]))
+    app.consumer = Mock()
+
+    async def slept(_: float) -> None:
+        beats.pop(0)
+        if not beats:
+            app._stopped.set()
+
+    monkeypatch.setattr(app, "sleep", slept)
+    beat: Any = IntentApp._beat
+    with capture_logs() as told:
+        await beat.fun(app)
+    assert [(line["log_level"], line["since_progress_s"]) for line in told] == [("error", 121), ("error", 121)]
 
 
 def test_the_collector_works_again_once_all_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
