@@ -22,6 +22,7 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -92,17 +93,16 @@ class Inputs(Generic[Array]):
     def of(cls, memory: Array, key: Key, *, columns: int) -> Self:
         """In the beginning of int32 memory, for a context of so many columns."""
         shapes = _shapes(key, columns)
-        ends = np.cumsum([_words(shape) for shape in shapes]).tolist()
-        bags, edges, contexts, sums = (
-            memory[end - _words(shape) : end][: math.prod(shape)].reshape(shape)
-            for end, shape in zip(ends, shapes, strict=True)
+        *starts, size = accumulate(map(_words, shapes), initial=0)
+        bags, ends, contexts, sums = (
+            memory[start : start + math.prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=True)
         )
-        return cls(memory[: ends[-1]], bags, edges, contexts, sums.view(_FLOATS[type(memory)]))
+        return cls(memory[:size], bags, ends, contexts, sums.view(_FLOATS[type(memory)]))
 
 
 def words(key: Key, *, columns: int) -> int:
     """Of memory, that a key's inputs take."""
-    return sum(_words(shape) for shape in _shapes(key, columns))
+    return sum(map(_words, _shapes(key, columns)))
 
 
 def _shapes(key: Key, columns: int) -> tuple[tuple[int, ...], ...]:
