@@ -30,6 +30,10 @@ _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND: Final = dt.timedelta(milliseconds=1)
 _PER_MS: Final = {"s": 0.001, "ms": 1, "us": 1000, "ns": 1_000_000}
 _NULLS: Final = ["", "NULL", "null", "NaN", "nan", r"\N"]
+TEXT: Final = pa.large_string()
+"""Of every text here: Arrow puts a column in one piece at times, and of its other kind one holds 2 GiB at most."""
+
+_SHOWN: Final = 500
 _BYTES: Final = (
     *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view),
     pa.types.is_string_view,  # for which Arrow lacks most of its functions
@@ -56,7 +60,8 @@ class Rejects:
             return
         self._seen.add((reason, row))
         self.counts[reason] += rows
-        self.examples.setdefault(reason, f"row {row}: {sentence}")
+        shown = sentence if len(sentence) <= _SHOWN else f"{sentence[:_SHOWN]} …"  # it may quote a whole field
+        self.examples.setdefault(reason, f"row {row}: {shown}")
 
     def leave_out(self, row: int, *, rows: int = 1) -> None:
         """Counts rows that the mapping does not want."""
@@ -110,11 +115,11 @@ def _plain(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
     """A column that Python and Arrow can both tell as text: an extension's values and binary ones become text here."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if isinstance(kind, pa.BaseExtensionType):  # a UUID, which Arrow would take for 16 bytes of text
-        return pa.chunked_array([pa.array(map(text, column.to_pylist()), pa.string())])
+        return pa.chunked_array([pa.array(map(text, column.to_pylist()), TEXT)])
     try:
-        if any(bytes_(kind) for bytes_ in _BYTES):
-            column = column.cast(pa.string())
-        column.slice(0, 0).cast(pa.string())  # no value: only whether it could be
+        if any(bytes_(kind) for bytes_ in _BYTES) or pa.types.is_string(column.type):
+            column = column.cast(TEXT)
+        column.slice(0, 0).cast(TEXT)  # no value: only whether it could be
         column.validate(full=True)  # a writer may call anything text
     except pa.ArrowNotImplementedError:
         raise IntentError(
@@ -127,11 +132,11 @@ def _plain(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
 
 def blanked(column: pa.ChunkedArray, markers: Sequence[str]) -> pa.ChunkedArray:
     """The column with nothing where its text is one of the markers."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return column
-    return pc.if_else(pc.is_in(column, value_set=pa.array(markers, column.type)), None, column)
+    column = column.cast(TEXT)
+    return pc.if_else(pc.is_in(column, value_set=pa.array(markers, TEXT)), None, column)
 
 
 def _header(path: Path) -> list[str]:
@@ -156,7 +161,7 @@ def _csv(path: Path, columns: Sequence[str], rejects: Rejects) -> tuple[pa.Table
         parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
         convert_options=pacsv.ConvertOptions(
             include_columns=list(columns),
-            column_types=dict.fromkeys(columns, pa.string()),
+            column_types=dict.fromkeys(columns, TEXT),
             strings_can_be_null=True,
             null_values=_NULLS,
         ),
@@ -200,7 +205,7 @@ def times(column: pa.ChunkedArray, time: Time, rejects: Rejects, numbers: NDArra
 
 def listed(column: pa.ChunkedArray | pa.Array) -> list[Any]:
     """As Python has them; dates and times as text, for Python's own are neither as fine nor as far."""
-    found: list[Any] = (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
+    found: list[Any] = (column.cast(TEXT) if pa.types.is_temporal(column.type) else column).to_pylist()
     return found
 
 

@@ -1,18 +1,16 @@
 """Which rows of a table are one event: those of one user and one event id. Knows nothing of what an event holds."""
 
-from typing import Final
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from worker.shop.columns import Rejects
+from worker.shop.columns import TEXT, Rejects
 from worker.shop.mapping import Columns
 
 Rows = NDArray[np.int64]
 
-_SEPARATOR: Final = "\0"
+_NOTHING, _DASH, _SEPARATOR = (pa.scalar(text, TEXT) for text in ("", "-", "\0"))
 
 
 def grouped(
@@ -28,13 +26,13 @@ def grouped(
         return order, np.arange(len(order))
     user, kind, *ids = (_texts(content[name], order) for name in (columns.user_id, columns.type, *columns.ids))
     codes = _codes(pc.binary_join_element_wise(user, *ids, _SEPARATOR))
-    without = pc.equal(pc.binary_join_element_wise(*ids, "", ""), "").to_numpy()
+    without = pc.equal(pc.binary_join_element_wise(*ids, _NOTHING, _NOTHING), "").to_numpy()
     codes = np.where(without, len(order) + np.arange(len(order)), codes)
     _, first, which = np.unique(codes, return_index=True, return_inverse=True)
     owner = first[which]
     kinds, times = _codes(kind), time_ms[order]
     others = np.flatnonzero((kinds != kinds[owner]) | (times != times[owner]))
-    names = pc.binary_join_element_wise(*ids, "-").take(pa.array(others)).to_pylist()
+    names = pc.binary_join_element_wise(*ids, _DASH).take(pa.array(others)).to_pylist()
     for place, name in zip(others, names, strict=True):
         rejects.add(
             "id",
@@ -48,7 +46,7 @@ def grouped(
 
 
 def _texts(column: pa.ChunkedArray, order: Rows) -> pa.ChunkedArray:
-    return column.take(pa.array(order)).cast(pa.string()).fill_null("")
+    return column.take(pa.array(order)).cast(TEXT).fill_null("")
 
 
 def _codes(texts: pa.ChunkedArray) -> Rows:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from worker.errors import IntentError, Invalid, SettingError
 from worker.events import KINDS, MAX_USER_BYTES, Context, Event, Item
 from worker.shop import mapping as mappings
-from worker.shop.columns import Rejects, blanked, listed, read, says, text, times
+from worker.shop.columns import TEXT, Rejects, blanked, listed, read, says, text, times
 from worker.shop.grouping import Rows, grouped
 from worker.shop.mapping import Mapping
 from worker.shop.source import Splits
@@ -185,7 +185,7 @@ class Table:
 
     def _types(self) -> list[str | None]:
         """[events] our names; "" leaves it out, None is none that the mapping knows."""
-        column = self._content[self.mapping.columns.type].take(pa.array(self._starts[:-1])).cast(pa.string())
+        column = self._content[self.mapping.columns.type].take(pa.array(self._starts[:-1])).cast(TEXT)
         known = {kind: kind for kind in KINDS} | self.mapping.types
         names = column.to_pylist()
         table = {name: known.get(name or "", self.mapping.defaults.type) for name in set(names)}

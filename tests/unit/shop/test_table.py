@@ -2,6 +2,7 @@
 
 import datetime as dt
 import gzip
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
@@ -17,6 +18,7 @@ from tests.unit.training import samples
 from worker import cli, events
 from worker.errors import IntentError, SettingError
 from worker.events import Context, Item
+from worker.shop.columns import Rejects, read
 from worker.shop.ga360 import Sample
 from worker.shop.source import Splits, opened
 from worker.shop.table import Table
@@ -425,6 +427,39 @@ def test_a_csv_that_is_not_utf_8_is_told(tmp_path: Path, encoding: str, rows: in
     (tmp_path / "t.csv").write_text("u,t,n\n" + '"ä",1,page_view\n' * rows, encoding=encoding)
     with pytest.raises(IntentError, match=r"t\.csv .*UTF-8"):
         Table(tmp_path / "t.csv", mapped(tmp_path, LEAST))
+
+
+@pytest.mark.parametrize("quote", ['"', ""], ids=["a quote before", "no quote"])
+def test_a_line_without_an_end_is_told_and_not_held(tmp_path: Path, quote: str) -> None:
+    """Compressed, it is as long as one likes."""
+    endless = gzip.compress(f"{HEADER}1,5,view_item,i,{quote}mug{quote}\n".encode() + b"x" * (64 << 20))
+    (tmp_path / "t.csv.gz").write_bytes(endless)
+    tracemalloc.start()
+    try:
+        with pytest.raises(IntentError, match=r"t\.csv\.gz: line 3 is longer than 1,048,576 characters"):
+            Table(tmp_path / "t.csv.gz", mapped(tmp_path, QUOTED))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+def test_an_example_of_a_long_field_is_a_sentence(tmp_path: Path) -> None:
+    table = small(tmp_path, [(1, "9" * 5000, "view_item"), (1, 5, "view_item")], LEAST + '[time]\nformat = "ms"')
+    assert len(table.rejects.examples["time"]) < 600
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_may_hold_more_text_than_an_arrow_string_does(tmp_path: Path, kind: str) -> None:
+    """2 GiB, and it would need them to show: which pieces a column is put into is Arrow's business."""
+    table = pa.table({"u": ["1"], "t": ["5"], "n": ["view_item"]})
+    path = tmp_path / f"t.{kind}"
+    if kind == "csv":
+        pacsv.write_csv(table, path)
+    else:
+        pq.write_table(table, path)
+    found, _ = read(path, "utn", Rejects())
+    assert {column.type for column in found.columns} == {pa.large_string()}
 
 
 NO_TEXT = pa.array([b"a", b"\xff"])
