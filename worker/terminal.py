@@ -47,8 +47,9 @@ def say_json(content: object) -> None:
 
 
 def say(program: str, error: str) -> None:
-    """One line on stderr, whatever its width and its marks."""
-    Console(stderr=True, soft_wrap=True).print(f"{program}: {error}", style="red", highlight=False, markup=False)
+    """One line on stderr, whatever its width and its marks: it may quote a file, or a library of several lines."""
+    shown = f"{program}: {printable(error)}"
+    Console(stderr=True, soft_wrap=True).print(shown, style="red", highlight=False, markup=False)
 
 
 @contextmanager

@@ -67,6 +67,13 @@ def test_an_error_of_ours_is_a_line_and_a_code(
     assert capsys.readouterr().err == "intent: no\n"
 
 
+def test_an_error_that_quotes_a_file_is_a_line_and_steers_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ends(monkeypatch, IntentError("no column 'u', only \x1b]0;mine\x07\nand ä")) == 1
+    assert capsys.readouterr().err == "intent: no column 'u', only \\x1b]0;mine\\x07\\nand ä\n"
+
+
 @pytest.mark.parametrize(
     ("cuda", "asked", "found"),
     [
