@@ -2,7 +2,7 @@
 
 An engineer who knows Faust finds the usual parts here; how records move is in `consumer` and `partition`.
 Private parts of Faust in use: `App._new_transport`, `Worker._schedule_shutdown`, `Worker._shutdown_loop`,
-`Recovery._wait`.
+`Recovery._wait`, and of its web server `_runner`.
 """
 
 import asyncio
@@ -43,6 +43,10 @@ from worker.stream.watchdog import EXIT_FATAL, Watchdog, end_process, exit_now
 _FETCH_BYTES: Final = 4 << 20
 _LOOP_STALL_S: Final = 60.0
 _BEAT_S: Final = 1.0
+_CONNECTIONS: Final = 100
+"""Of probes, scrapers and people to the pages. Their server knows no limit and keeps one that asks nothing for an hour:
+all files that the process may open could go there, and RocksDB and the brokers' clients need some.
+"""
 _FAREWELL_S: Final = 3.0
 """So long the group may take to hear of a stop: milliseconds, or a coordinator's election; for ever without brokers."""
 _HEARTBEAT_S: Final = 3.0
@@ -207,6 +211,7 @@ class IntentApp(faust.App):
             except Exception as error:
                 end_process("this worker cannot be in its group", error)
             self._tell_stalled()
+            self._close_connections()
             await self.sleep(_BEAT_S)
 
     def _tell_stalled(self) -> None:
@@ -231,6 +236,12 @@ class IntentApp(faust.App):
             if not (self.should_stop or self.recovery.should_stop):
                 end_process("recovery gave up: the brokers did not answer in time", error)
             raise
+
+    def _close_connections(self) -> None:
+        """The oldest, of too many to the pages."""
+        server = cast("Any", self.web)._runner.server  # noqa: SLF001 - nothing public has it
+        for connection in server.connections[:-_CONNECTIONS] if server is not None else ():
+            connection.force_close()
 
     # -- web -----------------------------------------------------------------------------------------------------------
 
