@@ -5,6 +5,7 @@ alone is worth more than most models differ by. Trees are tuned where the bundle
 Knows features and labels, not the network.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def trees(train: Known, validation: Known, features: Features, folder: Path, *, 
     """[n, horizons] calibrated probabilities of LightGBM, grown on `train`, calibrated on `validation`.
 
     Their number is chosen there too, or, for a refit, on the `tuning` pair of instants to grow on and to judge by.
-    Boosters that a former call left in `folder` are used again; else they are grown (about half a minute a horizon)
+    Boosters that a former call left in `folder`, whole, are used again; else they are grown (about half a minute a horizon)
     and left there. The folder must be one of these data and these settings.
     """
     boosters = [
@@ -81,7 +82,15 @@ def trees(train: Known, validation: Known, features: Features, folder: Path, *, 
 
 
 def _kept(path: Path) -> Booster | None:
-    return Booster(model_file=path) if path.exists() else None
+    """None where there are none, or not as they were left: LightGBM ends the process for half a tree."""
+    if not path.exists():
+        return None
+    content, _, seal = path.read_bytes().rpartition(b"\n")
+    return Booster(model_str=content.decode()) if seal == _seal(content) else None
+
+
+def _seal(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _grown(train: Known, validation: Known, at: int, path: Path, tuning: Tuning | None) -> Booster:
@@ -90,9 +99,10 @@ def _grown(train: Known, validation: Known, at: int, path: Path, tuning: Tuning 
     if tuning is not None:
         grown = _grow(train, at, rounds)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written(path) as beside:  # half a file would be kept for good, as fewer trees
-        grown.save_model(beside, num_iteration=rounds)
-    return Booster(model_file=path)
+    content = grown.model_to_string(num_iteration=rounds)
+    with written(path) as beside:
+        beside.write_bytes(b"\n".join([content.encode(), _seal(content.encode())]))
+    return Booster(model_str=content)
 
 
 def _grow(train: Known, at: int, rounds: int) -> Booster:

@@ -1,5 +1,6 @@
 """The rivals learn what there is to learn, from the training slice alone, and are made once."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,24 +93,31 @@ def test_a_small_shops_trees_split_its_instants_too(monkeypatch: pytest.MonkeyPa
     assert roc_auc_score(truth, np.asarray(grown.predict(unseen.table()))) > 0.6
 
 
-def test_trees_that_were_not_kept_to_the_end_are_grown_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a file holds trees too, only fewer."""
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def fewer(content: bytes) -> bytes:
+    """Of the second tree nothing but its name."""
+    return content[: content.index(b"Tree=1")] + b"end of trees\n"
+
+
+@pytest.mark.parametrize(
+    "damage", [half, fewer, lambda _: b"", lambda _: b"\0\xff"], ids=["half", "fewer", "empty", "no text"]
+)
+def test_trees_that_are_damaged_are_grown_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    """LightGBM takes fewer trees for a model, and ends the process for half a one."""
     monkeypatch.setattr(trees, "SETTINGS", trees.SETTINGS | {"min_data_in_leaf": 50, "num_threads": 1})
     monkeypatch.setattr(rivals, "ROUNDS", (2,))
     train = known(*planted(2000, seed=1))
-    whole = rivals.trees(train, train, train.features, tmp_path / "whole")
-    save = Booster.save_model
-
-    def killed(booster: Booster, filename: Path, **options: Any) -> None:
-        save(booster, filename, **options)
-        filename.write_bytes(filename.read_bytes()[:-500])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Booster, "save_model", killed)
-    with pytest.raises(KeyboardInterrupt):
-        rivals.trees(train, train, train.features, tmp_path / "made")
-    monkeypatch.setattr(Booster, "save_model", save)
-    assert np.array_equal(rivals.trees(train, train, train.features, tmp_path / "made"), whole)
+    whole = rivals.trees(train, train, train.features, tmp_path)
+    kept = tmp_path / "trees-0.txt"
+    before = kept.read_bytes()
+    kept.write_bytes(damage(before))
+    assert np.array_equal(rivals.trees(train, train, train.features, tmp_path), whole)
+    assert kept.read_bytes() == before
 
 
 def test_a_refit_grows_as_many_trees_as_were_best_before_it_on_what_it_learns_from(
