@@ -70,8 +70,8 @@ def trees(train: Known, validation: Known, features: Features, folder: Path, *, 
     """[n, horizons] calibrated probabilities of LightGBM, grown on `train`, calibrated on `validation`.
 
     Their number is chosen there too, or, for a refit, on the `tuning` pair of instants to grow on and to judge by.
-    Boosters that a former call left in `folder`, whole, are used again; else they are grown (about half a minute a horizon)
-    and left there. The folder must be one of these data and these settings.
+    Boosters that a former call left in `folder`, whole, are used again; else they are grown (about half a minute a
+    horizon) and left there. The folder must be one of these data and these settings.
     """
     boosters = [
         _kept(folder / f"trees-{at}.txt") or _grown(train, validation, at, folder / f"trees-{at}.txt", tuning)
