@@ -104,6 +104,18 @@ def test_settings_of_a_store_that_contradict_each_other_are_one_sentence(more: s
     assert "\n" not in str(caught.value)
 
 
+def test_a_boolean_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "intent.toml"
+    monkeypatch.setenv("INTENT_CONFIG", str(file))
+    file.write_text("[model]\ndeterministic = true\n")
+    assert config.load().model.deterministic
+    file.write_text("[worker]\nmax_batch_events = true\n")
+    with pytest.raises(SettingError) as caught:
+        config.load()
+    said = f"the setting `worker.max_batch_events` is True: true and false are no value of it (it stands in: {file})"
+    assert str(caught.value) == said
+
+
 @pytest.mark.parametrize("name", ["x", "-", "x.", ".x", "xy", "...", "x" * 249])
 def test_what_kafka_takes_for_a_topic_is_accepted(name: str) -> None:
     assert config.load(config.flags([f"topics.events={name}"])).topics.events == name
