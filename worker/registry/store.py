@@ -74,6 +74,8 @@ class Store:
 
     def names(self) -> list[str]:
         """The models."""
+        if self._fs.isfile(self._root):
+            raise SettingError(f"--store or the setting `model.store` is {self.url!r}, a file; name a folder")
         return sorted(name for name in self._list() if _NAME.fullmatch(name))
 
     def versions(self, name: str) -> list[str]:

@@ -308,3 +308,9 @@ def test_a_file_where_a_version_would_be_is_none(tmp_path: Path) -> None:
     (tmp_path / NAME / ("a" * 12)).write_text("no folder")
     assert store.has(NAME, "a" * 12) is False
     assert store.versions(NAME) == []
+
+
+def test_a_file_is_no_empty_store(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("no folder")
+    with pytest.raises(SettingError, match="models', a file; name a folder"):
+        Store(str(tmp_path / "models")).names()
