@@ -74,6 +74,7 @@ class Monitor:
         if bundle.label != self._model:  # another model has another reference
             self._model = bundle.label
             self._parts.clear()
+            self._failed = False
             self._metrics.forget_drift()
         if bundle.drift is None or self._failed or self._counting_s > SHARE * self._scoring_s:
             return False

@@ -249,6 +249,16 @@ def test_a_monitor_that_fails_leaves_the_scoring_alone(watched: Bundle) -> None:
     assert heard == [(len(windows), (len(windows), 3), "test")]
 
 
+def test_a_monitor_that_failed_watches_the_next_model(watched: Bundle) -> None:
+    metrics, clock, cpu = Metrics(CollectorRegistry()), Clock(), Clock()
+    monitor = Monitor(metrics, window_events=100, clock=clock, cpu=cpu)
+    windows, intent = scored(watched, shop(26, visitors=5))
+    monitor.see(Batch.of(windows), intent[:, :1], watched)
+    cpu.now, clock.now = 5, TELL_S
+    monitor.see(Batch.of(windows), intent, replace(watched, name="next"))
+    assert metrics.registry.get_sample_value("intent_drift_window_events") == len(windows)
+
+
 @pytest.mark.parametrize(
     ("off", "verdict"),
     [pytest.param(1.0, "fine", id="calibrated"), pytest.param(3.0, "act", id="three times too high")],
