@@ -176,6 +176,11 @@ class Metrics:
             ["alias"],
             registry=registry,
         )
+        self.model_store_seen = Gauge(
+            "intent_model_store_seen_timestamp_seconds",
+            "When the model store last said what its aliases name, Unix time; 0 without a store.",
+            registry=registry,
+        )
         self.challenger_info = Gauge(
             "intent_challenger_info",
             "1 for the model that scores beside the champion; no series without one.",

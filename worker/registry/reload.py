@@ -2,7 +2,8 @@
 
 Owns one thread, which looks, loads, verifies and swaps; the event loop and the device go on meanwhile. A model that is
 refused leaves the one before in place, is told in one line and a metric, and is tried again ever more rarely until the
-alias moves. Knows neither Faust nor Kafka, and of the engine only `swap` and `set_challenger`.
+alias moves. A store that hangs stops the looking without an error: when it last answered is a metric. Knows neither
+Faust nor Kafka, and of the engine only `swap` and `set_challenger`.
 """
 
 import threading
@@ -82,6 +83,7 @@ class Reloader:
 
     def start(self) -> None:
         """From now on. The thread is a daemon: it holds nothing that a process must finish."""
+        self._metrics.model_store_seen.set_to_current_time()  # the model that scores has come from there
         self._thread.start()
 
     def stop(self) -> None:
@@ -98,6 +100,7 @@ class Reloader:
                     wanted = None
                 self._follow(self._challenger, wanted, self._challenge)
             self._reachable = True
+            self._metrics.model_store_seen.set_to_current_time()
         except Exception as error:  # whatever a store's library raises: the worker goes on with what it has
             self._metrics.model_reloads_total.labels(result="unusable").inc()
             if self._reachable:

@@ -1,5 +1,6 @@
 """The engine follows the aliases: what moves in is whole, what is refused stays out and is not hammered."""
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,6 +123,25 @@ def test_the_engine_follows_there_and_back(setup: Setup) -> None:
     setup.after(INTERVAL_S)
     assert setup.engine.champion == setup.made.first
     assert setup.loads == [setup.made.second, setup.made.first]
+
+
+def test_when_the_store_last_answered_is_told(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs is neither an error nor a line."""
+    name, version = "intent_model_store_seen_timestamp_seconds", setup.source.version
+    assert setup.sample(name) == 0
+    setup.after(INTERVAL_S)
+    seen = setup.sample(name)
+    assert seen == pytest.approx(time.time(), abs=60)
+
+    def unreachable(_: str) -> str:
+        raise IntentError("it does not answer")
+
+    monkeypatch.setattr(setup.source, "version", unreachable)
+    setup.after(INTERVAL_S)
+    assert setup.sample(name) == seen
+    monkeypatch.setattr(setup.source, "version", version)
+    setup.after(INTERVAL_S)
+    assert (setup.sample(name) or 0) > (seen or 0)
 
 
 def test_a_bad_bundle_is_refused_and_tried_ever_more_rarely(setup: Setup) -> None:
