@@ -74,7 +74,8 @@ class Published:
         life = Life(*(read_all(servers, topic, isolation=isolation) for isolation in _ISOLATIONS))
         for follower, held in zip(self._followers[-1], (life.committed, life.uncommitted), strict=True):
             ends = {record.partition: record.offset for record in held}
-            await_(lambda f=follower, e=ends: all(f.furthest[p] >= o for p, o in e.items()), DRAIN_S)  # type: ignore[misc]  # bound per follower
+            if not await_(lambda f=follower, e=ends: all(f.furthest[p] >= o for p, o in e.items()), DRAIN_S):  # type: ignore[misc]  # bound per follower
+                follower.errors.append(f"{follower.name} got up to {follower.furthest} and not to the end, {ends}")
             follower.close()
         self._lives.append(life)
 
