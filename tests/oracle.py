@@ -62,6 +62,10 @@ class Partition:
         ids = b"".join(xxhash.xxh3_64_digest(id_.encode()) for _, _, id_ in self.users[user_id].kept)
         return str(xxhash.xxh3_64_hexdigest(ids))
 
+    def chance(self, user_id: str) -> float:
+        """What `tests.chaos.scorers.DigestEngine` makes of the window's events, as scores are rounded."""
+        return round((int(self.digest(user_id), 16) >> 11) / 2**53, 6)
+
     def expired(self, user_id: str) -> bool:
         """Silent for too long: the window and the latest score may be gone by now, or not yet."""
         assert self.newest is not None

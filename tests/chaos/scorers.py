@@ -4,6 +4,7 @@ Knows nothing of Kafka. Imports no torch unless the real model is asked for.
 """
 
 import asyncio
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
+from tests.chaos import changelog
 from worker.scores import HORIZONS, NO_REASON, Model
 
 Order = Literal["raise", "out_of_memory", "hold", "release"]
@@ -68,7 +70,9 @@ class Scores:
 
 
 class DigestEngine:
-    """Stands where `worker.scoring.engine.Engine` does; a score is a hash of its window's bytes alone."""
+    """Stands where `worker.scoring.engine.Engine` does. The first horizon's score is a hash of the window's bytes, the
+    others are one of the ids of its events alone, which the oracle knows too.
+    """
 
     model = Model("digest", "1")
     alive = True
@@ -89,15 +93,24 @@ class DigestEngine:
     def _score(self, windows: Sequence[bytes]) -> Scores:
         self._trouble.meet()
         n = len(windows)
-        hashes = np.array([xxhash.xxh3_64_intdigest(window) >> 11 for window in windows], dtype=np.float64)
+        hashes = [(_hash(window), *[_hash(_ids(window))] * (len(HORIZONS) - 1)) for window in windows]
         return Scores(
-            intent=np.repeat((hashes / 2**53)[:, None], len(HORIZONS), axis=1),  # [n, horizons]
+            intent=np.array(hashes),  # [n, horizons]
             risk=np.zeros(n, dtype=np.float32),
             risk_reasons=np.zeros(n, dtype=np.uint8),
             reason_codes=np.full((n, 3), NO_REASON, dtype=np.uint8),
             reason_weights=np.zeros((n, 3), dtype=np.float32),
             model=self.model,
         )
+
+
+def _hash(content: bytes) -> float:
+    return (xxhash.xxh3_64_intdigest(content) >> 11) / 2**53
+
+
+def _ids(window: bytes) -> bytes:
+    kept = changelog.window(window).kept
+    return struct.pack(f">{len(kept)}Q", *(id_ for _, id_ in kept))
 
 
 def trouble_the_model(trouble: Trouble) -> None:

@@ -20,7 +20,8 @@ def test_an_edit_fits_the_source(edit: Edit) -> None:
 
 @pytest.mark.parametrize("mutant", [pytest.param(mutant, id=name) for name, mutant in MUTANTS.items()])
 def test_a_mutant_is_caught(kafka: str, tmp_path: Path, mutant: Mutant) -> None:
-    assert play(mutant.scenario, Stage(kafka, tmp_path, mutant.name)) != Findings(), mutant.shows
+    found = play(mutant.scenario, Stage(kafka, tmp_path, mutant.name))
+    assert getattr(found, mutant.found) != [], f"{mutant.shows}, and found was {found}"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

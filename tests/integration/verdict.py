@@ -36,6 +36,7 @@ class Verdict:
         self.digests: dict[str, str] = {}
         self.newest_score: dict[str, str] = {}
         self.kept: dict[str, int] = {}
+        self.chances: dict[str, float] = {}
         self.erased: set[str] = set()
         self.partitions: dict[int, Partition] = {}
         for number, records in by_partition(source).items():
@@ -58,6 +59,7 @@ class Verdict:
             self.digests[score_id] = partition.digest(user)
             self.newest_score[user] = score_id
             self.kept[score_id] = len(partition.users[user].kept)
+            self.chances[score_id] = partition.chance(user)
             self.erased.discard(user)
         elif fate == "erased":
             self.newest_score.pop(user, None)
@@ -88,7 +90,9 @@ class Verdict:
         return sorted(score_id for score_id, count in seen.items() if count > 1)
 
     def wrong_scores(self, scores: Sequence[Read]) -> Iterator[str]:
-        """Scores that no event called for, or of another window than the event's."""
+        """Scores that no event called for, or of another window than the event's: by what they say of it, and those of
+        the model `digest` by what they are.
+        """
         for record in scores:
             score = value(record)
             score_id = score["score_id"]
@@ -101,9 +105,11 @@ class Verdict:
                 record.key,
                 record.headers["ce_id"].decode(),
                 all(0 <= chance <= 1 for chance in score["intent"].values()),
+                list(score["intent"].values())[1:] if score["model"]["name"] == "digest" else [],
             )
             digest, kept = self.digests.get(score_id), self.kept.get(score_id)
-            due = (score_id, digest, kept, source["partition"], score["user_id"].encode(), score_id, True)
+            chances = [self.chances.get(score_id)] * len(found[-1])
+            due = (score_id, digest, kept, source["partition"], score["user_id"].encode(), score_id, True, chances)
             if found != due:
                 yield f"score {score_id} is {found}, due is {due}"
 
