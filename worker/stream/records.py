@@ -41,15 +41,17 @@ class Batches:
         self.size_in_bytes = quick.size_in_bytes
         self.current: Any = None
         self._more, self._next = quick.has_next, quick.next_batch
+        self._hand = unpack.hand()
         self._until = sys.maxsize
-        self._paused = False
+        self.paused = False
+        """Whether the portion's end, and not the fetch's, was told."""
 
     def has_next(self) -> bool:
         """Whether another belongs to this portion."""
-        if unpack.unpacked() < self._until:
+        if self._hand.bytes < self._until:
             more: bool = self._more()
             return more
-        self._paused = self._more()
+        self.paused = self._more()
         return False
 
     def next_batch(self) -> Any:
@@ -60,12 +62,8 @@ class Batches:
 
     def begin_portion(self) -> None:
         """The next begins here, in the thread that will unpack it."""
-        self._until, self._paused = unpack.unpacked() + PORTION_BYTES, False
-
-    @property
-    def paused(self) -> bool:
-        """Whether the portion's end, and not the fetch's, was told."""
-        return self._paused
+        self._hand, self.paused = unpack.hand(), False
+        self._until = self._hand.bytes + PORTION_BYTES
 
     def raw(self) -> memoryview:
         """The current batch's bytes."""
@@ -76,6 +74,11 @@ class Batches:
             if offset == begins_with:
                 return view[at : at + _BATCH.size + size]
             at += _BATCH.size + size
+
+    def sound(self) -> bool:
+        """Whether the current batch's checksum holds."""
+        sound: bool = MemoryRecords(bytes(self.raw())).next_batch().validate_crc()
+        return sound
 
 
 class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
@@ -98,7 +101,7 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has n
                 self._records_iterator = self._unread(why)
             except CorruptRecordException as error:
                 # A wrong checksum may be right in the next fetch. Behind a right one the bytes are what a broker took.
-                if self._records.current is None or str(error).startswith("Invalid CRC"):
+                if self._records.current is None or not self._records.sound():
                     raise
                 self._records_iterator = self._unread(
                     Invalid("unreadable", f"the record's batch cannot be read: {error}")

@@ -1,0 +1,99 @@
+"""Batches that take next to nothing packed, and all memory unpacked: a real Kafka takes them from whoever may write."""
+
+import asyncio
+import struct
+from pathlib import Path
+from typing import Any
+
+import cramjam
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.default_records import DefaultRecordBase
+from aiokafka.record.util import calc_crc32c, encode_varint
+
+from tests.conftest import MakeSettings
+from tests.integration.deployment import DIGEST, ROOT, Worker, publish, read_all, until
+from tests.integration.stories import event
+from worker.clock import now_ms
+from worker.errors import IntentError
+from worker.ports import free_port
+from worker.replay.plan import Stretch
+from worker.replay.tape import Tape, reader
+
+pytestmark = pytest.mark.broker
+
+START_MS = 1_760_000_000_000
+COUNT = 512
+LETTER = "__connect.errors."
+
+
+class Bomb:
+    """Stands where a batch's builder does: `COUNT` records of a megabyte, 60 bytes each once packed."""
+
+    def build(self) -> bytearray:
+        value, packed = bytes(1 << 20), bytearray()
+        for place in range(COUNT):
+            body = b"\0\0" + varint(place) + varint(3) + b"ann" + varint(len(value)) + value + varint(0)
+            packed += bytes(cramjam.zstd.compress(varint(len(body)) + body))
+        now = now_ms()
+        head = struct.pack(">hiqqqhii", DefaultRecordBase.CODEC_ZSTD, COUNT - 1, now, now, -1, -1, -1, COUNT)
+        signed = head + bytes(packed)
+        return bytearray(struct.pack(">qiibI", 0, len(signed) + 9, 0, 2, calc_crc32c(signed)) + signed)
+
+
+def varint(number: int) -> bytes:
+    written = bytearray()
+    encode_varint(number, written.append)
+    return bytes(written)
+
+
+async def send(servers: str, topic: str) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=servers, enable_idempotence=False)
+    await producer.start()
+    batch: Any = producer.create_batch()
+    batch._builder = Bomb()
+    batch._relative_offset = COUNT
+    batch._closed = True
+    await (await producer.send_batch(batch, topic, partition=0))
+    await producer.stop()
+
+
+def peak_mib(worker: Worker) -> int:
+    assert worker.process is not None
+    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) >> 10
+
+
+def told(headers: dict[str, bytes]) -> tuple[int, str]:
+    return int(headers[f"{LETTER}offset"]), headers[f"{LETTER}exception.class.name"].decode()
+
+
+def test_a_bomb_among_good_events_costs_its_own_events_and_no_others(settings: MakeSettings, tmp_path: Path) -> None:
+    made = settings(topics={"partitions": 1}, worker={"web_port": free_port(), "instance_id": "only"})
+    servers, topic = made.kafka.bootstrap_servers, made.topics.events
+    good = [event("ann", number, START_MS + number) for number in range(20)]
+    worker = Worker(made, tmp_path / "worker.log", command=DIGEST, environment={"PYTHONPATH": str(ROOT)})
+    try:
+        worker.start()
+        publish(servers, topic, good[:10])
+        until(lambda: len(read_all(servers, made.topics.scores)) == 10, worker, "what is before it is scored")
+        before = peak_mib(worker)
+        asyncio.run(send(servers, topic))
+        publish(servers, topic, good[10:])
+        until(lambda: len(read_all(servers, made.topics.scores)) == 20, worker, "what is behind it is scored")
+        assert peak_mib(worker) < before + 100
+        letters = read_all(servers, made.topics.dead_letters)
+        assert [told(letter.headers) for letter in letters] == [(10 + n, "too_large") for n in range(COUNT)]
+        assert {(letter.key, letter.value) for letter in letters} == {(None, None)}
+        assert 0 < int(letters[0].headers["intent.cut-from-bytes"]) < 1 << 20
+        assert sum(worker.metric("intent_events_total").values()) == 20 + COUNT
+        assert [line["records"] for line in worker.told("a batch of records cannot be read")] == [COUNT]
+        assert worker.stop() == 0
+        with pytest.raises(IntentError, match="cannot be read on: Decompression"):
+            list(Tape(reader(made.kafka), topic, Stretch(partition=0, warm_from=0, start=0, end=20 + COUNT)))
+        behind = 10 + COUNT
+        rest = Stretch(partition=0, warm_from=behind, start=behind, end=behind + 10)
+        assert len(list(Tape(reader(made.kafka), topic, rest))) == 10, "a replay may leave it out"
+    finally:
+        worker.close()
