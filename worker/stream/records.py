@@ -97,8 +97,9 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has n
                 return next(self._records_iterator)
             except UnicodeDecodeError:
                 self._records_iterator = self._patiently()
-            except Invalid as why:
-                self._records_iterator = self._unread(why)
+            except Invalid as error:
+                # Not the one that was raised: it holds the frames of its way here, and so what was unpacked.
+                self._records_iterator = self._unread(Invalid(error.reason, str(error)))
             except CorruptRecordException as error:
                 # A wrong checksum may be right in the next fetch. Behind a right one the bytes are what a broker took.
                 if self._records.current is None or not self._records.sound():

@@ -1,6 +1,8 @@
 """A fetch's records come out whole and once each, whatever they are and however many."""
 
+import gc
 import random
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -185,6 +187,21 @@ def test_each_record_of_a_bomb_is_told_and_the_rest_is_read(compression: int) ->
     assert unread.headers == [("intent.cut-from-bytes", b"%d" % len(large))]
     (line,) = log
     assert (line["offset"], line["records"], line["log_level"]) == (2, 3, "error")
+
+
+def test_what_was_unpacked_of_a_bomb_is_gone_with_it() -> None:
+    """Without the collector, which a worker seldom needs: an error holds its frames, and these their buffers."""
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        given = list(fetched(*(bomb(first, 1) for first in range(20))))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert len(given) == 20
+    assert held < BOUND
 
 
 @pytest.mark.parametrize("start", [3, 4])
