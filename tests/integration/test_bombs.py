@@ -3,11 +3,12 @@
 import asyncio
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cramjam
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, codec
 from aiokafka.record.default_records import DefaultRecordBase
 from aiokafka.record.util import calc_crc32c, encode_varint
 
@@ -27,18 +28,32 @@ COUNT = 512
 LETTER = "__connect.errors."
 
 
-class Bomb:
-    """Stands where a batch's builder does: `COUNT` records of a megabyte, 60 bytes each once packed."""
+def bomb() -> bytes:
+    """`COUNT` records of a megabyte, 60 bytes each once packed."""
+    value = bytes(1 << 20)
+    return batch(
+        DefaultRecordBase.CODEC_ZSTD,
+        COUNT,
+        b"".join(bytes(cramjam.zstd.compress(record(place, value))) for place in range(COUNT)),
+    )
 
-    def build(self) -> bytearray:
-        value, packed = bytes(1 << 20), bytearray()
-        for place in range(COUNT):
-            body = b"\0\0" + varint(place) + varint(3) + b"ann" + varint(len(value)) + value + varint(0)
-            packed += bytes(cramjam.zstd.compress(varint(len(body)) + body))
-        now = now_ms()
-        head = struct.pack(">hiqqqhii", DefaultRecordBase.CODEC_ZSTD, COUNT - 1, now, now, -1, -1, -1, COUNT)
-        signed = head + bytes(packed)
-        return bytearray(struct.pack(">qiibI", 0, len(signed) + 9, 0, 2, calc_crc32c(signed)) + signed)
+
+def two_frames() -> bytes:
+    """Of which Kafka reads the first alone, and finds all records in it."""
+    records = record(0, b"{") + record(1, b"{")
+    return batch(DefaultRecordBase.CODEC_LZ4, 2, bytes(codec.lz4_encode(records)) + b"no frame")
+
+
+def batch(kind: int, count: int, packed: bytes) -> bytes:
+    now = now_ms()
+    head = struct.pack(">hiqqqhii", kind, count - 1, now, now, -1, -1, -1, count)
+    signed = head + packed
+    return struct.pack(">qiibI", 0, len(signed) + 9, 0, 2, calc_crc32c(signed)) + signed
+
+
+def record(place: int, value: bytes) -> bytes:
+    body = b"\0\0" + varint(place) + varint(3) + b"ann" + varint(len(value)) + value + varint(0)
+    return varint(len(body)) + body
 
 
 def varint(number: int) -> bytes:
@@ -47,14 +62,14 @@ def varint(number: int) -> bytes:
     return bytes(written)
 
 
-async def send(servers: str, topic: str) -> None:
+async def send(servers: str, topic: str, made: bytes, count: int) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=servers, enable_idempotence=False)
     await producer.start()
-    batch: Any = producer.create_batch()
-    batch._builder = Bomb()
-    batch._relative_offset = COUNT
-    batch._closed = True
-    await (await producer.send_batch(batch, topic, partition=0))
+    sent: Any = producer.create_batch()
+    sent._builder = SimpleNamespace(build=lambda: bytearray(made))
+    sent._relative_offset = count
+    sent._closed = True
+    await (await producer.send_batch(sent, topic, partition=0))
     await producer.stop()
 
 
@@ -79,7 +94,7 @@ def test_a_bomb_among_good_events_costs_its_own_events_and_no_others(settings: M
         publish(servers, topic, good[:10])
         until(lambda: len(read_all(servers, made.topics.scores)) == 10, worker, "what is before it is scored")
         before = peak_mib(worker)
-        asyncio.run(send(servers, topic))
+        asyncio.run(send(servers, topic, bomb(), COUNT))
         publish(servers, topic, good[10:])
         until(lambda: len(read_all(servers, made.topics.scores)) == 20, worker, "what is behind it is scored")
         assert peak_mib(worker) < before + 100
@@ -89,6 +104,11 @@ def test_a_bomb_among_good_events_costs_its_own_events_and_no_others(settings: M
         assert 0 < int(letters[0].headers["intent.cut-from-bytes"]) < 1 << 20
         assert sum(worker.metric("intent_events_total").values()) == 20 + COUNT
         assert [line["records"] for line in worker.told("a batch of records cannot be read")] == [COUNT]
+        asyncio.run(send(servers, topic, two_frames(), 2))
+        publish(servers, topic, [event("ann", 20, START_MS + 20)])
+        until(lambda: len(read_all(servers, made.topics.scores)) == 21, worker, "it goes on behind what is damaged")
+        *_, first, second = read_all(servers, made.topics.dead_letters)
+        assert [told(letter.headers) for letter in (first, second)] == [(20 + COUNT + n, "unreadable") for n in (0, 1)]
         assert worker.stop() == 0
         with pytest.raises(IntentError, match="cannot be read on: Decompression"):
             list(Tape(reader(made.kafka), topic, Stretch(partition=0, warm_from=0, start=0, end=20 + COUNT)))
