@@ -9,7 +9,9 @@ from worker.scores import Headers
 
 PREFIX: Final = "__connect.errors."
 CUT: Final = "intent.cut-from-bytes"
-"""Header of a letter that does not hold the whole record: how large that was. It lies at its coordinates as it came."""
+"""Header of a letter that does not hold the whole record: how large that was, or the batch that could not be read. It
+lies at its coordinates as it came.
+"""
 
 MAX_BYTES: Final = 15 << 20
 """Of a record's key, value and headers: what the dead-letter topic takes, less the headers of the error."""

@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from worker import events, facts, window
+from worker import deadletter, events, facts, window
 from worker.errors import Fatal, Invalid
 from worker.scores import Headers
 from worker.watermark import Watermark
@@ -42,6 +42,24 @@ class Record(Protocol):
     @property
     def headers(self) -> Headers:
         """Raw."""
+
+
+class Unread(Struct, frozen=True):
+    """A record of a batch that could not be read: where it lies is all that is known of it, and why."""
+
+    offset: int
+    timestamp: int
+    """The newest of its batch."""
+    batch_bytes: int
+    """What the whole batch takes where it lies."""
+    why: Invalid
+    key: bytes | None = None
+    value: bytes | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """For the letter: it does not hold the record."""
+        return [(deadletter.CUT, b"%d" % self.batch_bytes)]
 
 
 class Updated(Struct, frozen=True, gc=False):
@@ -101,7 +119,8 @@ def fold(
         try:
             event = events.decode(record.value, key=key, timestamp_ms=record.timestamp)
         except Invalid as error:
-            batch.rejected.append(Rejected(record, "decode", error.reason, str(error)))
+            why = record.why if isinstance(record, Unread) else error
+            batch.rejected.append(Rejected(record, "decode", why.reason, str(why)))
             dead += 1
             continue
         assert key is not None  # it is the event's `user_id`

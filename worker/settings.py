@@ -133,6 +133,12 @@ class Worker(_Part):
     max_queued_events: int = Field(
         20_000, ge=1, le=10_000_000, description="fetched events waiting, over all partitions; then fetching pauses"
     )
+    max_unpacked_batch_bytes: int = Field(
+        16 << 20,
+        ge=16 << 20,  # a dead letter's has to fit
+        le=1 << 30,
+        description="of a compressed batch of records, unpacked; each event of a larger one becomes a dead letter",
+    )
     session_timeout_s: float = Field(10.0, ge=1, le=300)
     request_timeout_s: float = Field(30.0, ge=2, le=600, description="must exceed the session time-out")
     transaction_timeout_s: float = Field(

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from worker import cache, facts, window
 from worker.cache import Cache, Changes
-from worker.errors import Fatal
-from worker.fold import Batch, Mode, Record, fold, sweep
+from worker.errors import Fatal, Invalid
+from worker.fold import Batch, Mode, Record, Unread, fold, sweep
 from worker.ops.metrics import Metrics
 from worker.pipeline import ratings, run
 from worker.scores import Intent, Model, Percentile, Rating, Reason, Risk
@@ -64,6 +64,15 @@ def test_each_record_has_one_fate() -> None:
     assert after is not None
     assert window.length(after) == 1
     assert batch.latest == {b"u": 1}
+
+
+def test_a_record_that_was_not_read_is_dead_for_its_own_reason() -> None:
+    why = Invalid("too_large", "its batch is too large")
+    unread: list[Record] = [Unread(offset, T, 300, why) for offset in (1, 2)]
+    batch = folded([rec(0), *unread, rec(3)])
+    assert +batch.fates == {"scored": 2, "dead": 2}
+    assert [rejected[1:] for rejected in batch.rejected] == [("decode", "too_large", "its batch is too large")] * 2
+    assert batch.watermark == Watermark(3, T + 3)
 
 
 def test_an_erased_user_is_a_tombstone() -> None:

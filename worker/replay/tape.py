@@ -88,6 +88,8 @@ class Tape:
         messages = self._consumer.consume(self._max_records, POLL_S)
         end = self._stretch.end
         for message in messages:
+            if self._over:  # what follows the end may be a batch that cannot be read
+                break
             offset = message.offset() or 0
             if (error := message.error()) is None:
                 if offset < end:

@@ -31,6 +31,7 @@ from worker.ops import health
 from worker.ops.metrics import Metrics
 from worker.ports import free_port
 from worker.settings import Settings
+from worker.stream import unpack
 from worker.stream.assignment import Partitions
 from worker.stream.assignor import Assignor
 from worker.stream.consumer import Transport
@@ -41,6 +42,8 @@ from worker.stream.transaction import producer
 from worker.stream.watchdog import EXIT_FATAL, Watchdog, end_process, exit_now
 
 _FETCH_BYTES: Final = 4 << 20
+_FETCH_RECORDS: Final = 20_000
+"""Taken at once, of what has been fetched. A batch may hold millions of seven bytes, or tell of as many unread ones."""
 _LOOP_STALL_S: Final = 60.0
 _BEAT_S: Final = 1.0
 _CONNECTIONS: Final = 100
@@ -77,6 +80,7 @@ class IntentApp(faust.App):
         self._stalled = False
         worker, kafka = settings.worker, settings.kafka
         web_port = worker.web_port or free_port()
+        unpack.at_most(worker.max_unpacked_batch_bytes)
         super().__init__(
             worker.application_id,
             broker=[f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
@@ -86,6 +90,7 @@ class IntentApp(faust.App):
             broker_request_timeout=worker.request_timeout_s,
             broker_max_poll_interval=worker.recovery_timeout_s,
             broker_commit_interval=1.0,
+            broker_max_poll_records=_FETCH_RECORDS,
             # A static member gets the assignment of its former life, in which Faust looks for its own address.
             canonical_url=f"http://{worker.instance_id or _authority(worker.web_host, web_port)}",
             consumer_auto_offset_reset="earliest",

@@ -28,7 +28,7 @@ from faust.transport.drivers.aiokafka import Transport as FaustTransport
 from faust.types import TP
 
 from worker.errors import Fatal
-from worker.stream.records import Batches, Records
+from worker.stream.records import Batches, Portions, Records
 from worker.stream.recovery import CatchUp, Position
 from worker.stream.watchdog import end_process
 
@@ -55,6 +55,7 @@ _FAREWELL_S: Final = 1.0
 log = structlog.get_logger(__name__)
 
 aiokafka_fetcher.MemoryRecords, aiokafka_fetcher.PartitionRecords = Batches, Records
+aiokafka_fetcher.FetchResult = Portions
 
 # While the broker still writes the markers of the transaction before, aiokafka sleeps 20 ms; a commit takes 1.3 ms.
 aiokafka_sender.BACKOFF_OVERRIDE = 0.002

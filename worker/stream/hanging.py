@@ -63,6 +63,7 @@ def reader(settings: Settings) -> Reader:
             isolation_level=isolation,
             enable_auto_commit=False,
             fetch_max_wait_ms=_FETCH_WAIT_MS,
+            max_poll_records=_CHUNKS[1],
             request_timeout_ms=int(settings.worker.request_timeout_s * 1000),
         )
 

@@ -1,23 +1,35 @@
-"""The records of one fetch, whatever the names of their headers are. All that knows aiokafka's record parsers.
+"""The records of one fetch, whatever they are and however many. All that knows aiokafka's record parsers.
 
-Kafka takes any bytes for a name, and some clients send them; aiokafka's parser takes only UTF-8, and raises at such a
-record for ever. The fetch is then read again from there by its other parser, in Python, with marks for what is no text.
+Kafka takes any bytes for a header's name, and some clients send them; aiokafka's parser takes only UTF-8, and raises at
+such a record for ever. The batch is then read by its other parser, in Python, with marks for what is no text. Kafka
+bounds what a batch takes packed, and nothing else: of one that unpacks to too much, or is damaged though its checksum
+holds, each record is told without its content (`Unread`). And a fetch of many such batches is handed out in portions.
 
-Private parts of aiokafka 0.14.0 in use: `PartitionRecords`, `_records`, `_records_iterator`, `_aborted_transactions`,
-`_aborted_producers`, `_unpack_records`; `_MemoryRecordsPy._next_slice`; `_DefaultRecordBatchPy._maybe_uncompress`,
-`_buffer`.
+Private parts of aiokafka 0.14.0 in use: `PartitionRecords`, `_records`, `_records_iterator`, `_unpack_records`;
+`FetchResult._partition_records`; `_DefaultRecordBatchPy._maybe_uncompress`, `_buffer`; what `unpack` says.
 """
 
+import struct
+import sys
 from collections.abc import Iterator
-from itertools import dropwhile
 from typing import Any, Final
 
+import structlog
 from aiokafka.consumer import fetcher
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
-from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
+from aiokafka.record.memory_records import MemoryRecords
 
-_HEADERS_SINCE: Final = 2
-"""Version of record batches."""
+from worker.errors import Invalid
+from worker.fold import Unread
+from worker.stream import unpack
+
+PORTION_BYTES: Final = 4 << 20
+"""Unpacked, after which a portion ends with its batch: as much as a fetch brings of batches that are not packed."""
+_BATCH: Final = struct.Struct(">qi")
+"""What a batch of any version begins with: an offset, and how many bytes follow."""
+
+log = structlog.get_logger(__name__)
 
 
 class Batches:
@@ -26,43 +38,135 @@ class Batches:
     def __init__(self, fetched: bytes) -> None:
         quick = MemoryRecords(fetched)
         self.fetched = fetched
-        self.has_next, self.next_batch, self.size_in_bytes = quick.has_next, quick.next_batch, quick.size_in_bytes
+        self.size_in_bytes = quick.size_in_bytes
+        self.current: Any = None
+        self._more, self._next = quick.has_next, quick.next_batch
+        self._hand = unpack.hand()
+        self._until = sys.maxsize
+        self.paused = False
+        """Whether the portion's end, and not the fetch's, was told."""
+
+    def has_next(self) -> bool:
+        """Whether another belongs to this portion."""
+        if self._hand.bytes < self._until:
+            more: bool = self._more()
+            return more
+        self.paused = self._more()
+        return False
+
+    def next_batch(self) -> Any:
+        """Which is `current` then; none is where there is no batch to be made of the bytes."""
+        self.current = None
+        self.current = self._next()
+        return self.current
+
+    def begin_portion(self) -> None:
+        """The next begins here, in the thread that will unpack it."""
+        self._hand, self.paused = unpack.hand(), False
+        self._until = self._hand.bytes + PORTION_BYTES
+
+    def raw(self) -> memoryview:
+        """The current batch's bytes."""
+        batch, view, at = self.current, memoryview(self.fetched), 0
+        begins_with = getattr(batch, "base_offset", batch.next_offset - 1)  # the latter in formats before Kafka 0.11
+        while True:
+            offset, size = _BATCH.unpack_from(view, at)
+            if offset == begins_with:
+                return view[at : at + _BATCH.size + size]
+            at += _BATCH.size + size
+
+    def sound(self) -> bool:
+        """Whether the current batch's checksum holds."""
+        sound: bool = MemoryRecords(bytes(self.raw())).next_batch().validate_crc()
+        return sound
 
 
 class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
     """One partition's. Each is as the parser made it: the 11-field `ConsumerRecord` costs 1 µs more."""
 
-    _aborted_transactions: Any
-    _aborted_producers: Any
-    _records_iterator: Any
-
-    def __init__(self, tp: Any, records: Batches, aborted_transactions: Any, *others: Any) -> None:
-        super().__init__(tp, records, aborted_transactions, *others)
-        self._fetched = records.fetched
-        self._aborted = tuple(self._aborted_transactions)
+    next_fetch_offset: int
+    _records: Batches
+    _records_iterator: Iterator[Any]
 
     def _consumer_record(self, tp: Any, record: Any) -> Any:  # noqa: ARG002 - theirs
         return record
 
     def __next__(self) -> Any:
-        try:
-            return next(self._records_iterator)
-        except UnicodeDecodeError:
-            self._records_iterator = self._once_more()
-            return next(self._records_iterator)
+        while True:  # each turn has another batch, or the other parser
+            try:
+                return next(self._records_iterator)
+            except UnicodeDecodeError:
+                self._records_iterator = self._patiently()
+            except Invalid as error:
+                # Not the one that was raised: it holds the frames of its way here, and so what was unpacked.
+                self._records_iterator = self._unread(Invalid(error.reason, str(error)))
+            except CorruptRecordException as error:
+                # A wrong checksum may be right in the next fetch. Behind a right one the bytes are what a broker took.
+                if self._records.current is None or not self._records.sound():
+                    raise
+                self._records_iterator = self._unread(
+                    Invalid("unreadable", f"the record's batch cannot be read: {error}")
+                )
 
-    def _once_more(self) -> Iterator[Any]:
-        """What has not come yet."""
-        due = self.next_fetch_offset
-        self._records = _PatientBatches(self._fetched)
-        self._aborted_transactions, self._aborted_producers = list(self._aborted), set()
-        return dropwhile(lambda record: record.offset < due, self._unpack_records())
+    def begin_portion(self) -> None:
+        """What comes now, until it ends, is one portion."""
+        self._records.begin_portion()
+
+    def go_on(self) -> bool:
+        """After the end of a portion: whether there is another."""
+        if self._records.paused:
+            self._records_iterator = self._unpack_records()
+        return self._records.paused
+
+    def _patiently(self) -> Iterator[Any]:
+        """What has not come yet of this batch, and the others quickly again."""
+        batch = _PatientBatch(self._records.raw())
+        for record in batch:
+            if record.offset >= self.next_fetch_offset:
+                self.next_fetch_offset = record.offset + 1
+                yield record
+        self.next_fetch_offset = batch.next_offset
+        yield from self._unpack_records()
+
+    def _unread(self, why: Invalid) -> Iterator[Any]:
+        """Likewise. All offsets of the batch count as records, which they are but in a compacted topic."""
+        batch, size = self._records.current, len(self._records.raw())
+        first = max(self.next_fetch_offset, getattr(batch, "base_offset", 0))
+        if first < batch.next_offset:
+            log.error(
+                "a batch of records cannot be read",
+                topic=self._tp.topic,
+                partition=self._tp.partition,
+                offset=first,
+                records=batch.next_offset - first,
+                packed_bytes=size,
+                why=str(why),
+            )
+        timestamp = getattr(batch, "max_timestamp", -1)
+        for offset in range(first, batch.next_offset):
+            self.next_fetch_offset = offset + 1
+            yield Unread(offset, timestamp, size, why)
+        self.next_fetch_offset = batch.next_offset
+        yield from self._unpack_records()
 
 
-class _PatientBatches(_MemoryRecordsPy):  # type: ignore[misc]  # as above
-    def next_batch(self) -> Any:
-        raw, quick = self._next_slice, super().next_batch()
-        return _PatientBatch(raw) if quick.magic >= _HEADERS_SINCE else quick
+class Portions(fetcher.FetchResult):  # type: ignore[misc]  # as above
+    """One partition's fetch, handed out as far as it has unpacked not much more than `PORTION_BYTES`."""
+
+    _partition_records: Records | None
+
+    def getall(self, max_records: int | None = None) -> list[Any]:
+        """The next portion; empty only at the end, or where another position was sought."""
+        while True:
+            records = self._partition_records
+            if records is not None:
+                records.begin_portion()
+            given: list[Any] = super().getall(max_records)
+            if records is None or self._partition_records is not None or not records.go_on():
+                return given
+            self._partition_records = records
+            if given:
+                return given
 
 
 class _PatientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # as above

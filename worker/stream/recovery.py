@@ -11,13 +11,14 @@ Private parts of Faust's `Recovery` in use: `active_tps`, `active_offsets`, `act
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import structlog
 from faust.types import TP
 
 from worker.clock import now_ms
 from worker.errors import Fatal
+from worker.fold import Unread
 from worker.stream import folder
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class CatchUp:
             return
         for start in range(0, len(fresh), FILL_RECORDS):
             some = fresh[start : start + FILL_RECORDS]
+            if Unread in set(map(type, some)):
+                _refuse(tp, some)
             self._app.table.store.fill(tp.partition, [(record.key, record.value) for record in some], some[-1].offset)
             offsets[tp] = some[-1].offset
         self._app.metrics.recovered_records_total.inc(len(fresh))
@@ -176,6 +179,14 @@ class CatchUp:
             return
         self._standing_by[tp] = now
         self._app.table.store.complete(tp.partition, now_ms())
+
+
+def _refuse(tp: TP, records: Iterable[Any]) -> NoReturn:
+    unread = next(record for record in records if isinstance(record, Unread))
+    raise Fatal(
+        f"offset {unread.offset} of {tp.topic} in partition {tp.partition} cannot be read back: {unread.why}; no "
+        "worker has written it: see who may write to the topic, and restore it"
+    )
 
 
 class _Progress:

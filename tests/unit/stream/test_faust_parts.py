@@ -27,7 +27,16 @@ from aiokafka.consumer.subscription_state import Assignment, SubscriptionState, 
 from aiokafka.errors import ConcurrentTransactions
 from aiokafka.producer import sender as aiokafka_sender
 from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.record._crecords import DefaultRecordBatchBuilder, default_records
+from aiokafka.record import default_records as record_batches
+from aiokafka.record._crecords import (
+    DefaultRecordBatch,
+    DefaultRecordBatchBuilder,
+    LegacyRecordBatch,
+    LegacyRecordBatchBuilder,
+    default_records,
+    legacy_records,
+)
+from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.structs import TopicPartition
 from faust.sensors import Monitor
 from faust.stores.rocksdb import Store as RocksDBStore
@@ -47,12 +56,14 @@ from structlog.testing import capture_logs
 
 from tests.unit.stream.fetched import builder
 from worker import config
+from worker.errors import Invalid
 from worker.kafka.topics import Changelog
 from worker.ops.health import State
 from worker.ops.metrics import Metrics
 from worker.stream import app as stream
-from worker.stream import consumer
+from worker.stream import consumer, unpack
 from worker.stream.app import IntentApp, Runner
+from worker.stream.records import Portions, Records
 from worker.stream.table import Store, Table, Tables
 
 CHANGELOG = TP("log", 0)
@@ -194,6 +205,75 @@ def test_a_record_is_handed_out_as_the_parser_made_it() -> None:
     assert list(record.headers) == [("name", b"header")]
     assert type(record).__module__.startswith("aiokafka.record")
     assert fetched.next_fetch_offset == 1
+
+
+def test_a_fetch_is_made_and_handed_out_by_the_classes_that_stand_in_the_module() -> None:
+    """`Portions` stands for `FetchResult`: one of another type would be taken for an error."""
+    received = source(aiokafka_fetcher.Fetcher._proc_fetch_request)
+    for made in ("= MemoryRecords(part_data[-1])", "= PartitionRecords(", "= FetchResult("):
+        assert made in received
+    handed = source(aiokafka_fetcher.Fetcher.fetched_records)
+    assert "if type(res_or_error) is FetchResult: records = res_or_error.getall(max_records)" in handed
+    assert "if not res_or_error.has_more():" in handed
+    stock = source(Portions.__base__.getall)
+    assert stock.startswith("def getall(self, max_records=None): tp = self._topic_partition if not self.check_assign")
+    assert "else: self._update_position() self._partition_records = None" in stock
+    assert (aiokafka_fetcher.FetchResult, aiokafka_fetcher.PartitionRecords) == (Portions, Records)
+
+
+def test_what_stands_on_the_records_is_all_that_unpacking_goes_on_from() -> None:
+    """So a batch that raised may be left behind, and the next be read by a new iterator."""
+    steps = source(aiokafka_fetcher.PartitionRecords._unpack_records)
+    assert "tp = self._tp records = self._records while records.has_next(): next_batch = records.next_batch()" in steps
+    assert "next_batch = records.next_batch() if self._check_crcs and not next_batch.validate_crc():" in steps
+    assert steps.index("in self._aborted_producers") < steps.index("for record in next_batch:")
+    assert steps.endswith("self.next_fetch_offset = next_batch.next_offset")
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 4])
+@pytest.mark.parametrize("parser", [_DefaultRecordBatchPy, DefaultRecordBatch])
+def test_a_batch_is_unpacked_by_the_codec_that_stands_in_the_parser_s_module(
+    parser: Any, kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = builder(DefaultRecordBatchBuilder, compression_type=kind)
+    made.append(0, 17, b"key", b"value", [])
+    name = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}[kind]
+    module = {_DefaultRecordBatchPy: record_batches, DefaultRecordBatch: default_records}[parser]
+    assert getattr(module, f"{name}_decode") is getattr(unpack, name)
+    monkeypatch.setattr(module, f"{name}_decode", Mock(side_effect=Invalid("too_large", "it is")))
+    with pytest.raises(Invalid, match="it is"):
+        next(iter(parser(bytes(made.build()))))
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3])
+def test_a_batch_of_a_former_format_likewise(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = LegacyRecordBatchBuilder(magic=1, compression_type=kind, batch_size=1000)
+    made.append(0, 17, b"key", b"value")
+    built = bytes(made.build())
+    name = {1: "gzip", 2: "snappy", 3: "lz4"}[kind]
+    assert getattr(legacy_records, f"{name}_decode") is getattr(unpack, name)
+    monkeypatch.setattr(legacy_records, f"{name}_decode", Mock(side_effect=Invalid("too_large", "it is")))
+    with pytest.raises(Invalid, match="it is"):
+        list(LegacyRecordBatch(built, 1))
+
+
+def test_no_other_place_unpacks() -> None:
+    modules = (record_batches, default_records, legacy_records)
+    ours = {name for name in dir(unpack) if f"{name}_decode" in dir(record_batches)}
+    assert ours == {"gzip", "snappy", "lz4", "zstd"}
+    for module in modules:
+        found = {name for name in dir(module) if name.endswith("_decode")}
+        assert all(getattr(module, name) is getattr(unpack, name.removesuffix("_decode")) for name in found)
+
+
+def test_records_taken_at_once_are_bounded() -> None:
+    app = intent_app()
+    assert app.conf.broker_max_poll_records == 20_000
+    created = source(AIOKafkaConsumerThread._create_worker_consumer)
+    assert "max_poll_records=conf.broker_max_poll_records" in created
+    assert "check_crcs=conf.broker_check_crcs" in created
+    assert app.conf.broker_check_crcs
+    assert "max_records=_consumer._max_poll_records" in source(AIOKafkaConsumerThread.getmany)
 
 
 async def test_a_state_knows_position_and_last_stable_offset() -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from worker import deadletter, scores
 from worker.dlq.letters import parse
-from worker.fold import Batch, Rejected
+from worker.dlq.redrive import obstacle
+from worker.errors import Invalid
+from worker.fold import Batch, Rejected, Unread
 from worker.replay.tape import Played
 from worker.scores import Headers
 from worker.stream.output import render, source_offset
@@ -75,3 +77,13 @@ def test_a_dead_letter_tells_when_its_record_was_written() -> None:
     (dead,) = render(batch, [], topic=TOPIC, partition=1, application="a", scored_at="").dead_letters
     read = parse(Played(0, 99, dead.key, dead.value, dead.headers), partition=1)
     assert (read.time_ms, read.offset, read.headers) == (1234, 7, [])
+
+
+def test_the_letter_of_a_record_that_was_not_read_says_that_it_does_not_hold_it() -> None:
+    unread = Unread(7, 1234, 300, Invalid("too_large", "its batch is too large"))
+    batch = Batch(rejected=[Rejected(unread, "decode", unread.why.reason, str(unread.why))])
+    (dead,) = render(batch, [], topic=TOPIC, partition=1, application="a", scored_at="").dead_letters
+    read = parse(Played(0, 99, dead.key, dead.value, dead.headers), partition=1)
+    assert (read.time_ms, read.source, read.key, read.value) == (1234, f"{TOPIC}-1-7", None, None)
+    assert (read.reason, read.headers) == ("too_large", [(deadletter.CUT, b"300")])
+    assert obstacle(read, topic=TOPIC, now_ms=1234) == "empty", "sent again, it would only be empty"

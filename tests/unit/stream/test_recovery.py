@@ -11,6 +11,8 @@ from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from tests.unit.stream.test_table import table  # noqa: F401 - a fixture
+from worker.errors import Fatal, Invalid
+from worker.fold import Unread
 from worker.ops.metrics import Metrics
 from worker.stream import folder
 from worker.stream.recovery import CatchUp, Position
@@ -94,6 +96,15 @@ def test_records_are_applied_once_and_tombstones_delete(scene: Scene) -> None:
     catch_up.apply(OWN, [Rec(0, b"ann", b"old"), Rec(1, b"bob", b"old"), Rec(3, b"bob", None)])
     assert (scene.held(0, b"ann"), scene.held(0, b"bob")) == (b"1", None)
     assert scene.store.persisted_offset(OWN) == scene.recovery.active_offsets[OWN] == 3
+
+
+def test_what_cannot_be_read_back_is_refused_and_not_left_out(scene: Scene) -> None:
+    catch_up = scene.catch_up()
+    catch_up.resume([OWN])
+    unread = Unread(1, 5, 99, Invalid("too_large", "the record's batch is too large"))
+    with pytest.raises(Fatal, match=r"offset 1 of .* in partition 0 cannot be read back: the record's batch"):
+        catch_up.apply(OWN, [Rec(0, b"ann", b"1"), unread, Rec(2, b"bob", b"1")])
+    assert scene.store.persisted_offset(OWN) is None
 
 
 def test_what_is_fetched_before_recovery_seeks_is_dropped(scene: Scene) -> None:
