@@ -46,8 +46,10 @@ STAGES: Final = (
     ("aiokafka/producer/", None, "producer: send, acknowledge, commit"),
     ("aiokafka/", None, "aiokafka: connections, protocol"),
     ("faust/", None, "Faust and mode"),
+    ("mode/worker.py", None, "event loop, sockets"),  # uvloop has no frames of its own, and runs under these two
+    ("mode/threads.py", None, "event loop, sockets"),
     ("mode/", None, "Faust and mode"),
-    ("asyncio/", None, "event loop"),
+    ("asyncio/", None, "event loop, sockets"),
 )
 """For the sampler: what a frame of the worker's process is at."""
 
