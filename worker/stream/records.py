@@ -89,6 +89,7 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has n
     next_fetch_offset: int
     _records: Batches
     _records_iterator: Iterator[Any]
+    _told = False
 
     def _consumer_record(self, tp: Any, record: Any) -> Any:  # noqa: ARG002 - theirs
         # Of a batch that is not packed, Kafka takes any: one far behind it would pass all between for done.
@@ -135,10 +136,14 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has n
         yield from self._unpack_records()
 
     def _unread(self, why: Invalid) -> Iterator[Any]:
-        """Likewise. All offsets of the batch count as records, which they are but in a compacted topic."""
+        """Likewise. All offsets of the batch count as records, which they are but in a compacted topic.
+
+        The log has a line for the first of a fetch: one for each of the many that may be in it takes longer than they.
+        """
         batch, size = self._records.current, len(self._records.raw())
         first = max(self.next_fetch_offset, getattr(batch, "base_offset", 0))
-        if first < batch.next_offset:
+        if first < batch.next_offset and not self._told:
+            self._told = True
             log.error(
                 "a batch of records cannot be read",
                 topic=self._tp.topic,
