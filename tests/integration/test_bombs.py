@@ -44,6 +44,11 @@ def two_frames() -> bytes:
     return batch(DefaultRecordBase.CODEC_LZ4, 2, bytes(codec.lz4_encode(records)) + b"no frame")
 
 
+def far_ahead() -> bytes:
+    """Of which Kafka takes a record that says to lie a thousand offsets on."""
+    return batch(DefaultRecordBase.CODEC_NONE, 2, record(1000, b"{") + record(1, b"{"))
+
+
 def batch(kind: int, count: int, packed: bytes) -> bytes:
     now = now_ms()
     head = struct.pack(">hiqqqhii", kind, count - 1, now, now, -1, -1, -1, count)
@@ -104,11 +109,12 @@ def test_a_bomb_among_good_events_costs_its_own_events_and_no_others(settings: M
         assert 0 < int(letters[0].headers["intent.cut-from-bytes"]) < 1 << 20
         assert sum(worker.metric("intent_events_total").values()) == 20 + COUNT
         assert [line["records"] for line in worker.told("a batch of records cannot be read")] == [COUNT]
-        asyncio.run(send(servers, topic, two_frames(), 2))
-        publish(servers, topic, [event("ann", 20, START_MS + 20)])
-        until(lambda: len(read_all(servers, made.topics.scores)) == 21, worker, "it goes on behind what is damaged")
-        *_, first, second = read_all(servers, made.topics.dead_letters)
-        assert [told(letter.headers) for letter in (first, second)] == [(20 + COUNT + n, "unreadable") for n in (0, 1)]
+        for at, damaged in ((20, two_frames()), (21, far_ahead())):
+            asyncio.run(send(servers, topic, damaged, 2))
+            publish(servers, topic, [event("ann", at, START_MS + at)])
+            until(lambda: len(read_all(servers, made.topics.scores)) > at, worker, "it goes on behind what is damaged")  # noqa: B023 - waited for
+        letters = read_all(servers, made.topics.dead_letters)[COUNT:]
+        assert [told(letter.headers) for letter in letters] == [(COUNT + n, "unreadable") for n in (20, 21, 23, 24)]
         assert worker.stop() == 0
         with pytest.raises(IntentError, match="cannot be read on: Decompression"):
             list(Tape(reader(made.kafka), topic, Stretch(partition=0, warm_from=0, start=0, end=20 + COUNT)))

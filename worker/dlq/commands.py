@@ -59,18 +59,7 @@ def dlq_list(
             del kept[:-limit]
     shown = sorted((one for kept in newest.values() for one in kept), key=lambda one: one[0].time_ms)
     if as_json:
-        listed = [
-            {
-                "id": letter.id,
-                "time": letter.time,
-                "source": {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset},
-                "stage": letter.stage,
-                "reason": letter.reason,
-                "message": letter.message,
-                "value_bytes": value_bytes,
-            }
-            for letter, value_bytes in shown
-        ]
+        listed = [{**_why(letter), "value_bytes": value_bytes} for letter, value_bytes in shown]
         say_json({"count": counts.total(), "reasons": counts, "letters": listed})
         return
     if not counts:
@@ -113,12 +102,7 @@ def dlq_show(
     letter = _one(load(), letter_id)
     if as_json:
         document = {
-            "id": letter.id,
-            "time": letter.time,
-            "source": {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset},
-            "stage": letter.stage,
-            "reason": letter.reason,
-            "message": letter.message,
+            **_why(letter),
             "key": _base64(letter.key),
             "headers": [[name, _base64(content)] for name, content in letter.headers],
             "value": _base64(letter.value),
@@ -232,6 +216,18 @@ def _one(settings: "Settings", letter_id: str) -> "Letter":
         if letter.id == f"{partition}:{offset}":
             return letter
     raise IntentError(f"{chosen.topic} holds no dead letter {letter_id}; `intent dlq list` shows those there are")
+
+
+def _why(letter: "Letter") -> dict[str, object]:
+    """For programs: what carries nothing of the event."""
+    return {
+        "id": letter.id,
+        "time": letter.time,
+        "source": {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset},
+        "stage": letter.stage,
+        "reason": letter.reason,
+        "message": letter.message,
+    }
 
 
 def _base64(raw: bytes | None) -> str | None:

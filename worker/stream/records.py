@@ -6,7 +6,7 @@ bounds what a batch takes packed, and nothing else: of one that unpacks to too m
 holds, each record is told without its content (`Unread`). And a fetch of many such batches is handed out in portions.
 
 Private parts of aiokafka 0.14.0 in use: `PartitionRecords`, `_records`, `_records_iterator`, `_unpack_records`;
-`FetchResult._partition_records`; `_DefaultRecordBatchPy._maybe_uncompress`, `_buffer`; what `unpack` says.
+`FetchResult._partition_records`; `_DefaultRecordBatchPy._maybe_uncompress`, `_read_msg`, `_buffer`; what `unpack` says.
 """
 
 import struct
@@ -19,6 +19,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import decode_varint_py
 
 from worker.errors import Invalid
 from worker.fold import Unread
@@ -43,6 +44,7 @@ class Batches:
         self._more, self._next = quick.has_next, quick.next_batch
         self._hand = unpack.hand()
         self._until = sys.maxsize
+        self._raw_at = 0
         self.paused = False
         """Whether the portion's end, and not the fetch's, was told."""
 
@@ -67,13 +69,13 @@ class Batches:
 
     def raw(self) -> memoryview:
         """The current batch's bytes."""
-        batch, view, at = self.current, memoryview(self.fetched), 0
+        batch, view = self.current, memoryview(self.fetched)
         begins_with = getattr(batch, "base_offset", batch.next_offset - 1)  # the latter in formats before Kafka 0.11
-        while True:
-            offset, size = _BATCH.unpack_from(view, at)
+        while True:  # from the last that was asked for on: from the beginning, a fetch of many such took a minute
+            offset, size = _BATCH.unpack_from(view, self._raw_at)
             if offset == begins_with:
-                return view[at : at + _BATCH.size + size]
-            at += _BATCH.size + size
+                return view[self._raw_at : self._raw_at + _BATCH.size + size]
+            self._raw_at += _BATCH.size + size
 
     def sound(self) -> bool:
         """Whether the current batch's checksum holds."""
@@ -87,8 +89,12 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has n
     next_fetch_offset: int
     _records: Batches
     _records_iterator: Iterator[Any]
+    _told = False
 
     def _consumer_record(self, tp: Any, record: Any) -> Any:  # noqa: ARG002 - theirs
+        # Of a batch that is not packed, Kafka takes any: one far behind it would pass all between for done.
+        if record.offset != self.next_fetch_offset and record.offset >= self._records.current.next_offset:
+            raise CorruptRecordException(f"a record of it says to lie at offset {record.offset}, behind its end")
         return record
 
     def __next__(self) -> Any:
@@ -123,16 +129,21 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has n
         batch = _PatientBatch(self._records.raw())
         for record in batch:
             if record.offset >= self.next_fetch_offset:
+                checked = self._consumer_record(self._tp, record)
                 self.next_fetch_offset = record.offset + 1
-                yield record
+                yield checked
         self.next_fetch_offset = batch.next_offset
         yield from self._unpack_records()
 
     def _unread(self, why: Invalid) -> Iterator[Any]:
-        """Likewise. All offsets of the batch count as records, which they are but in a compacted topic."""
+        """Likewise. All offsets of the batch count as records, which they are but in a compacted topic.
+
+        The log has a line for the first of a fetch: one for each of the many that may be in it takes longer than they.
+        """
         batch, size = self._records.current, len(self._records.raw())
         first = max(self.next_fetch_offset, getattr(batch, "base_offset", 0))
-        if first < batch.next_offset:
+        if first < batch.next_offset and not self._told:
+            self._told = True
             log.error(
                 "a batch of records cannot be read",
                 topic=self._tp.topic,
@@ -171,6 +182,9 @@ class Portions(fetcher.FetchResult):  # type: ignore[misc]  # as above
 
 class _PatientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # as above
     _buffer: Any
+
+    def _read_msg(self) -> Any:
+        return super()._read_msg(decode_varint_py)  # theirs in C reads on behind the end of what is damaged
 
     def _maybe_uncompress(self) -> None:
         super()._maybe_uncompress()

@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from aiokafka import codec
@@ -23,7 +24,7 @@ from tests.unit.stream.fetched import Latin, builder
 from worker.fold import Unread
 from worker.settings import Worker
 from worker.stream import unpack
-from worker.stream.records import PORTION_BYTES, Batches, Portions, Records
+from worker.stream.records import _BATCH, PORTION_BYTES, Batches, Portions, Records
 
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 READ_COMMITTED = 1
@@ -52,8 +53,9 @@ def batch(
     flags: int = 0,
     key: bytes = b"key",
     value: bytes = b"value",
+    places: Sequence[int] = (),
 ) -> bytes:
-    """A record for each name, with one header."""
+    """A record for each name, with one header; at the offsets `first` + `places`, by default one behind the other."""
     made = builder(
         _DefaultRecordBatchBuilderPy,
         compression_type=compression,
@@ -62,11 +64,12 @@ def batch(
         base_sequence=0,
         batch_size=1 << 30,
     )
-    for place, name in enumerate(names):
+    for place, name in zip(places or range(len(names)), names, strict=True):
         made.append(place, timestamp=17 + place, key=key, value=value, headers=[(Latin(name), b"header")])
     built = bytearray(made.build())
     built[:8] = first.to_bytes(8, "big")
     built[22] |= flags
+    built[23:27] = (len(names) - 1).to_bytes(4, "big")  # the last offset's delta, as a broker wants it
     return signed(built)
 
 
@@ -127,6 +130,14 @@ def test_what_was_aborted_before_and_behind_stays_out() -> None:
         *aborted(0), batch(2, "a", "\xe9"), *aborted(4), batch(6, "b"), aborted=[(WRITER, 0), (WRITER, 4)]
     )
     assert names(records) == [(2, "a"), (3, "\ufffd"), (6, "b")]
+
+
+def test_many_such_batches_are_each_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the beginning of the fetch each time, one of 4 MB took a minute, in which nobody sent a heartbeat."""
+    head = Mock(wraps=_BATCH, size=_BATCH.size)
+    monkeypatch.setattr("worker.stream.records._BATCH", head)
+    assert len(list(fetched(*(batch(first, "\xe9") for first in range(1000))))) == 1000
+    assert head.unpack_from.call_count <= 2000
 
 
 # -- as aiokafka reads it ----------------------------------------------------------------------------------------------
@@ -212,7 +223,10 @@ def test_a_fetch_may_begin_within_a_bomb(start: int) -> None:
 
 def test_bombs_may_follow_each_other_and_end_the_fetch() -> None:
     records = fetched(bomb(0, 1), bomb(1, 1), batch(2, "\xe9"), bomb(3, 2))
-    assert told(records) == [(0, "too_large"), (1, "too_large"), (2, "\ufffd"), (3, "too_large"), (4, "too_large")]
+    with capture_logs() as log:
+        given = told(records)
+    assert [line["offset"] for line in log] == [0], "a fetch may hold thousands, and a line costs more than a batch"
+    assert given == [(0, "too_large"), (1, "too_large"), (2, "\ufffd"), (3, "too_large"), (4, "too_large")]
     assert records.next_fetch_offset == 5
     assert list(records) == []
 
@@ -246,6 +260,23 @@ def test_records_that_are_none_are_told_from_there_on() -> None:
     whole = batch(0, "a", "b", "c")
     damaged = repacked(whole, whole[61:-10])
     assert told(fetched(damaged, batch(3, "d"))) == [(0, "a"), (1, "b"), (2, "unreadable"), (3, "d")]
+
+
+def test_a_length_that_leads_far_behind_the_end_is_told_by_the_parser_in_python_as_well() -> None:
+    whole = batch(0, "\xe9", "b", "c")
+    front, back, end = whole[61:].rpartition(b"\x06key")
+    damaged = repacked(whole, front + b"\xfe\xff\xff\xff\xff\x7f" + back[1:] + end)
+    assert told(fetched(damaged, batch(3, "d"))) == [(0, "\ufffd"), (1, "b"), (2, "unreadable"), (3, "d")]
+
+
+@pytest.mark.parametrize("name", ["a", "\xe9"])
+def test_a_record_that_says_to_lie_behind_its_batch_does_not_move_the_position(name: str) -> None:
+    """Kafka takes it in a batch that is not packed; all offsets up to there would pass for done."""
+    far = batch(0, name, "far", "c", places=[0, 1000, 2])
+    records = fetched(far, batch(3, "d"))
+    read = name.replace("\xe9", "\ufffd")
+    assert told(records) == [(0, read), (1, "unreadable"), (2, "unreadable"), (3, "d")]
+    assert records.next_fetch_offset == 4
 
 
 def test_more_bytes_than_records_are_passed() -> None:
