@@ -62,7 +62,7 @@ def base(
     if (kept / bundles.CHECKSUMS).exists():
         return bundles.load(kept)
     then = continual.known(events, from_ms=START, until_ms=until_ms)
-    examples = Examples(windows=windows, y=labels(events), counted=then, session=events.session, visitor=events.visitor)
+    examples = Examples.where(events, windows, y=labels(events), counted=then)
     network, vocabulary = fresh(examples, common.shape, seed=common.seed)
     update = continual.Update(
         since_ms=START, until_ms=until_ms, windows=size, learning_rate=_LEARNING_RATE, watched_windows=16_000, checks=8

@@ -88,6 +88,10 @@ def train(
         float,
         typer.Option(min=0, max=1, help="Draw every instant as often (0), every session as often (1), or between."),
     ] = 0.0,
+    half_life_days: Annotated[
+        float,
+        typer.Option(min=0, max=3650, help="Draw an instant half as often for each so many days of age; 0: all alike."),
+    ] = 0.0,
     crop: Annotated[
         float, typer.Option(min=0, max=1, rich_help_panel=_UNPROVEN, help="Share of windows cut to newer events.")
     ] = 0.0,
@@ -234,6 +238,7 @@ def train(
         head_windows=head_windows,
         windows=windows,
         even=even,
+        half_life_days=half_life_days,
         crop=crop,
         hide=hide,
         stretch=stretch,

@@ -129,9 +129,7 @@ def fit(
     parts = split(events, since_ms=update.since_ms, until_ms=update.until_ms)
     truth = labels(events)
     wanted: Floats = truth.astype(np.float32)
-    examples = Examples(
-        windows=windows, y=wanted, counted=parts.new | parts.old, session=events.session, visitor=events.visitor
-    )
+    examples = Examples.where(events, windows, y=wanted, counted=parts.new | parts.old)
     pools = [np.flatnonzero(part.any(axis=1)) for part in (parts.old, parts.new)]
     replayed = round(plan.batch_windows * update.replay) if len(pools[0]) else 0
     sizes = (replayed, plan.batch_windows - replayed)

@@ -35,12 +35,25 @@ class Examples:
     counted: Bools  # [n, HORIZONS] whether the label is to be learnt
     session: NDArray[np.int64]  # [n]
     visitor: NDArray[np.int64]  # [n]
+    time_ms: NDArray[np.int64]  # [n]
 
     @classmethod
     def of(cls, events: Events, windows: Windows, which: str, *, targets: Bools | None = None) -> "Examples":
         """The instants of a slice (one of `labels.SLICES`). `targets` stand in for the true labels."""
         y = labels(events) if targets is None else targets
-        return cls(windows=windows, y=y, counted=member(events, which), session=events.session, visitor=events.visitor)
+        return cls.where(events, windows, y=y, counted=member(events, which))
+
+    @classmethod
+    def where(cls, events: Events, windows: Windows, *, y: Bools | Floats, counted: Bools) -> "Examples":
+        """The instants that are `counted`, [n, HORIZONS] as their labels `y`."""
+        return cls(
+            windows=windows,
+            y=y,
+            counted=counted,
+            session=events.session,
+            visitor=events.visitor,
+            time_ms=events.time_ms,
+        )
 
     @property
     def pool(self) -> Places:
@@ -53,12 +66,21 @@ class Examples:
         _, backward = np.unique(self.session[pool[::-1]], return_index=True)
         return np.sort(pool[::-1][backward])
 
-    def evenness(self, power: float) -> NDArray[np.float64]:
-        """[len(pool)] weights, 1 / events of the session ** `power`. The windows of a session are near copies of one
-        another: one of 300 events has not 300 times as much to say.
+    def weights(self, *, even: float = 0.0, half_life_days: float = 0.0) -> NDArray[np.float64] | None:
+        """[len(pool)] how often each instant is to be drawn beside the others; None: all as often.
+
+        1 / events of the session ** `even`: the windows of a session are near copies of one another, and one of 300
+        events has not 300 times as much to say. Half as often for each `half_life_days` (0: never) before the newest
+        instant: shops change, and the model is to score what comes next.
         """
-        _, which, count = np.unique(self.session[self.pool], return_inverse=True, return_counts=True)
-        weights: NDArray[np.float64] = count[which].astype(np.float64) ** -power
+        if not even and not half_life_days:
+            return None
+        pool = self.pool
+        _, which, count = np.unique(self.session[pool], return_inverse=True, return_counts=True)
+        weights: NDArray[np.float64] = count[which].astype(np.float64) ** -even
+        if half_life_days:
+            time = self.time_ms[pool]
+            weights *= 0.5 ** ((time.max() - time) / (half_life_days * 86_400_000))
         return weights
 
 

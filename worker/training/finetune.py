@@ -59,6 +59,8 @@ class Plan:
     forget: float = 0.2
     even: float = 0.0
     """0: every instant is as likely to be drawn; 1: every session, however many events it has."""
+    half_life_days: float = 0.0
+    """After which an instant is drawn half as often as the newest; 0: as often, however old. See `Examples.weights`."""
     crop: float = 0.0
     hide: float = 0.0
     stretch: float = 0.0
@@ -222,7 +224,7 @@ def fit(
         weight_decay=plan.weight_decay,
         warm_up=plan.warm_up,
     )
-    weights = examples.evenness(plan.even) if plan.even else None
+    weights = examples.weights(even=plan.even, half_life_days=plan.half_life_days)
     draw = loop.Draw(examples.pool, plan.batch_windows, seed=plan.seed, weights=weights)
     tables = [network.head.events.weight, network.head.contexts.weight]
 

@@ -43,6 +43,7 @@ def examples_of(encoded: list[bytes]) -> Examples:
         counted=np.ones((count, 3), np.bool_),
         session=np.arange(count),
         visitor=np.arange(count),
+        time_ms=np.zeros(count, np.int64),
     )
 
 
@@ -128,7 +129,25 @@ def test_sessions_are_shown_by_their_last_counted_instant() -> None:
     found = replace(given, session=np.array([0, 1, 0, 1, 2, 2]), counted=counted)
     assert found.sessions().tolist() == [2, 3, 4]
     assert found.pool.tolist() == [0, 1, 2, 3, 4]
-    assert found.evenness(1.0).tolist() == pytest.approx([0.5, 0.5, 0.5, 0.5, 1.0])
+    assert found.weights() is None
+    assert weights(found, even=1.0) == pytest.approx([0.5, 0.5, 0.5, 0.5, 1.0])
+
+
+def test_what_is_older_is_drawn_less_often() -> None:
+    """Days before the newest instant that counts; the sixth is newer, and does not."""
+    given = examples_of(alternating(6))
+    counted = np.ones((6, 3), np.bool_)
+    counted[5] = False
+    days = np.array([0, 7, 14, 20, 21, 70])
+    found = replace(given, session=np.array([0, 1, 0, 1, 2, 2]), counted=counted, time_ms=days * 86_400_000)
+    assert weights(found, half_life_days=7.0) == pytest.approx([0.125, 0.25, 0.5, 0.5 ** (1 / 7), 1.0])
+    assert weights(found, even=1.0, half_life_days=7.0) == pytest.approx([0.0625, 0.125, 0.25, 0.5 ** (8 / 7), 1.0])
+
+
+def weights(found: Examples, **how: float) -> list[float]:
+    made = found.weights(**how)
+    assert made is not None
+    return [float(weight) for weight in made]
 
 
 def test_progress_counts_windows() -> None:

@@ -62,6 +62,7 @@ def examples() -> Examples:
         counted=counted,
         session=made.session,
         visitor=np.arange(VISITORS * EACH) // EACH,
+        time_ms=made.time_ms,
     )
 
 

@@ -57,6 +57,7 @@ FULL = replace(
     head_windows=2_048,
     windows=2_048,
     even=0.5,
+    half_life_days=14.0,
     refit=True,
     shape=replace(PLAN.shape, members=2, aside=1, apart=True),
 )
