@@ -87,8 +87,16 @@ def hash32(text: str | None) -> int:
     return _hashes32[text]
 
 
+def page_of(event: Event) -> str | None:
+    """Where the event was: its page, else what was searched for, else the first item, whose own page it must have been.
+
+    The last is all that a shop whose events name no pages can tell a head of its newest event.
+    """
+    return event.page or event.search_term or (event.items[0].item_id if event.items else None)
+
+
 def of(event: Event) -> Facts:
-    """The event's facts. Item, category and price are those of its first item; page falls back to the search term."""
+    """The event's facts. Item, category and price are those of its first item; page is `page_of` the event."""
     item = category = price_cents = 0
     if event.items:
         first = event.items[0]
@@ -102,7 +110,7 @@ def of(event: Event) -> Facts:
         _KIND.get(event.type, 0),
         item,
         category,
-        _hashes32[event.page or event.search_term],
+        _hashes32[page_of(event)],
         price_cents,
         _hashes16[event.session_id],
         NO_CONTEXT if event.context is None else _contexts[event.context],

@@ -62,6 +62,14 @@ def test_the_page_of_a_search_is_its_term() -> None:
     assert facts.of(structs.replace(PLAIN, search_term="bag", page="/s")).page == low("/s", 32)
 
 
+def test_without_a_page_it_is_the_first_items_own() -> None:
+    """A shop whose events name no pages tells the head by it which product is looked at."""
+    looked = structs.replace(PLAIN, items=(Item("sku1"), Item("sku2")))
+    assert facts.of(looked).page == low("sku1", 32)
+    assert facts.of(structs.replace(looked, search_term="bag")).page == low("bag", 32)
+    assert facts.of(structs.replace(looked, page="/s")).page == low("/s", 32)
+
+
 def test_a_type_without_a_number_is_other() -> None:
     assert facts.of(structs.replace(PLAIN, type="wave")).kind == 0
 

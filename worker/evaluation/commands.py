@@ -74,11 +74,14 @@ def evaluate(
     from worker.scoring.bundle import load
     from worker.scoring.device import Device
     from worker.shop.source import opened
+    from worker.training.labels import untested
 
     loaded = load(bundle)
     _tell_of_succession(loaded, attach=attach)
     place = Device.named(device).place
     source = opened(data, mapping)
+    if which == "test" and (short := untested(source.splits)):
+        line(short, to=err)
     with err.status(f"reading {data}") as status:
         found = run(
             loaded,

@@ -33,6 +33,9 @@ Rivals = Literal["none", "trees", "all"]
 SHARE: Final = 0.34
 """Of the training instants that rivals learn from: neighbours are near copies, more of them changed nothing."""
 
+ENOUGH: Final = 200_000
+"""Instants: of fewer none is passed over, for a small shop's trees lose by it what they would be beaten by."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
@@ -142,6 +145,12 @@ def attach(
     return save(folder, replace(bundle, percentiles=percentiles, metrics=metrics))
 
 
+def some(pool: NDArray[np.int64], *, share: float) -> NDArray[np.int64]:
+    """So large a share of the instants, drawn at random, but about `ENOUGH` of them at least, or all that there are."""
+    share = max(share, ENOUGH / max(len(pool), 1))
+    return pool[np.random.default_rng(0).random(len(pool)) < share]
+
+
 def _rivals(
     name: str,
     events: Events,
@@ -163,7 +172,7 @@ def _rivals(
         """Some of a slice's, and [n, horizons] which they are."""
         inside = member(events, which)
         pool = np.flatnonzero(inside.any(axis=1))
-        drawn = pool[np.random.default_rng(0).random(len(pool)) < share]
+        drawn = some(pool, share=share)
         require(inside[drawn], which, of=name, why="--rivals none measures the bundle alone")
         return drawn, inside
 

@@ -35,8 +35,14 @@ def explain(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", exists=True, help="Or a visitor of the GA360 sample: the folder with its tables."),
+        typer.Option(
+            "--data",
+            exists=True,
+            help="Or a visitor of the GA360 sample: the folder with its tables; or, with --map, of a CSV or Parquet "
+            "table of events.",
+        ),
     ] = None,
+    mapping: options.Map = None,
     visitor: Annotated[str | None, typer.Option(help="The visitor, or which of the file's users.")] = None,
     until: Annotated[
         str | None, typer.Option(help="Explain the score at this time (2016-09-27T18:00:00Z); default: the last.")
@@ -60,7 +66,8 @@ def explain(
     Neither reads attention weights. How far they can be trusted is measured by `intent explain check`.
 
     Examples: `intent explain --events user.jsonl --page why.html`;
-    `intent explain --data ../shared/data/ga360 --visitor 0036417634769000138 --horizon 7d`
+    `intent explain --data ../shared/data/ga360 --visitor 0036417634769000138 --horizon 7d`;
+    `intent explain --data events.csv --map mapping.toml --visitor 1451808`
     """
     if context.invoked_subcommand is not None:
         return
@@ -69,7 +76,9 @@ def explain(
     from worker.scoring.bundle import load
 
     if (events is None) == (data is None):
-        raise typer.BadParameter("name a file of events (- for standard input) or the sample", param_hint="--events")
+        raise typer.BadParameter("name a file of events (- for standard input) or --data", param_hint="--events")
+    if mapping is not None and data is None:
+        raise typer.BadParameter("--events are in the topic's own form; --map is for --data", param_hint="--map")
     if page is not None and (page.is_dir() or not page.parent.is_dir()):
         raise typer.BadParameter(f"{page} is no file in an existing folder", param_hint="--page")
     if page is not None and not os.access(page.parent if page.is_file() or not page.exists() else page, os.W_OK):
@@ -78,7 +87,7 @@ def explain(
     where = options.place(device)
     loaded = load(bundle)
     with err.status("reading the events"):
-        story = _story(events, data, visitor=visitor, until=until, last=last)
+        story = _story(events, data, mapping, visitor=visitor, until=until, last=last)
     found = run(loaded, story, horizon=_HORIZONS[horizon], methods=methods, device=where)
     if page is not None:
         from worker.explain.picture import write_page
@@ -95,9 +104,13 @@ def explain(
 @explain_app.command("check")
 def check(
     data: Annotated[
-        Path, typer.Option("--data", exists=True, help="Folder with hits.parquet and sessions.parquet of the sample.")
+        Path,
+        typer.Option(
+            "--data", exists=True, help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events."
+        ),
     ],
     *,
+    mapping: options.Map = None,
     windows: Annotated[int, typer.Option(min=10, max=5_000, help="Validation windows, one a visitor.")] = 300,
     least: Annotated[int, typer.Option(min=3, max=64, help="Events that each has at least.")] = 8,
     horizon: _Horizon = "24h",
@@ -125,12 +138,13 @@ def check(
     from worker.explain.sample import draw
     from worker.explain.scorer import Scorer
     from worker.scoring.bundle import load
+    from worker.shop.source import opened
 
     where = options.place(device)
     loaded = load(bundle)
     at = list(_HORIZONS).index(horizon)
     with err.status(f"folding {data}") as status:
-        chosen = draw(data, runs=runs, count=windows, least=least, horizon=at, seed=seed)
+        chosen = draw(opened(data, mapping), runs=runs, count=windows, least=least, horizon=at, seed=seed)
         found = study(loaded, chosen, horizon=at, seed=seed, device=where, report=status.update)
         worth = codes.worth(Scorer(loaded, device=where), chosen, horizon=at)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,19 +164,27 @@ def check(
 
 
 def _story(
-    events: Path | None, data: Path | None, *, visitor: str | None, until: str | None, last: int | None
+    events: Path | None,
+    data: Path | None,
+    mapping: Path | None,
+    *,
+    visitor: str | None,
+    until: str | None,
+    last: int | None,
 ) -> "Story":
     from worker.explain import story
-    from worker.shop.ga360 import Sample, parse_time
+    from worker.shop.ga360 import parse_time
+    from worker.shop.source import opened
 
+    if data is not None and visitor is None:
+        raise typer.BadParameter(f"{data} has many visitors; name one", param_hint="--visitor")
+    source = None if data is None else opened(data, mapping)
     try:
-        until_ms = None if until is None else parse_time(until)
+        until_ms = None if until is None else (parse_time if source is None else source.time)(until)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--until") from None
-    if data is not None:
-        if visitor is None:
-            raise typer.BadParameter("the sample has many visitors; name one", param_hint="--visitor")
-        told = [event for event in Sample(data).events(None, None) if event.user_id == visitor]
+    if source is not None:
+        told = [event for event in source.events() if event.user_id == visitor]
         if not told:
             raise typer.BadParameter(f"{data} has no visitor {visitor!r}", param_hint="--visitor")
     else:

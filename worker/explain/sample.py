@@ -1,18 +1,18 @@
-"""Windows of the sample's validation slice for studies: one a visitor, of at least so many events."""
+"""Windows of a source's validation slice for studies: one a visitor, of at least so many events."""
 
 from pathlib import Path
 
 import numpy as np
 
 from worker.errors import IntentError
-from worker.shop.ga360 import Sample
+from worker.shop.source import Source
 from worker.training.labels import member
 from worker.training.windows import build
 
 
-def draw(data: Path, *, runs: Path, count: int, least: int, horizon: int, seed: int) -> list[bytes]:
+def draw(source: Source, *, runs: Path, count: int, least: int, horizon: int, seed: int) -> list[bytes]:
     """At most `count` windows at random. Raises `IntentError` where the slice has none."""
-    events, kept = build(Sample(data), runs / "cache")
+    events, kept = build(source, runs / "cache")
     pool = np.flatnonzero(member(events, "validation")[:, horizon])
     pool = np.random.default_rng(seed).permutation(pool)
     _, first = np.unique(events.visitor[pool], return_index=True)
@@ -23,5 +23,5 @@ def draw(data: Path, *, runs: Path, count: int, least: int, horizon: int, seed: 
         if len(chosen) >= count:
             break
     if len(chosen) < 2:
-        raise IntentError(f"{data} has no validation windows of {least} events and more")
+        raise IntentError(f"{source.name} has no validation windows of {least} events and more")
     return chosen[:count]

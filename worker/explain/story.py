@@ -113,7 +113,7 @@ def _session(encoded: bytes, events: Collection[Event]) -> dict[str, str]:
 def _newest(event: Event) -> dict[str, str]:
     """The words behind `encode.NEWEST`, as `facts.of` takes them."""
     category = event.items[0].item_category if event.items else None
-    return {"newest_page": event.page or event.search_term or "", "newest_category": category or ""}
+    return {"newest_page": facts.page_of(event) or "", "newest_category": category or ""}
 
 
 def _step(event: Event, *, opens: bool) -> Step:

@@ -87,6 +87,18 @@ def member(events: Events, which: str) -> Bools:
     return np.stack(columns, axis=1)
 
 
+def untested(splits: Splits) -> str:
+    """Which horizons the test slice is too short to measure, and what to do, in a sentence; empty for none."""
+    spans = splits.end - splits.test
+    names = " and ".join(name for name, horizon in zip(NAMES, HORIZONS_MS, strict=True) if horizon >= spans)
+    if not names:
+        return ""
+    return (
+        f"the test slice spans {spans / 86_400_000:.1f} days, so that nothing in it is measured at {names}: "
+        "whether somebody bought within that is known of none; let `test` begin earlier in the mapping's [splits]"
+    )
+
+
 def require(inside: Bools, which: str, *, of: str, why: str) -> None:
     """Raises `IntentError` where a slice, or what was drawn of it, has no instant for one of the [n, horizons]."""
     if not inside.any(axis=0).all():

@@ -20,7 +20,7 @@ from worker.scoring import bundle
 from worker.scoring.bundle import Bundle
 from worker.shop.source import Source, opened
 from worker.training import card, curves, evaluate, finetune, finish, habits, loop, windows
-from worker.training.labels import NAMES, Bools, Events, labels, member, require
+from worker.training.labels import NAMES, Bools, Events, labels, member, require, untested
 from worker.training.loop import Progress
 from worker.training.runs import Run
 
@@ -75,6 +75,8 @@ def train(
     used = ("train", "validation", "choice", "calibration", *(("refit", "refit calibration") if plan.refit else ()))
     inside = {which: member(events, which) for which in used}
     _require_outcomes(source, events, inside)
+    if test and (short := untested(events.splits)):
+        say(short)
     say(f"fine-tuning on {plan.windows:,} windows")
     trained = finetune.finetune(events, kept, plan, report=step, keep=run.checkpoints, say=say)
     curves.plot(run.history()).savefig(run.folder / "curves.png", dpi=120)

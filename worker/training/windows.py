@@ -26,8 +26,8 @@ from worker.scoring.batch import SESSION_PAUSE_MS
 from worker.shop.source import Source
 from worker.training.labels import Events
 
-LAYOUT: Final = 4
-"""Of the cache; grows when what is kept changes."""
+LAYOUT: Final = 5
+"""Of the cache; grows when what is kept, or what becomes a fact, changes."""
 
 _COLUMNS: Final = ("visitor", "session", "time_ms", "kind", "instant", "purchase")
 _CONTENT: Final = "content.bin"

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from tests.unit.scoring import making
 from worker.evaluation import events_only, rivals
-from worker.evaluation.run import Learnt
+from worker.evaluation.run import ENOUGH, SHARE, Learnt, some
 from worker.scoring import encode
 from worker.scoring.aggregates import NAMES
 from worker.scoring.batch import Batch
@@ -22,6 +22,19 @@ from worker.training import trees, windows
 from worker.training.features import Features
 from worker.training.labels import labels
 from worker.training.trees import Booster
+
+
+@pytest.mark.parametrize(
+    ("there", "drawn"),
+    [
+        pytest.param(1_000, 1_000, id="a small shop's are all taken"),
+        pytest.param(ENOUGH * 2, ENOUGH, id="enough of a larger one's"),
+        pytest.param(ENOUGH * 5, round(ENOUGH * 5 * SHARE), id="its share of a large one's"),
+    ],
+)
+def test_rivals_learn_from_a_share_of_many_instants_only(there: int, drawn: int) -> None:
+    assert len(some(np.arange(there), share=SHARE)) == pytest.approx(drawn, rel=0.01)
+    assert len(some(np.arange(there), share=1.0)) == there
 
 
 def features(n: int, *, seed: int = 11, **columns: np.ndarray) -> Features:

@@ -92,12 +92,13 @@ def test_a_longer_horizon_is_never_less_likely_than_a_shorter_one() -> None:
 
 
 def test_the_newest_events_words_are_those_that_its_facts_hash() -> None:
-    """A page falls back to what was searched for, a category is the first item's."""
-    found = making.event(2, page=None, search_term="socks", items=(Item(item_id="i", item_category="Apparel"),))
-    told = story.tell([making.event(1, page="/before"), found])
-    assert (told.context["newest_page"], told.context["newest_category"]) == ("socks", "Apparel")
-    held = Batch.of([told.window])
-    assert encode.context_hashes(held)[0, -2:].tolist() == [hash32("socks"), hash32("Apparel")]
+    """A page falls back to what was searched for, then to the first item; a category is the first item's."""
+    for searched, page in (("socks", "socks"), (None, "i")):
+        found = making.event(2, page=None, search_term=searched, items=(Item(item_id="i", item_category="Apparel"),))
+        told = story.tell([making.event(1, page="/before"), found])
+        assert (told.context["newest_page"], told.context["newest_category"]) == (page, "Apparel")
+        held = Batch.of([told.window])
+        assert encode.context_hashes(held)[0, -2:].tolist() == [hash32(page), hash32("Apparel")]
 
 
 @pytest.mark.parametrize(
@@ -258,6 +259,7 @@ def test_occlusion_does_without_captum_and_the_module(file: Path, folder: Path) 
     [
         pytest.param([], "--events", id="neither"),
         pytest.param(["--data", "."], "--visitor", id="no visitor"),
+        pytest.param(["--events", "-", "--map", "m.toml"], "--map", id="events are mapped already"),
         pytest.param(["--events", "-", "--until", "yesterday"], "--until", id="no time"),
         pytest.param(["--events", "-", "--page", "/nowhere/x.html"], "--page", id="no folder"),
     ],

@@ -28,10 +28,52 @@ TIME_US = 1_714_521_600_000_000
 LEAST = '[columns]\nuser_id = "u"\nevent_time = "t"\ntype = "n"\n'
 
 
+VISITS = {"timestamp": 1_430_622_000_123, "visitorid": 7, "event": "view", "itemid": 42, "transactionid": ""}
+SESSIONS = {
+    "event_time": "2019-10-01 00:00:00 UTC",
+    "event_type": "view",
+    "product_id": 42,
+    "category_code": "",
+    "price": 9.5,
+    "user_id": 7,
+    "user_session": "s",
+}
+
+
 def mapped(folder: Path, text: str) -> Path:
     path = folder / "mapping.toml"
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "steps"),
+    [
+        pytest.param(
+            "views-carts-transactions",
+            VISITS,
+            [{"event": "addtocart"}, *({"event": "transaction", "transactionid": 5, "itemid": n} for n in (42, 43))],
+            id="transactions",
+        ),
+        pytest.param(
+            "views-carts-sessions",
+            SESSIONS,
+            [{"event_type": "cart"}, *({"event_type": "purchase", "product_id": n} for n in (42, 43))],
+            id="sessions",
+        ),
+    ],
+)
+def test_the_examples_without_pages_count_an_order_once(
+    name: str, first: dict[str, object], steps: list[dict[str, object]], tmp_path: Path
+) -> None:
+    """One that the table reports twice, line by line, is one event each."""
+    rows = [first, *(first | step for step in steps)]
+    file = write(tmp_path / "e.csv", [*rows, *rows], first)
+    table = Table(file, GA4.with_name(f"{name}.toml"))
+    found = list(table.events())
+    assert table.account() == {"rows": 8, "in_events": 8, "left_out": 0, "rejected": 0, "outside": 0}
+    assert [event.type for event in found] == ["view_item", "add_to_cart", "purchase", "page_view"]
+    assert [event.items[0].item_id for event in found] == ["42", "42", "42", "43"]
 
 
 def small(folder: Path, rows: Sequence[tuple[object, object, object]], text: str = LEAST) -> Table:

@@ -19,6 +19,7 @@ from worker.training.labels import (
     held_out,
     labels,
     member,
+    untested,
 )
 
 MINUTE, DAY = 60_000, 86_400_000
@@ -176,6 +177,20 @@ def test_no_label_of_training_looks_into_the_day_without_purchases(which: str) -
     for at, horizon in enumerate(HORIZONS_MS):
         looks = (times + horizon > outage[0]) & (times < outage[1])
         assert np.array_equal(inside[:, at], ~looks)
+
+
+@pytest.mark.parametrize(
+    ("days", "names"),
+    [
+        pytest.param(7.01, "", id="over a week"),
+        pytest.param(6.8, "at 7 d:", id="15 % of 45 days"),
+        pytest.param(0.5, "at 24 h and 7 d:", id="half a day"),
+    ],
+)
+def test_a_test_slice_too_short_for_a_horizon_says_so(days: float, names: str) -> None:
+    told = untested(replace(SPLITS, end=SPLITS.test + round(days * 86_400_000)))
+    assert names in told
+    assert bool(told) == bool(names)
 
 
 def test_decision_points_are_one_a_session() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -87,6 +88,13 @@ def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path
     scores = pq.read_table(tmp_path / "s.parquet")
     assert scores.column_names[:4] == ["user_id", "session_id", "event_id", "timestamp_ms"]
     again = Table(table, mapping)
+    newest = {event.user_id: event for event in again.events()}.values()
+    event = next(event for event in newest if again.scored(event))
+    one = ["--visitor", event.user_id, "--method", "occlusion", "--json"]
+    explained = run(cli.app, ["explain", *source, *one, *bundle])
+    assert explained.exit_code == 0, explained.output
+    (score,) = scores.filter(pc.field("event_id") == event.event_id)["purchase_24h"].to_pylist()
+    assert json.loads(explained.stdout)["probability"] == pytest.approx(score, abs=1e-4)
     assert told["rows"] == len(scores) == sum(map(again.scored, again.events()))
     assert {reason: entry["rows"] for reason, entry in told["table"]["rejected"].items()} == {"time": 1, "user": 1}
 
