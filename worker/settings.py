@@ -134,7 +134,7 @@ class Worker(_Part):
         20_000, ge=1, le=10_000_000, description="fetched events waiting, over all partitions; then fetching pauses"
     )
     max_unpacked_batch_bytes: int = Field(
-        16 << 20,
+        32 << 20,
         ge=16 << 20,  # a dead letter's has to fit
         le=1 << 30,
         description="of a compressed batch of records, unpacked; each event of a larger one becomes a dead letter",
