@@ -26,7 +26,7 @@ demo: setup ## the whole system on this machine, live in the terminal
 	@.venv/bin/intent demo $(ARGS)
 
 model: setup ## train a bundle from the real sample in DATA, into models/shop-tiny
-	@.venv/bin/intent train --data $(DATA) --out models/shop-tiny --notes worker/training/ablation.md $(ARGS)
+	@.venv/bin/intent train --data $(DATA) --out models/shop-tiny --half-life-days 10 --notes worker/training/ablation.md $(ARGS)
 
 test: setup ## every test, on a real Kafka, three files at a time
 	@$(TESTS) $(ARGS)
