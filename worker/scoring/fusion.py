@@ -23,6 +23,11 @@ class Linears(nn.Module):
         """[members, b, inputs] -> [members, b, outputs]."""
         return torch.baddbmm(self.bias[:, None], x, self.weight)
 
+    def narrow(self, outputs: int) -> None:
+        """Keeps the first so many outputs."""
+        self.weight = nn.Parameter(self.weight[:, :, :outputs].detach().clone())
+        self.bias = nn.Parameter(self.bias[:, :outputs].detach().clone())
+
 
 class Ensemble(nn.Module):
     """Members that read the aggregates and the context, then what they made of them beside the window's vector."""

@@ -4,6 +4,7 @@ One position per event: the sum of its fields' embeddings, behind a learnt vecto
 the window. Knows tensors and sizes; neither the BERT, nor bytes, nor files, nor calibration.
 """
 
+import copy
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
@@ -66,7 +67,7 @@ class Head(nn.Module):
     deviations: Tensor
     context_base: Tensor
 
-    def __init__(self, shape: Shape, *, event_rows: int, context_rows: list[int]) -> None:
+    def __init__(self, shape: Shape, *, event_rows: int, context_rows: list[int], targets: int = HORIZONS) -> None:
         super().__init__()
         n_aggregates = len(aggregates.NAMES)
         self.events = nn.EmbeddingBag(event_rows, shape.hidden, mode="sum", padding_idx=encode.NOTHING)
@@ -80,7 +81,7 @@ class Head(nn.Module):
         side = n_aggregates + len(context_rows) * shape.context_width
 
         def ensemble(hidden: int, members: int) -> Ensemble:
-            sizes = {"members": members, "width": shape.head_width, "outputs": HORIZONS}
+            sizes = {"members": members, "width": shape.head_width, "outputs": targets}
             return Ensemble(hidden, side, dropout=shape.head_dropout, **sizes)
 
         self.fusion = ensemble(shape.hidden, shape.members)
@@ -126,6 +127,14 @@ class Head(nn.Module):
             self.fusion.seat(place, alone.fusion)
         elif self.aside is not None:
             self.aside.seat(place - self.fusion.members, alone.fusion)
+
+    def narrowed(self) -> "Head":
+        """A copy that answers the horizons alone, as what is served does."""
+        head = copy.deepcopy(self)
+        for ensemble in (head.fusion, head.aside):
+            if ensemble is not None:
+                ensemble.answer.narrow(HORIZONS)
+        return head
 
     @torch.no_grad()
     def rescale(self, means: Tensor, deviations: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from worker.scoring import encode
-from worker.scoring.head import Head, Shape
+from worker.scoring.head import HORIZONS, Head, Shape
 from worker.scoring.weights import Weights
 
 
@@ -50,10 +50,10 @@ class IntentModel(nn.Module):
         return self.head.each(window, contexts, sums)
 
 
-def build(shape: Shape, vocabulary: encode.Vocabulary) -> IntentModel:
-    """A fresh model, randomly initialised from torch's seed."""
+def build(shape: Shape, vocabulary: encode.Vocabulary, *, targets: int = HORIZONS) -> IntentModel:
+    """A fresh model, randomly initialised from torch's seed. Training may have it answer more than is served."""
     bert = BertModel(config(shape))  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
+    head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes(), targets=targets)
     return IntentModel(bert, head)
 
 

@@ -80,6 +80,10 @@ def train(
         float,
         typer.Option(min=0, max=1, help="Share of a label that is the answer of trees that never saw the visitor."),
     ] = 0.5,
+    auxiliary: Annotated[
+        float,
+        typer.Option(min=0, max=10, help="Weight of learning whether a visitor views an item and comes back; 0: none."),
+    ] = 0.6,
     members: Annotated[int, typer.Option(min=1, max=32, help="Small networks in the head that see the BERT.")] = 4,
     aside: Annotated[
         int, typer.Option(min=0, max=32, help="More of them, that see aggregates and context only; all are averaged.")
@@ -237,6 +241,7 @@ def train(
         pretrain_windows=pretrain_windows,
         head_windows=head_windows,
         windows=windows,
+        auxiliary=auxiliary,
         even=even,
         half_life_days=half_life_days,
         crop=crop,

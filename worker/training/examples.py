@@ -4,7 +4,7 @@ An example is an instant: the window after it, its labels, and for which horizon
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -15,7 +15,7 @@ from worker.scoring import aggregates, encode, forward, model
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.head import Shape
 from worker.scoring.weights import Weights
-from worker.training.labels import Events, labels, member
+from worker.training.labels import AUXILIARY_HORIZONS, Events, auxiliary, labels, member
 from worker.training.windows import Windows
 
 Places = NDArray[np.int64]
@@ -28,11 +28,11 @@ STANDARD_WINDOWS: Final = 50_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Of n events."""
+    """Of n events. The targets are the horizons and, behind them, what `labels.auxiliary` says or nothing."""
 
     windows: Windows
-    y: Bools | Floats  # [n, HORIZONS]; soft labels where another model's answers are mixed in
-    counted: Bools  # [n, HORIZONS] whether the label is to be learnt
+    y: Bools | Floats  # [n, targets]; soft labels where another model's answers are mixed in
+    counted: Bools  # [n, targets] whether the label is to be learnt
     session: NDArray[np.int64]  # [n]
     visitor: NDArray[np.int64]  # [n]
     time_ms: NDArray[np.int64]  # [n]
@@ -53,6 +53,14 @@ class Examples:
             session=events.session,
             visitor=events.visitor,
             time_ms=events.time_ms,
+        )
+
+    def taught_beside(self, events: Events) -> "Examples":
+        """The same, with the auxiliary labels of these events as further targets."""
+        return replace(
+            self,
+            y=np.concatenate([self.y, auxiliary(events)], axis=1),
+            counted=np.concatenate([self.counted, self.counted[:, AUXILIARY_HORIZONS]], axis=1),
         )
 
     @property
@@ -90,7 +98,7 @@ def fresh(examples: Examples, shape: Shape, *, seed: int) -> tuple[model.IntentM
     rng = np.random.default_rng(seed)
     drawn = rng.permutation(examples.pool)
     vocabulary = learn_vocabulary(examples.windows, drawn[:VOCABULARY_WINDOWS])
-    network = model.build(shape, vocabulary)
+    network = model.build(shape, vocabulary, targets=examples.y.shape[1])
     standardise(network, examples.windows, drawn[-STANDARD_WINDOWS:])
     return network, vocabulary
 

@@ -20,7 +20,7 @@ import torch
 
 from worker.scoring import aggregates, encode, forward, model
 from worker.scoring.batch import Batch
-from worker.scoring.head import Head, Shape
+from worker.scoring.head import HORIZONS, Head, Shape
 from worker.training import augment, loop, objective, pretrain, teacher
 from worker.training.checkpoints import Checkpoints
 from worker.training.examples import Bools, Examples, Places, fresh
@@ -57,6 +57,8 @@ class Plan:
     weight_decay: float = 0.05
     warm_up: float = 0.05
     forget: float = 0.2
+    auxiliary: float = 0.0
+    """Weight of each auxiliary label beside a horizon's; 0: none is learnt."""
     even: float = 0.0
     """0: every instant is as likely to be drawn; 1: every session, however many events it has."""
     half_life_days: float = 0.0
@@ -107,6 +109,8 @@ def finetune(
     was interrupted goes on at its last checkpoint.
     """
     examples = Examples.of(events, windows, "train" if refit is None else "refit", targets=targets)
+    if plan.auxiliary:
+        examples = examples.taught_beside(events)
     network, vocabulary = fresh(examples, plan.shape, seed=plan.seed)
     network.to(torch.device(plan.device))
     prefix = "" if refit is None else REFIT
@@ -152,6 +156,7 @@ def finetune(
             stop=refit,
             keep=keep,
         )
+    network.head = network.head.narrowed()
     return Trained(model=network.to(CPU).eval(), vocabulary=vocabulary, history=history)
 
 
@@ -187,7 +192,9 @@ def _heads(
     shape = replace(plan.shape, members=1, aside=0)
     for place in range(network.head.tables):
         torch.manual_seed(plan.seed + place)
-        head = Head(shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes())
+        head = Head(
+            shape, event_rows=vocabulary.rows, context_rows=vocabulary.context_sizes(), targets=examples.y.shape[1]
+        )
         head.means.copy_(network.head.means)
         head.deviations.copy_(network.head.deviations)
         member = model.IntentModel(network.bert, head.to(torch.device(plan.device)))
@@ -286,11 +293,13 @@ class Step:
     def backward(self) -> float:
         """Adds the gradients to the parameters'; the mean loss."""
         plan, device = self.plan, torch.device(self.plan.device)
-        share = 1.0 / max(1, int(self.counted.sum()))
+        weights = np.full(self.y.shape[1], plan.auxiliary, np.float32)
+        weights[:HORIZONS] = 1.0
+        weights /= max(1, int(self.counted[:, :HORIZONS].sum()))
         total = 0.0
         for chosen in self._groups():
-            arrays = (self.contexts[chosen], self.sums[chosen], self.y[chosen], self.counted[chosen])
-            context, side, target, counts = (torch.from_numpy(array).to(device) for array in arrays)
+            arrays = (self.contexts[chosen], self.sums[chosen], self.y[chosen], self.counted[chosen] * weights)
+            context, side, target, weight = (torch.from_numpy(array).to(device) for array in arrays)
             with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
                 if self.head_alone:
                     nothing = torch.zeros(len(chosen), plan.shape.hidden, device=device)
@@ -299,7 +308,7 @@ class Step:
                     grid = torch.from_numpy(encode.padded(self.batch, self.tokens, chosen)).to(device)
                     out = self.network.each(grid, context, side)
             each = objective.losses(out.float(), target.float(), focal=plan.focal, positive=plan.positive)
-            loss = (each * counts).sum() * share
+            loss = (each * weight).sum()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             total += float(loss.detach())
         return total

@@ -13,6 +13,10 @@ Validation has two parts, by visitor: the checkpoint is chosen on one (`choice`)
 (`calibration`). Two more slices serve the refit: what was chosen is trained again on all that ends before the test
 slice begins (`refit`), but for some visitors' last two weeks, on which it is calibrated (`refit calibration`): no label
 that taught it looks into them. Nothing before the splits' start teaches anything.
+
+Auxiliary labels say what else the visitor does: whether they look at an item, whether they come back. Each has one of
+the horizons and counts where that horizon's label does, so what keeps slices apart holds for them too. They teach what
+a visit is like, of which purchases, one instant in fourteen, say little (multitask learning: Caruana 1997).
 """
 
 from dataclasses import dataclass
@@ -45,6 +49,10 @@ HELD_OUT: Final = 3
 CALIBRATING: Final = 4
 """One of validation's visitors in so many calibrates (`calibration`); the others choose the checkpoint (`choice`)."""
 
+AUXILIARY: Final = ("views an item", "views an item", "comes back", "comes back")
+AUXILIARY_HORIZONS: Final = (0, 1, 1, 2)
+"""Of each auxiliary label: its place in `HORIZONS_MS`."""
+
 REFIT_HELD_OUT: Final = 6
 """One visitor in so many is held out of the refit from `WEEK_VALIDATION` on: enough for a slope and an intercept."""
 
@@ -66,19 +74,23 @@ class Events:
 
 def next_purchase_ms(events: Events) -> Times:
     """[n] time of the same visitor's first purchase strictly after the event; the largest integer where none came."""
-    moments, moment = np.unique(events.time_ms, return_inverse=True)
-    at = events.visitor * len(moments) + moment  # one axis, visitor by visitor; of times it might not fit into 64 bits
-    purchases = np.sort(at[events.purchase])
-    place = np.searchsorted(purchases, at, side="right")
-    found = np.append(purchases, np.iinfo(np.int64).max)[place]
-    same = found // len(moments) == events.visitor
-    return np.where(same, moments[found % len(moments)], np.iinfo(np.int64).max)
+    return _next_ms(events, events.purchase)
 
 
 def labels(events: Events) -> Bools:
     """[n, horizons] a purchase within (t, t + H]."""
     ahead = next_purchase_ms(events) - events.time_ms
     return np.stack([ahead <= horizon for horizon in HORIZONS_MS], axis=1)
+
+
+def auxiliary(events: Events) -> Bools:
+    """[n, AUXILIARY] whether the same visitor views an item, or begins another session, within (t, t + horizon]."""
+    ahead = {
+        "views an item": _next_ms(events, events.kind == _VIEW_ITEM) - events.time_ms,
+        "comes back": _next_ms(events, ordinal(events.session) == 1) - events.time_ms,
+    }
+    horizons = [HORIZONS_MS[at] for at in AUXILIARY_HORIZONS]
+    return np.stack([ahead[name] <= horizon for name, horizon in zip(AUXILIARY, horizons, strict=True)], axis=1)
 
 
 def member(events: Events, which: str) -> Bools:
@@ -128,6 +140,17 @@ def _inside(events: Events, which: str, horizon: int) -> Bools:
     return (time >= splits.test) & (ends <= splits.end)
 
 
+def _next_ms(events: Events, marked: Bools) -> Times:
+    """[n] time of the same visitor's first marked event strictly after the event; the largest integer for none."""
+    moments, moment = np.unique(events.time_ms, return_inverse=True)
+    at = events.visitor * len(moments) + moment  # one axis, visitor by visitor; of times it might not fit into 64 bits
+    ahead = np.sort(at[marked])
+    place = np.searchsorted(ahead, at, side="right")
+    found = np.append(ahead, np.iinfo(np.int64).max)[place]
+    same = found // len(moments) == events.visitor
+    return np.where(same, moments[found % len(moments)], np.iinfo(np.int64).max)
+
+
 def held_out(visitor: Codes, *, one_in: int = HELD_OUT) -> Bools:
     """One visitor in so many, by a fixed mix of their number."""
     mixed = (visitor.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)
@@ -161,4 +184,4 @@ def decision_points(events: Events) -> dict[str, Bools]:
     }
 
 
-_ADD_TO_CART = 5  # its place in events.KINDS
+_VIEW_ITEM, _ADD_TO_CART = 4, 5  # their places in events.KINDS

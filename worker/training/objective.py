@@ -1,6 +1,6 @@
 """What a step's loss is, and the gradients of a batch. Knows tensors and a network; neither data sets nor optimisers.
 
-Cross-entropy of each horizon and of each member of the head, where the instant's label counts. Beside it, each off by
+Cross-entropy of each target and of each member of the head, where the instant's label counts. Beside it, each off by
 default: focal loss (Lin et al. 2017), a weight of positive labels, and adversarial steps on the embeddings, the fast
 gradient method (Miyato et al. 2017, "Adversarial Training Methods for Semi-Supervised Text Classification").
 """
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 def losses(out: Tensor, target: Tensor, *, focal: float = 0.0, positive: float = 1.0) -> Tensor:
-    """[b, members, HORIZONS] logits and [b, HORIZONS] labels of 0 and 1 -> [b, HORIZONS], the members' mean.
+    """[b, members, targets] logits and [b, targets] labels of 0 and 1 -> [b, targets], the members' mean.
 
     `focal` is the power of (1 - probability of the true label) that weighs an instant: easy ones count less.
     `positive` is the weight of an instant whose label is 1.

@@ -34,7 +34,7 @@ def softened(
     keep: Checkpoints | None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Examples:
-    """The examples with `share` of each label that counts replaced by the teacher's answer.
+    """The examples with `share` of each horizon's label that counts replaced by the teacher's answer.
 
     Minutes of every core for a million events; `say` hears of each horizon. With `keep`, the answers are kept as the
     checkpoint `stage`.
@@ -47,7 +47,8 @@ def softened(
             keep.save(stage, found)
     answers = found["answers"].numpy()
     y = examples.y.astype(np.float32)
-    y[pool] = np.where(examples.counted[pool], (1 - share) * y[pool] + share * answers, y[pool])
+    true, counted = y[pool, : len(NAMES)], examples.counted[pool, : len(NAMES)]
+    y[pool, : len(NAMES)] = np.where(counted, (1 - share) * true + share * answers, true)
     return replace(examples, y=y)
 
 
@@ -59,7 +60,7 @@ def _answers(examples: Examples, vocabulary: encode.Vocabulary, stage: str, say:
     table = Features.of(examples.windows, pool, vocabulary).table()
     y, counted, session = examples.y[pool], examples.counted[pool], examples.session[pool]
     half = held_out(examples.visitor[pool], one_in=_HALVES)
-    out = np.zeros(y.shape, np.float32)
+    out = np.zeros((len(pool), len(NAMES)), np.float32)
     for at, horizon in enumerate(NAMES):
         say(f"{stage}: trees for {horizon}")
         for asked in (half, ~half):

@@ -1,6 +1,7 @@
 """How a checkpoint is chosen: on a fixed sample of a slice, scored by the code that serves."""
 
 import math
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -28,7 +29,8 @@ class Validation:
 
     def __call__(self, network: model.IntentModel) -> dict[str, float]:
         """What `measured` says of its logits."""
-        out = predict(model.weights(network), self._vocabulary, self._windows, self.places, device=self._device)
+        served = replace(model.weights(network), head=network.head.narrowed())
+        out = predict(served, self._vocabulary, self._windows, self.places, device=self._device)
         return measured(out, self.y, self.counted)
 
 

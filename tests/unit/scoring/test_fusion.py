@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from tests.unit.scoring import making
+from worker.scoring import aggregates, encode, forward
 from worker.scoring import bundle as bundles
-from worker.scoring import encode, forward
 from worker.scoring.batch import Batch
 from worker.scoring.fusion import Ensemble, Linears
-from worker.scoring.head import HORIZONS, Head
+from worker.scoring.head import HORIZONS, Head, Shape
 
 WINDOW, SIDE = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.linspace(-2, 2, 90).view(3, 6, 5)
 
@@ -111,6 +111,26 @@ def test_a_mute_head_does_not_hear_the_bert() -> None:
     grad = head.fusion.join.weight.grad
     assert grad is not None
     assert (grad[:, :32].abs().sum(dim=(1, 2)) > 0).all()  # but may learn to
+
+
+@pytest.mark.parametrize("aside", [0, 2])
+def test_a_narrowed_head_answers_the_horizons_as_before(aside: int) -> None:
+    shape = Shape(layers=1, hidden=32, heads=1, head_width=32, members=2, aside=aside, apart=True)
+    wide = Head(shape, event_rows=9, context_rows=[3] * len(encode.CONTEXT), targets=HORIZONS + 4).eval()
+    given = (
+        torch.randn(5, 32),
+        torch.ones(5, len(encode.CONTEXT), dtype=torch.int64),
+        torch.randn(5, len(aggregates.NAMES)),
+    )
+    before = wide.each(*given)
+    assert before.shape == (5, 2 + aside, HORIZONS + 4)
+    narrow = wide.narrowed()
+    assert torch.allclose(narrow.each(*given), before[:, :, :HORIZONS], atol=1e-6)
+    assert torch.equal(wide.each(*given), before)
+    plain = Head(shape, event_rows=9, context_rows=[3] * len(encode.CONTEXT)).state_dict()
+    assert {name: one.shape for name, one in narrow.state_dict().items()} == {
+        name: one.shape for name, one in plain.items()
+    }
 
 
 @pytest.mark.parametrize("aside", [0, 2])

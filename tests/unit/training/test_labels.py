@@ -7,6 +7,8 @@ import pytest
 
 from worker.shop.ga360 import SPLITS, parse_time
 from worker.training.labels import (
+    AUXILIARY,
+    AUXILIARY_HORIZONS,
     END,
     HORIZONS_MS,
     SLICES,
@@ -15,6 +17,7 @@ from worker.training.labels import (
     VALIDATION,
     WEEK_VALIDATION,
     Events,
+    auxiliary,
     decision_points,
     held_out,
     labels,
@@ -73,6 +76,37 @@ def test_labels_are_those_of_a_plain_loop(rng: np.random.Generator) -> None:
         mine = events.time_ms[events.purchase & (events.visitor == events.visitor[at])]
         ahead = mine[mine > events.time_ms[at]] - events.time_ms[at]
         assert found[at].tolist() == [bool((ahead <= horizon).any()) for horizon in HORIZONS_MS]
+
+
+def test_auxiliary_labels_are_those_of_a_plain_loop(rng: np.random.Generator) -> None:
+    """Sessions of a visitor follow one another; an item is viewed by one event in three."""
+    times = np.sort(rng.integers(0, 12 * DAY, 500)) // MINUTE * MINUTE + START
+    visitor = rng.integers(0, 25, 500)
+    kind = rng.choice([1, 4, 5], 500)
+    session = np.array([visit * 1000 + (at - START) // (2 * DAY) for visit, at in zip(visitor, times, strict=True)])
+    events = Events(
+        visitor=visitor,
+        session=session,
+        time_ms=times,
+        kind=kind,
+        instant=np.ones(500, np.bool_),
+        purchase=np.zeros(500, np.bool_),
+    )
+    begun: set[int] = set()
+    marks: dict[str, list[tuple[int, int]]] = {"views an item": [], "comes back": []}
+    for who, which, when, what in zip(visitor, session, times, kind, strict=True):
+        if what == 4:
+            marks["views an item"].append((who, when))
+        if which not in begun:
+            begun.add(which)
+            marks["comes back"].append((who, when))
+    found = auxiliary(events)
+    for at in range(500):
+        for column, (name, horizon) in enumerate(zip(AUXILIARY, AUXILIARY_HORIZONS, strict=True)):
+            ahead = [when - times[at] for who, when in marks[name] if who == visitor[at]]
+            assert found[at, column] == any(0 < wait <= HORIZONS_MS[horizon] for wait in ahead)
+    assert found.any(axis=0).all()
+    assert not found.all(axis=0).any()
 
 
 def test_one_time_that_is_far_off_changes_no_other_label() -> None:

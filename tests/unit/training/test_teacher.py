@@ -1,5 +1,6 @@
 """The teacher answers for visitors that it never saw, and its answers go where labels count."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,19 @@ def test_labels_that_count_are_softened_and_no_others() -> None:
     assert found.y[given.counted] == pytest.approx((0.6 * y + 0.4 * 0.25)[given.counted])
     assert np.array_equal(found.y[~given.counted], y[~given.counted])
     assert np.array_equal(found.counted, given.counted)
+
+
+@pytest.mark.usefixtures("grown")
+def test_what_is_taught_beside_stays_what_happened() -> None:
+    """Three horizons; a fourth target counts everywhere."""
+    given = examples()
+    beside = np.arange(len(given.y))[:, None] % 3 == 0
+    wide = replace(given, y=np.hstack([given.y, beside]), counted=np.hstack([given.counted, np.ones_like(beside)]))
+    found, plain = (
+        teacher.softened(one, vocabulary(), share=0.4, stage="the teacher", keep=None) for one in (wide, given)
+    )
+    assert np.array_equal(found.y[:, :3], plain.y)
+    assert np.array_equal(found.y[:, 3], beside[:, 0].astype(np.float32))
 
 
 def test_a_run_that_goes_on_asks_no_second_time(grown: list[Grown], tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from worker.scoring.head import Shape
 from worker.scoring.model import weights
 from worker.shop.ga360 import ORDER_COMPLETED, SPLITS, Sample
 from worker.training import finetune, validation, windows
+from worker.training.examples import Examples, fresh
 from worker.training.labels import START, labels
 from worker.training.loop import Progress
 from worker.training.runs import Run
@@ -56,6 +57,7 @@ FULL = replace(
     teacher=0.5,
     head_windows=2_048,
     windows=2_048,
+    auxiliary=0.3,
     even=0.5,
     half_life_days=14.0,
     refit=True,
@@ -284,6 +286,40 @@ def test_the_head_learns_before_the_bert_does(shop: Path, tmp_path: Path) -> Non
         assert [entry["windows"] for entry in history] == [0, 128]
         loss[begun] = [entry["log_loss_24h"] for entry in history]
     assert max(loss[8_192]) < min(loss[0]) - 0.1
+
+
+def test_an_auxiliary_label_weighs_as_the_plan_says(shop: Path, tmp_path: Path) -> None:
+    events, kept = windows.build(Sample(shop), tmp_path)
+    plain = Examples.of(events, kept, "train")
+    beside = plain.taught_beside(events)
+    places = plain.pool[:200]
+
+    def loss(examples: Examples, weight: float) -> float:
+        network, vocabulary = fresh(examples, PLAN.shape, seed=1)
+        with torch.no_grad():
+            network.head.fusion.answer.weight.zero_()  # alike, whatever the other layers began as
+            network.head.fusion.answer.bias.fill_(0.1)
+        given = (network.eval(), vocabulary, examples, places, replace(PLAN, auxiliary=weight, forget=0.0))
+        return finetune.Step(*given, np.random.default_rng(1), head_alone=True).backward()
+
+    none, half, whole = (loss(beside, weight) for weight in (0.0, 0.5, 1.0))
+    assert none == pytest.approx(loss(plain, 0.5), rel=1e-5)
+    assert whole - half == pytest.approx(half - none, rel=1e-3)
+    assert whole - none > 0.1
+
+
+def test_auxiliary_labels_teach_and_are_not_served(shop: Path, tmp_path: Path) -> None:
+    events, kept = windows.build(Sample(shop), tmp_path)
+    plan = replace(FULL, head_windows=512, windows=128, teacher=0.0)
+    places = np.arange(50)
+    with_, without = (
+        finetune.finetune(events, kept, replace(plan, auxiliary=weight), report=lambda _: None) for weight in (1.0, 0.0)
+    )
+    found, plain = (finetune.predict(weights(done.model), done.vocabulary, kept, places) for done in (with_, without))
+    assert found.shape == plain.shape == (50, 3)
+    assert not np.array_equal(found, plain)
+    shapes = [{name: tuple(one.shape) for name, one in done.model.state_dict().items()} for done in (with_, without)]
+    assert shapes[0] == shapes[1]
 
 
 SHORT = replace(FULL, pretrain_windows=512, head_windows=512, windows=512, validation_windows=400)
