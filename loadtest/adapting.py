@@ -70,7 +70,7 @@ def peft(
     import torch
 
     from loadtest import origins
-    from worker.training import continual, labels
+    from worker.training import continual, labels, loop
     from worker.training.adapt import METHODS
 
     load = taken.load_before(err)
@@ -99,13 +99,14 @@ def peft(
             update = replace(change, method=one.method, head=one.head, learning_rate=usual * rate)
             before = time.process_time()
             fitted = continual.fit(began.model, began.vocabulary, events, kept, update, common, report=lambda _: None)
+            spent = time.process_time() - before  # without the measuring, which is no part of learning
             scored[one.label] = judges.probabilities(fitted.model, began.vocabulary)
-            best = max(fitted.history, key=lambda entry: entry["score"])
+            best = loop.best(fitted.history)
             lines.append(
                 {
                     "label": one.label,
                     "parameters": fitted.trained_parameters,
-                    "cpu_s": round(time.process_time() - before, 1),
+                    "cpu_s": round(spent, 1),
                     "serves": one.method is None or METHODS[one.method].merges,
                     "windows_at_best": best["windows"],
                     "old_log_loss": [fitted.history[0]["old"], best["old"]],

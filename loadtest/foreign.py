@@ -32,12 +32,12 @@ from worker.training.examples import (
     predict,
     standardise,
 )
-from worker.training.labels import NAMES, Events, labels, member
+from worker.training.labels import NAMES, Events, labels, member, require
 from worker.training.metrics import Estimate, estimates, resampled
 from worker.training.optimiser import Optimiser
 from worker.training.transplant import transplant
 from worker.training.windows import Windows, build
-from worker.window import ROW, ROWS_AT
+from worker.window import HEADER, ROW, ROWS_AT
 
 CHANNELS: Final = ("Direct", "Paid Search", "Display", "Affiliates")
 """Of the first visit: these visitors are the foreign shop's."""
@@ -50,12 +50,13 @@ CHECKS: Final = 5
 WATCHED: Final = 4096
 """Windows at most that a checkpoint is chosen on."""
 
+_WHOLE: Final = "the study needs the whole sample, with visitors of all channels"
 _RENAMED = ("item", "category", "page")
 _ROW = np.dtype(
     [("time", "<u4"), ("item", "<u4"), ("category", "<u4"), ("page", "<u4"), ("kind_price", "<u4"), ("session", "<u2")]
 )
 assert _ROW.itemsize == ROW.size
-_CHANNEL_AT = 12  # of a window's header: the context's first hash
+_CHANNEL_AT = HEADER.size  # where a window's context begins: its first hash is the channel's
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,10 @@ class Line:
     windows: int
     horizon: str
     metric: str
-    scratch: Estimate
+    scratch: Estimate | None
+    """None, and no difference, where nothing was learnt of the foreign shop."""
     transfer: Estimate
-    difference: Estimate
+    difference: Estimate | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +109,14 @@ def study(sample: Path, cache: Path, *, windows: int, draws: int, say: Callable[
     own = Examples.of(events, kept, "train")
     other = replace(own, windows=Foreign(kept.content, kept.ends, key=20_240_501))
     in_train, y = own.counted.any(axis=1), labels(events)
+    require(own.counted & ~foreign[:, None], "training", of="the donor's part of the sample", why=_WHOLE)
+    require(own.counted & foreign[:, None], "training", of="the foreign part of the sample", why=_WHOLE)
+    inside = member(events, "validation") & foreign[:, None]
+    require(inside, "validation", of="the foreign part of the sample", why=_WHOLE)
     say("the donor")
     donor = _donor(_of(own, in_train & ~foreign), windows)
     lines = []
-    measured = np.flatnonzero(member(events, "validation").any(axis=1) & foreign)
+    measured = np.flatnonzero(inside.any(axis=1))
     for share in SHARES:
         learnt = max(BATCH * CHECKS, round(windows * share**0.5))
         some = _of(other, _drawn(events.visitor, in_train & foreign, share))
@@ -128,8 +134,7 @@ def study(sample: Path, cache: Path, *, windows: int, draws: int, say: Callable[
         people = len(np.unique(events.visitor[some.pool]))
         lines += _compared(events, y, measured, scores, draws=draws, learnt=(share, people, learnt))
     untrained = predict(donor.weights, donor.vocabulary, other.windows, measured)
-    same = {"scratch": untrained, "transfer": untrained}
-    lines += _compared(events, y, measured, same, draws=draws, learnt=(0.0, 0, 0))
+    lines += _compared(events, y, measured, {"transfer": untrained}, draws=draws, learnt=(0.0, 0, 0))
     return Study(len(measured), lines)
 
 
@@ -205,7 +210,7 @@ def _compared(
     draws: int,
     learnt: tuple[float, int, int],
 ) -> list[Line]:
-    """Paired: both are measured on the same resampled visitors."""
+    """Paired: both are measured on the same resampled visitors. Where nothing was learnt, the donor is alone."""
     inside = member(events, "validation")[places]
     lines = []
     for at, horizon in enumerate(NAMES):
@@ -213,8 +218,9 @@ def _compared(
         truth = y[places[rows], at]
         p = {name: 1 / (1 + np.exp(-logits[rows, at].astype(np.float64))) for name, logits in scores.items()}
         drawn = resampled(p, truth, events.visitor[places[rows]], draws=draws, seed=0)
-        scratch, transferred = estimates(drawn["scratch"]), estimates(drawn["transfer"])
-        gained = estimates(drawn["transfer"] - drawn["scratch"])
+        transferred = estimates(drawn["transfer"])
+        scratch = estimates(drawn["scratch"]) if "scratch" in drawn else None
+        gained = estimates(drawn["transfer"] - drawn["scratch"]) if "scratch" in drawn else None
         lines += [
             Line(
                 share=learnt[0],
@@ -222,9 +228,9 @@ def _compared(
                 windows=learnt[2],
                 horizon=horizon,
                 metric=metric,
-                scratch=scratch[metric],
+                scratch=None if scratch is None else scratch[metric],
                 transfer=transferred[metric],
-                difference=gained[metric],
+                difference=None if gained is None else gained[metric],
             )
             for metric in METRICS
         ]

@@ -63,7 +63,9 @@ def gather(
         for _ in _steps(windows[:count], bundle):
             pass
         start.ends("first batch")
-        found = {mix: measure(_batches(chosen, count), bundle, rounds=rounds) for mix, chosen in mixes.items()}
+        found = {
+            mix: measure(batched(chosen, count, of=_BATCHES), bundle, rounds=rounds) for mix, chosen in mixes.items()
+        }
     document = {
         "taken": taken.provenance(load_before=load_before, packages=_PACKAGES),
         "windows": {
@@ -133,7 +135,10 @@ class _Start:
 
 
 def real_windows(sample: Path | None, *, count: int) -> tuple[list[bytes], str]:
-    """At least so many windows as they are after an event, and where they are from; in an order of no meaning."""
+    """About so many windows, or as many as there are, as they are after an event, and where they are from.
+
+    In an order of no meaning.
+    """
     from worker import events, facts, window
     from worker.shop.ga360 import Sample
     from worker.training.windows import fold_all
@@ -158,10 +163,10 @@ def real_windows(sample: Path | None, *, count: int) -> tuple[list[bytes], str]:
     return windows, source
 
 
-def _batches(windows: Sequence[bytes], count: int) -> list[list[bytes]]:
-    """`_BATCHES` of them; where there are too few windows, some come again."""
+def batched(windows: Sequence[bytes], count: int, *, of: int) -> list[list[bytes]]:
+    """So many batches `of` `count` windows; where there are too few windows, some come again."""
     endless = cycle(windows)
-    return [list(islice(endless, count)) for _ in range(_BATCHES)]
+    return [list(islice(endless, count)) for _ in range(of)]
 
 
 def _table(document: dict[str, Any]) -> Table:

@@ -4,6 +4,8 @@ Owns the folder of such models, kept for the next study. A model's date is when 
 """
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -57,8 +59,10 @@ def base(
     report: Callable[[loop.Progress], None],
     size: int = WINDOWS,
 ) -> Bundle:
-    """Trained from scratch on `size` windows of what was known by then; from `folder` if it is there already."""
-    kept = folder / f"base-{until_ms}-{size}-{common.seed}"
+    """Trained from scratch on `size` windows of what was known by then; from `folder` if it is there already: of the
+    same data and the same plan.
+    """
+    kept = folder / f"base-{_key(events, windows, common, until_ms=until_ms, size=size)}"
     if (kept / bundles.CHECKSUMS).exists():
         return bundles.load(kept)
     then = continual.known(events, from_ms=START, until_ms=until_ms)
@@ -74,8 +78,16 @@ def base(
     return bundles.load(kept)
 
 
+def _key(events: Events, windows: Windows, common: finetune.Plan, *, until_ms: int, size: int) -> str:
+    """Changes with whatever a base is made of: a study goes on from nobody else's."""
+    made = hashlib.sha256(json.dumps([until_ms, size, _LEARNING_RATE, asdict(common)]).encode())
+    for column in (events.visitor, events.time_ms, windows.ends, labels(events)):
+        made.update(np.ascontiguousarray(column).tobytes())
+    return made.hexdigest()[:12]
+
+
 class Judges:
-    """Instants of one visitor in so many, later than what any contender learns from."""
+    """Instants of one visitor in so many, of labels that no contender learns from."""
 
     def __init__(self, events: Events, windows: Windows, member: Bools, *, one_in: int) -> None:
         member = member & held_out(events.visitor, one_in=one_in)[:, None]
@@ -104,6 +116,14 @@ class Judges:
     def _horizons(self) -> list[tuple[int, str, NDArray[np.bool_]]]:
         rows = list(self.member.T)
         return [(at, name, rows[at]) for at, name in enumerate(NAMES) if rows[at].any()]
+
+
+def bystanders(events: Events, windows: Windows, *, until_ms: int, one_in: int) -> Judges:
+    """Instants of what was known by then, of visitors that teach neither a base nor what continues it: others' are
+    replayed, so that a model might seem to remember what it has just been told again.
+    """
+    parts = continual.split(events, since_ms=START, until_ms=until_ms)
+    return Judges(events, windows, parts.judging, one_in=one_in)
 
 
 def joined(judges: Sequence[Judges]) -> Judges:

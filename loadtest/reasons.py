@@ -48,7 +48,7 @@ def reasons(
         from worker.training import habits as learning
 
         windows, source = gather.real_windows(sample or workload.sample_folder(), count=_BATCHES * count)
-        batches = [windows[start : start + count] for start in range(0, _BATCHES * count, count)]
+        batches = gather.batched(windows, count, of=_BATCHES)
         bundle = bundles.load()
         if bundle.habits is None:
             decoded = [Batch.of(windows)]

@@ -56,7 +56,7 @@ class Measured:
     @property
     def owners(self) -> int:
         """How many visitors."""
-        return int(self.owner.max()) + 1
+        return int(self.owner.max(initial=-1)) + 1
 
     def greatest(self, detector: str, kind: str | None = None) -> Doubles:
         """[owners] the most that each visitor's windows show to one of `DETECTORS` that looks for a kind."""

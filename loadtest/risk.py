@@ -18,6 +18,7 @@ from loadtest.conclude import conclude
 from loadtest.options import Json, RealSample, out
 from loadtest.recall import CHOSEN_ON, Measured, plot, recalls, table
 from worker.errors import IntentError
+from worker.scores import RISK_REASONS
 from worker.terminal import err
 from worker.training.labels import TEST
 
@@ -57,6 +58,8 @@ def risk(
         status.update("measuring the background")
         machines = bot_like(events)
         week = np.flatnonzero(member(events, "validation")[:, 1] & ~machines[events.visitor])
+        if not len(week):
+            raise IntentError("the sample has no visitors in the validation week; the study needs the whole of it")
         ordinary = measure(_batches(kept.take(week)), _numbered(events.visitor[week]), known)
         theirs = np.flatnonzero(machines[events.visitor] & events.instant & (events.time_ms < TEST))
         bots = measure(_batches(kept.take(theirs)), _numbered(events.visitor[theirs]), known)
@@ -119,13 +122,15 @@ def injected(
 
 
 def measure(batches: "Sequence[Batch]", owner: NDArray[np.int64], known: "Habits") -> Measured:
-    """All signs, and the rule, on the same windows."""
+    """All signs, and the rule, on the same windows; there may be none."""
     from worker.scoring import habits
     from worker.scoring import risk as scoring
 
-    rare = np.concatenate([habits.decades(habits.signs(batch, known), known.levels) for batch in batches])
-    rule = np.concatenate([scoring.risk(batch)[0] for batch in batches]).astype(np.float64)
-    return Measured(rare, rule, owner)
+    rare, rule = [np.zeros((0, len(RISK_REASONS)))], [np.zeros(0)]
+    for batch in batches:
+        rare.append(habits.decades(habits.signs(batch, known), known.levels))
+        rule.append(scoring.risk(batch)[0].astype(np.float64))
+    return Measured(np.concatenate(rare), np.concatenate(rule), owner)
 
 
 def _batches(windows: Sequence[bytes]) -> "list[Batch]":

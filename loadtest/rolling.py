@@ -1,7 +1,8 @@
 """`python -m loadtest continual`: a weekly refit against none, week by week as it would have gone (rolling origin).
 
 Owns the dates and the arms. Each refit sees only labels known by its date and is measured on the week after it; all
-dates lie before the test slice. What an update does is in `worker.training.continual`.
+dates lie before the test slice. What is forgotten of August is measured on visitors who taught nothing of it. What an
+update does is in `worker.training.continual`.
 """
 
 import time
@@ -74,7 +75,7 @@ def continual(
 
     from loadtest import origins
     from worker.training import continual as updates
-    from worker.training.labels import HORIZONS_MS, START, TEST
+    from worker.training.labels import HORIZONS_MS, TEST
 
     load = taken.load_before(err)
     names = chosen("--only", only, [arm.label for arm in ARMS])
@@ -94,7 +95,7 @@ def continual(
         for date in dates[1:]:
             inside = (events.time_ms >= date) & (events.time_ms < date + WEEK_MS) & events.instant
             weeks.append(origins.Judges(events, kept, inside[:, None] & (ends <= TEST), one_in=DRAWN))
-        old = origins.Judges(events, kept, updates.known(events, from_ms=START, until_ms=dates[0]), one_in=8 * DRAWN)
+        old = origins.bystanders(events, kept, until_ms=dates[0], one_in=DRAWN)
 
         def measured(models: "list[IntentModel]", label: str) -> tuple[list[np.ndarray], np.ndarray]:
             status.update(f"{label}: measuring")

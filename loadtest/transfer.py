@@ -57,8 +57,8 @@ def table(lines: "Sequence[Line]", title: str) -> Table:
     for name in ("share", "visitors", "horizon", "metric", "from scratch", "from the donor", "difference"):
         shown.add_column(name, justify="right")
     for line in sorted(lines, key=lambda line: line.share):  # horizons stay in their order
-        scratch = "-" if line.share == 0 else _said(line.scratch)
-        difference = "" if line.share == 0 else _said(line.difference)
+        scratch = "-" if line.scratch is None else _said(line.scratch)
+        difference = "" if line.difference is None else _said(line.difference)
         cells = (line.horizon, line.metric.upper(), scratch, _said(line.transfer), difference)
         shown.add_row(f"{line.share:.0%}", f"{line.visitors:,}", *cells)
     return shown

@@ -68,6 +68,8 @@ def change(
             "`python -m loadtest peft` measures it beside them",
             param_hint="--peft",
         )
+    if peft is None and not head:
+        raise typer.BadParameter("without --peft all parameters learn, the head's too", param_hint="--no-head")
     if peft == "head" and not head:
         raise typer.BadParameter("--peft head trains nothing else", param_hint="--no-head")
     first, last = source.splits.start, source.splits.test

@@ -1,5 +1,6 @@
 """The clock beside the score: every part is timed, and too dear a part fails the run."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,21 @@ def test_each_part_is_timed() -> None:
     assert list(found) == ["the whole score", "reason codes", "risk by habits", "risk by the rule"]
     assert min(found.values()) > 0
     assert found["the whole score"] > found["risk by habits"]
+
+
+@pytest.mark.parametrize("there", [3, 9])
+def test_a_sample_of_few_windows_fills_every_batch(there: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Sequence[bytes]] = []
+
+    def measured(_: Bundle, batches: Sequence[Sequence[bytes]], *, rounds: int) -> dict[str, float]:
+        given.extend(batches)
+        return dict.fromkeys(("the whole score", "reason codes", "risk by habits"), float(rounds))
+
+    monkeypatch.setattr(gather, "real_windows", lambda *_, **__: (making.random_windows(there, seed=63), "made up"))
+    monkeypatch.setattr(bundles, "load", learnt)
+    monkeypatch.setattr(reasons, "measure", measured)
+    CliRunner().invoke(app, ["reasons", "--batch", "4", "--out", str(tmp_path)])
+    assert [len(batch) for batch in given] == [4, 4, 4, 4]
 
 
 @pytest.mark.parametrize("share", [0.04, 0.06])

@@ -274,6 +274,7 @@ def test_what_gains_nothing_leaves_the_former_in_place(
         (["--from", "x", "--peft", "prefix"], "does not merge"),
         (["--from", "x", "--peft", "lore"], "none of head, lora, adalora, ia3 "),
         (["--from", "x", "--peft", "head", "--no-head"], "--no-head"),
+        (["--from", "x", "--no-head"], "without --peft"),
         (["--from", "x", "--size", "mini"], "--size"),
         (["--from", "x", "--until", "2016-10-05"], "test slice"),
         (["--from", "x", "--since", "2016-09-05", "--until", "2016-09-01"], "--since"),
