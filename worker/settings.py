@@ -5,7 +5,7 @@ what uses it.
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -139,7 +139,9 @@ class Worker(_Part):
         le=1 << 30,
         description="of a compressed batch of records, unpacked; each event of a larger one becomes a dead letter",
     )
-    session_timeout_s: float = Field(10.0, ge=1, le=300)
+    session_timeout_s: float = Field(
+        10.0, ge=1, le=300, description="a worker that is not heard of for so long loses its partitions"
+    )
     request_timeout_s: float = Field(30.0, ge=2, le=600, description="must exceed the session time-out")
     transaction_timeout_s: float = Field(
         30.0, ge=1, le=600, description="a transaction that takes longer, until it is seen, ends the process"
@@ -147,20 +149,26 @@ class Worker(_Part):
     recovery_timeout_s: float = Field(
         600.0, ge=5, le=86_400, description="a rebalance or recovery without progress for so long ends the process"
     )
-    shutdown_timeout_s: float = Field(15.0, ge=1, le=300)
+    shutdown_timeout_s: float = Field(15.0, ge=1, le=300, description="from SIGTERM to the end, at most")
     instance_id: str | None = Field(None, pattern=_ID, description="static group membership, one per worker process")
     standby_replicas: int = Field(
         0, ge=0, le=9, description="further workers that keep a copy of each partition's state, to take over at once"
     )
-    web_host: str = Field("127.0.0.1", pattern=_HOST)
+    web_host: str = Field(
+        "127.0.0.1", pattern=_HOST, description="the address to listen on; 0.0.0.0 is all that this machine has"
+    )
     web_port: _Port = Field(6066, description="health and metrics; 0 chooses a free port")
 
 
 class Window(_Part):
     """The two limits of the window rule that a deployment may choose."""
 
-    max_lateness_s: float = Field(600.0, ge=0, le=86_400)
-    expire_after_s: float = Field(35 * 86_400.0, ge=3600, le=3650 * 86_400)
+    max_lateness_s: float = Field(
+        600.0, ge=0, le=86_400, description="an event further behind its user's newest becomes a dead letter"
+    )
+    expire_after_s: float = Field(
+        35 * 86_400.0, ge=3600, le=3650 * 86_400, description="a user silent for longer starts afresh"
+    )
 
 
 class Model(_Part):
@@ -276,13 +284,18 @@ class Settings(_Part):
 
 
 def meanings() -> dict[str, str]:
-    """What each setting is for, by its dotted name; empty where the name says it."""
+    """What each setting is for, by its dotted name, and what may be chosen; empty where the name says it."""
     return {
-        f"{section}.{field}": info.description or ""
+        f"{section}.{field}": "; ".join(filter(None, (_choices(info.annotation), info.description)))
         for section, part in Settings.model_fields.items()
         if isinstance(part.annotation, type) and issubclass(part.annotation, BaseModel)
         for field, info in part.annotation.model_fields.items()
     }
+
+
+def _choices(annotation: object) -> str:
+    *others, last = get_args(annotation) if get_origin(annotation) is Literal else ("",)
+    return f"{', '.join(others)} or {last}" if others else ""
 
 
 def leaves(part: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:

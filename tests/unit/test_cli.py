@@ -216,6 +216,14 @@ def test_no_setting_is_cut_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     assert folder in done.stdout
 
 
+def test_settings_that_are_chosen_tell_from_what() -> None:
+    lines = CliRunner().invoke(cli.app, ["config", "show"]).stdout.splitlines()
+    told = {line.split()[0]: " ".join(line.split()[3:]) for line in lines}
+    assert told["kafka.security_protocol"] == "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    assert told["worker.mode"].startswith("every or latest; score each event's window")
+    assert told["window.max_lateness_s"]
+
+
 def test_names_of_settings_are_whole_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Console(width=80, file=io.StringIO())
     monkeypatch.setattr(cli, "Console", lambda **_: terminal)

@@ -170,7 +170,9 @@ def reference(
         end = source.splits.test if to_ms is None else to_ms
         places = np.flatnonzero((events.time_ms >= start) & (events.time_ms < end))
         if not len(places):
-            raise IntentError(f"{source.name} has no events between --from and --to")
+            raise IntentError(
+                f"{source.name} has no events between --from and --to, by default its validation slice; name other days"
+            )
         about = f"{from_ or 'validation slice'}{f' to {to}' if to else ''}"
         made = replace(loaded, drift=learn(loaded, windows, places, events.visitor[places], about=about))
         version = bundles.save(folder, made)

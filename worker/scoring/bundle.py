@@ -270,7 +270,10 @@ def _read(folder: Path, name: str, limit: int) -> bytes:
             # no more than there is: `read` takes the memory for all that it is asked for
             content = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
     except OSError as error:
-        raise SettingError(f"bundle {folder}: {name} cannot be read ({error.strerror})") from None
+        raise SettingError(
+            f"bundle {folder}: {name} cannot be read ({error.strerror}); "
+            "restore it, or name a folder that `intent train` wrote"
+        ) from None
     if len(content) > limit:
         raise SettingError(f"bundle {folder}: {name} is larger than the {limit} bytes that are accepted")
     return content

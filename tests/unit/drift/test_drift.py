@@ -374,6 +374,19 @@ def test_too_few_for_any_verdict_is_nothing_to_compare(watched: Bundle, tmp_path
     assert "there is nothing to compare" in str(run.exception)
 
 
+def test_a_reference_of_no_events_tells_which_days_were_meant(watched: Bundle, tmp_path: Path) -> None:
+    """Nobody has named --from and --to."""
+    bundles.save(tmp_path / "b", watched)
+    first, *_, last = shop(46, visitors=2)
+    file = write(tmp_path / "two.csv", of_events([first, last]))
+    out, runs = tmp_path / "out", tmp_path / "runs"
+    places = ["--bundle", str(tmp_path / "b"), "--out", str(out), "--runs", str(runs)]
+    run = CliRunner().invoke(cli.app, ["drift", "reference", str(file), "--map", str(GA4), *places])
+    assert run.exit_code == 1, run.output
+    assert "by default its validation slice; name other days" in str(run.exception)
+    assert not out.exists()
+
+
 def test_a_watch_keeps_some_30_bytes_an_event(watched: Bundle) -> None:
     """Each event's user is a text of its own, as a record's is."""
     events = shop(47, visitors=200)

@@ -116,7 +116,7 @@ def test_a_touched_file_is_refused(copy: Path, name: str) -> None:
 @pytest.mark.parametrize("name", [*FILES, bundles.CHECKSUMS])
 def test_a_missing_file_is_refused(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    with pytest.raises(SettingError, match=f"{name} cannot be read"):
+    with pytest.raises(SettingError, match=rf"{name} cannot be read .*; restore it, or name .* `intent train` wrote$"):
         bundles.load(copy)
 
 
