@@ -218,9 +218,9 @@ def _compared(
         truth = y[places[rows], at]
         p = {name: 1 / (1 + np.exp(-logits[rows, at].astype(np.float64))) for name, logits in scores.items()}
         drawn = resampled(p, truth, events.visitor[places[rows]], draws=draws, seed=0)
-        transferred = estimates(drawn["transfer"])
-        scratch = estimates(drawn["scratch"]) if "scratch" in drawn else None
-        gained = estimates(drawn["transfer"] - drawn["scratch"]) if "scratch" in drawn else None
+        if "scratch" in drawn:
+            drawn["difference"] = drawn["transfer"] - drawn["scratch"]
+        found = {name: estimates(draw) for name, draw in drawn.items()}
         lines += [
             Line(
                 share=learnt[0],
@@ -228,9 +228,9 @@ def _compared(
                 windows=learnt[2],
                 horizon=horizon,
                 metric=metric,
-                scratch=None if scratch is None else scratch[metric],
-                transfer=transferred[metric],
-                difference=None if gained is None else gained[metric],
+                scratch=found.get("scratch", {}).get(metric),
+                transfer=found["transfer"][metric],
+                difference=found.get("difference", {}).get(metric),
             )
             for metric in METRICS
         ]

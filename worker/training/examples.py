@@ -15,7 +15,7 @@ from worker.scoring import aggregates, encode, forward, model
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.head import Shape
 from worker.scoring.weights import Weights
-from worker.training.labels import AUXILIARY_HORIZONS, Events, auxiliary, labels, member
+from worker.training.labels import AUXILIARY, Events, auxiliary, labels, member
 from worker.training.windows import Windows
 
 Places = NDArray[np.int64]
@@ -60,7 +60,7 @@ class Examples:
         return replace(
             self,
             y=np.concatenate([self.y, auxiliary(events)], axis=1),
-            counted=np.concatenate([self.counted, self.counted[:, AUXILIARY_HORIZONS]], axis=1),
+            counted=np.concatenate([self.counted, self.counted[:, [at for _, at in AUXILIARY]]], axis=1),
         )
 
     @property

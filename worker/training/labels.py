@@ -49,9 +49,8 @@ HELD_OUT: Final = 3
 CALIBRATING: Final = 4
 """One of validation's visitors in so many calibrates (`calibration`); the others choose the checkpoint (`choice`)."""
 
-AUXILIARY: Final = ("views an item", "views an item", "comes back", "comes back")
-AUXILIARY_HORIZONS: Final = (0, 1, 1, 2)
-"""Of each auxiliary label: its place in `HORIZONS_MS`."""
+AUXILIARY: Final = (("views an item", 0), ("views an item", 1), ("comes back", 1), ("comes back", 2))
+"""Auxiliary labels: what the visitor does, and the place in `HORIZONS_MS` of within what time."""
 
 REFIT_HELD_OUT: Final = 6
 """One visitor in so many is held out of the refit from `WEEK_VALIDATION` on: enough for a slope and an intercept."""
@@ -89,8 +88,7 @@ def auxiliary(events: Events) -> Bools:
         "views an item": _next_ms(events, events.kind == _VIEW_ITEM) - events.time_ms,
         "comes back": _next_ms(events, ordinal(events.session) == 1) - events.time_ms,
     }
-    horizons = [HORIZONS_MS[at] for at in AUXILIARY_HORIZONS]
-    return np.stack([ahead[name] <= horizon for name, horizon in zip(AUXILIARY, horizons, strict=True)], axis=1)
+    return np.stack([ahead[what] <= HORIZONS_MS[at] for what, at in AUXILIARY], axis=1)
 
 
 def member(events: Events, which: str) -> Bools:
