@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from worker.errors import IntentError
 from worker.explain.parts import Doubles
 from worker.scoring import tiles
 from worker.scoring.batch import Batch, Floats
@@ -39,7 +40,10 @@ class Scorer:
         sums: Floats | None = None,
         contexts: np.ndarray | None = None,
     ) -> Doubles:
-        """[B, HORIZONS] calibrated logits. `sums` [B, aggregates] and `contexts` [B, CONTEXT] stand in for the true."""
+        """[B, HORIZONS] calibrated logits. `sums` [B, aggregates] and `contexts` [B, CONTEXT] stand in for the true.
+
+        Raises `IntentError` where they are not numbers, as an engine of the bundle does.
+        """
         calibration = self.bundle.calibration
         out = np.empty((len(windows), len(calibration.slopes)), np.float64)
         for start in range(0, len(windows), _WINDOWS):
@@ -50,4 +54,6 @@ class Scorer:
             if contexts is not None:
                 packed = replace(packed, contexts=contexts[rows][packed.order])
             out[start + packed.order] = tiles.logits(self._network, packed).cpu().numpy()
+        if not np.isfinite(out).all():
+            raise IntentError(f"model {self.bundle.name} {self.bundle.version} gives scores that are not numbers")
         return out * calibration.slopes + calibration.intercepts

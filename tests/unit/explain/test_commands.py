@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from tests.unit.scoring import making
@@ -89,6 +90,14 @@ def test_a_longer_horizon_is_never_less_likely_than_a_shorter_one() -> None:
     with Engine(lambda: crossed, device="cpu", threads=1) as engine:
         assert told == pytest.approx(engine.score_now([making.window_of(visit()[:4])]).intent[0].tolist(), abs=1e-5)
     assert told[0] < told[1] == told[2]
+
+
+def test_a_model_that_gives_no_numbers_explains_nothing() -> None:
+    """Programs would read of it what is no JSON."""
+    broken = making.bundle(name="broken")
+    broken.weights.head.first.data.fill_(torch.nan)
+    with pytest.raises(IntentError, match=r"broken.*not numbers"):
+        explain(broken, story.tell(visit()), horizon=HORIZONS[0], methods=(), device="cpu")
 
 
 def test_the_newest_events_words_are_those_that_its_facts_hash() -> None:
