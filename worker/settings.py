@@ -49,9 +49,13 @@ _Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 def _named(path: object) -> object:
-    """An empty path would be the current folder in silence; RocksDB and the log take no name that is not UTF-8."""
+    """An empty path would be the current folder in silence; RocksDB and the log take no name that is not UTF-8, and
+    the system none with a zero byte.
+    """
     if path == "":
         raise PydanticCustomError("empty", "name a file or a folder; `.` is the current one")
+    if "\0" in str(path):
+        raise PydanticCustomError("zero", "leave out the zero byte, which no name may have")
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -75,6 +75,7 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("worker.web_host=", "`worker.web_host` is '': write a name or an address of this machine"),
         ("worker.web_host=http://here", "`worker.web_host` is 'http://here': write a name or an address"),
         ("worker.data_dir=", "`worker.data_dir` is '': name a file or a folder"),
+        ("worker.data_dir=a\0b", "`worker.data_dir` is 'a\\x00b': leave out the zero byte"),
         ("worker.data_dir=\udcff", "`worker.data_dir` is '\\udcff': write its name in UTF-8"),
         ("model.bundle=", "`model.bundle` is '': name a file or a folder"),
         ("worker.instance_id=", "`worker.instance_id` is '': write 1 to 100 of the characters"),
