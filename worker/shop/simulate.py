@@ -27,6 +27,7 @@ from worker.shop.statistics import Statistics
 
 FAULTS: Final = ("duplicates", "out_of_order", "late", "poison")
 
+_MOST: Final = 1e9  # of rate, users and speed: beyond, visits at once and event times have no number that fits
 _MAX_SHARE: Final = 0.9  # faults are made from good events: some must be left
 _RECENT: Final = 64  # faults are made from one of so many newest events: a repeat is among its user's last 128
 _STRAY_MS: Final = (1_000, 120_000)  # out of order, and far from late
@@ -56,8 +57,8 @@ class Crowd:
     def __post_init__(self) -> None:
         for name in ("rate", "users", "speed"):
             value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise SettingError(f"`{name}` is {value}; a number above 0 is needed")
+            if not 0 < value <= _MOST:
+                raise SettingError(f"`{name}` is {value:g}; a number above 0, at most {_MOST:g}, is needed")
         shares = {name: getattr(self, name) for name in ("bots", *FAULTS)}
         for name, share in shares.items():
             if not 0 <= share <= _MAX_SHARE:

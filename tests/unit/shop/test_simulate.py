@@ -203,6 +203,7 @@ def test_dwell_times_are_natural_in_shop_time_whatever_the_speed() -> None:
     [
         ({"rate": 0}, "rate"),
         ({"rate": float("inf")}, "rate"),
+        ({"rate": 1e308}, "rate"),
         ({"users": 0}, "users"),
         ({"speed": -1}, "speed"),
         ({"bots": 1.5}, "bots"),
