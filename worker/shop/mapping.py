@@ -101,7 +101,7 @@ class Time(_Part):
     @classmethod
     def _on_the_map(cls, value: str | None) -> str | None:
         try:
-            ZoneInfo(value or "UTC")
+            ZoneInfo("UTC" if value is None else value)
         except (LookupError, ValueError, OSError):
             raise ValueError("give a time zone's name, such as Europe/Berlin") from None
         return value

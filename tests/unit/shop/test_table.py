@@ -389,6 +389,7 @@ def test_typed_numbers_are_bounded_too(tmp_path: Path) -> None:
         pytest.param(LEAST + "[types]\nzap = 'zing'", r"zap = 'zing' is none of other, page_view", id="type"),
         pytest.param(LEAST + "[time]\nformat = 'soon'", "`time.format` is 'soon': give s, ms", id="format"),
         pytest.param(LEAST + "[time]\nzone = 'Mars'", "`time.zone` is 'Mars': give a time zone", id="zone"),
+        pytest.param(LEAST + "[time]\nzone = ''", "`time.zone` is '': give a time zone", id="empty zone"),
         pytest.param(LEAST + "[money]\nscale = 0", "`money.scale` is 0: input should be greater than 0", id="scale"),
         pytest.param(LEAST + "[missing]\nvalues = '-'", "`missing.values` is '-': input should be", id="missing"),
         pytest.param("[columns", "which is not TOML", id="not TOML"),
