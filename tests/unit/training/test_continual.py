@@ -73,6 +73,17 @@ def test_an_instant_is_new_when_its_horizon_ends(data: tuple[Events, Windows]) -
     assert {"new", "old", "watched", "judging"} == set().union(*taught.values())
 
 
+def test_nothing_before_the_splits_start_is_known(data: tuple[Events, Windows]) -> None:
+    """Though the horizons of its last days end behind it."""
+    events, _ = data
+    later = replace(events, splits=replace(events.splits, start=SINCE))
+    found = continual.known(later, from_ms=SINCE, until_ms=TEST)
+    before = events.time_ms < SINCE
+    assert continual.known(events, from_ms=SINCE, until_ms=TEST)[before].any()
+    assert not found[before].any()
+    assert found[~before].any()
+
+
 def test_the_groups_are_about_one_in_eight_each() -> None:
     group = continual._group(np.arange(8000))
     for each in (WATCHED, JUDGING):
