@@ -30,6 +30,11 @@ class Estimate:
     low: float
     high: float
 
+    def signed(self, *, digits: int = 3) -> str:
+        """As a difference: ``+0.021 (+0.004 to +0.037)``."""
+        value, low, high = (f"{number:+.{digits}f}" for number in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
+
 
 def measure(p: Probabilities, y: Labels, weights: Weights | None = None) -> dict[str, float]:
     """`METRICS` of [n] probabilities for [n] labels. NaN where a class is absent."""

@@ -112,7 +112,7 @@ def table(pairs: list[Pair], *, before: str, after: str) -> Table:
             for cell in (
                 f"{pair.before[name]:.3f}",
                 f"{pair.after[name]:.3f}",
-                signed(pair.differences[name]).replace(" ", "\n", 1),
+                pair.differences[name].signed().replace(" ", "\n", 1),
             )
         ]
         shown.add_row(pair.horizon, f"{pair.instants:,}", f"{pair.base_rate:.3f}", *cells)
@@ -126,14 +126,6 @@ def document(before: Bundle, pairs: list[Pair], *, slice_: str) -> dict[str, Any
         "against": before.version,
         "lines": [{"population": "every instant", **asdict(pair)} for pair in pairs],
     }
-
-
-def signed(estimate: Estimate) -> str:
-    """``+.021 (+.004 to +.037)``."""
-    value, low, high = (
-        f"{number:+.3f}".replace("0.", ".", 1) for number in (estimate.value, estimate.low, estimate.high)
-    )
-    return f"{value} ({low} to {high})"
 
 
 def day(time_ms: int) -> str:

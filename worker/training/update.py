@@ -156,7 +156,7 @@ def _section(
         rows="\n".join(
             f"| {pair.horizon} | {pair.instants:,} | "
             + " | ".join(
-                f"{pair.before[name]:.3f} | {pair.after[name]:.3f} | {succession.signed(pair.differences[name])}"
+                f"{pair.before[name]:.3f} | {pair.after[name]:.3f} | {pair.differences[name].signed()}"
                 for name in ("ap", "auc")
             )
             + " |"

@@ -118,3 +118,8 @@ def test_each_horizon_is_calibrated_on_its_own_members(rng: np.random.Generator)
 )
 def test_an_estimate_keeps_its_digits(estimate: Estimate, shown: str) -> None:
     assert interval(estimate) == shown
+
+
+def test_a_difference_is_told_with_its_signs() -> None:
+    assert Estimate(0.0213, -0.0041, 10.003).signed() == "+0.021 (-0.004 to +10.003)"
+    assert Estimate(0.00714, 0.00361, 0.01).signed(digits=4) == "+0.0071 (+0.0036 to +0.0100)"
