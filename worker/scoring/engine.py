@@ -58,6 +58,14 @@ def cpu_threads(wanted: int | None) -> int:
     return wanted or max(1, len(os.sched_getaffinity(0)) - 1)
 
 
+def own_threads() -> int:
+    """How many torch takes by itself, to be asked before there is an engine: `OMP_NUM_THREADS`, or else all cores.
+
+    For a process that does nothing beside its scoring.
+    """
+    return torch.get_num_threads()
+
+
 class Engine:
     """Scores windows on one thread of its own. `score` for tasks, `score_now` for threads; both may be used at once.
 
