@@ -5,7 +5,7 @@ Scores come from the code that serves, calibration included. Knows labels and wi
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,7 @@ from worker.shop.source import Source
 from worker.training import continual, windows
 from worker.training.examples import predict
 from worker.training.labels import NAMES, Bools, Events, labels
-from worker.training.metrics import Estimate, Labels, Probabilities, enough, estimates, measure, resampled
-
-LEAST: Final = 20
-"""Of both outcomes: with fewer, nothing is measured, and nothing calibrated anew."""
+from worker.training.metrics import Estimate, Labels, Probabilities, estimates, measure, resampled, resamples_tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +45,9 @@ def compare(
     draws: int,
     device: str = "cpu",
 ) -> list[Pair]:
-    """Both bundles, as they serve, on the instants of `member` [n, horizons]. A horizon with too few is left out."""
+    """Both bundles, as they serve, on the instants of `member` [n, horizons]. A horizon with too few visitors of either
+    outcome is left out: one buyer's instants would make an interval, and hold a promotion up.
+    """
     places = np.flatnonzero(member.any(axis=1))
     y, inside, visitor = labels(events)[places], member[places], events.visitor[places]
     old, new = (
@@ -58,9 +57,9 @@ def compare(
     pairs = []
     for at, horizon in enumerate(NAMES):
         rows = inside[:, at]
-        if not enough(y[rows, at], least=LEAST):
-            continue
         first, second, truth = old[rows, at], new[rows, at], y[rows, at]
+        if not resamples_tell(truth, visitor[rows]):
+            continue
         pairs.append(
             Pair(
                 horizon=horizon,

@@ -6,7 +6,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, log_loss,
 
 from worker.training.calibrate import fit, platt
 from worker.training.evaluate import interval
-from worker.training.metrics import LIFTS, METRICS, Estimate, bootstrap, enough, measure
+from worker.training.metrics import LEAST_USERS, LIFTS, METRICS, Estimate, bootstrap, enough, measure, resamples_tell
 
 _RNG = np.random.default_rng(3)
 P = np.round(_RNG.random(4000), 2)  # with ties
@@ -43,6 +43,12 @@ def test_calibration_error_is_that_of_15_equal_bins(weights: np.ndarray, rng: np
 def test_of_both_outcomes_there_must_be_enough() -> None:
     y = np.array([True, True, False])
     assert [enough(some, least=2) for some in (y, ~y, np.append(y, False))] == [False, False, True]
+
+
+@pytest.mark.parametrize("buyers", [1, LEAST_USERS - 1, LEAST_USERS])
+def test_an_interval_takes_so_many_users_of_each_outcome_however_many_instants_they_have(buyers: int) -> None:
+    user = np.repeat(np.arange(60), 50)
+    assert resamples_tell(user < buyers, user) == resamples_tell(user >= buyers, user) == (buyers >= LEAST_USERS)
 
 
 @pytest.mark.parametrize(("metric", "share"), LIFTS.items())
