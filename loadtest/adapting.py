@@ -17,6 +17,7 @@ from loadtest.conclude import conclude
 from loadtest.options import Json, RealSample, chosen, out
 from worker.shop.ga360 import parse_time
 from worker.terminal import err
+from worker.training.metrics import Estimate
 
 BASE_UNTIL: Final = "2016-09-01"
 DRAWN: Final = 4
@@ -143,7 +144,7 @@ def _table(document: dict[str, Any]) -> Table:
     for line in document["lines"]:
         numbers = [f"{found['auc']:.4f}/{found['ap']:.4f}" for found in line["numbers"].values()]
         found = line.get(f"against {ALL}", {}).get("24 h", {}).get("ap")
-        difference = "" if found is None else f"{found['value']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+        difference = "" if found is None else Estimate(**found).signed()
         table.add_row(
             line["label"],
             f"{line['parameters']:,}",

@@ -21,6 +21,7 @@ from loadtest.conclude import conclude
 from loadtest.options import Json, RealSample, chosen, out
 from worker.shop.ga360 import parse_time
 from worker.terminal import err
+from worker.training.metrics import Estimate
 
 if TYPE_CHECKING:
     from worker.scoring.model import IntentModel
@@ -161,17 +162,16 @@ def _table(document: dict[str, Any]) -> Table:
     for line in document["lines"]:
         cells = [f"{week['24 h']['ap']:.3f}" for week in line["weeks"]]
         if "all_against" in line:
-            cells += [_signed(line["all_against"][horizon]["ap"]) for horizon in ("30 min", "24 h", "7 d")]
-            cells += [_signed(line["old_against"]["24 h"]["log_loss"], digits=4), f"{np.mean(line['cpu_s']):.0f}"]
+            cells += [Estimate(**line["all_against"][horizon]["ap"]).signed() for horizon in ("30 min", "24 h", "7 d")]
+            cells += [
+                Estimate(**line["old_against"]["24 h"]["log_loss"]).signed(digits=4),
+                f"{np.mean(line['cpu_s']):.0f}",
+            ]
         else:
             cells += [f"{line['all'][horizon]['ap']:.3f}" for horizon in ("30 min", "24 h", "7 d")]
             cells += [f"{line['old']['24 h']['log_loss']:.4f}", ""]
         table.add_row(line["label"], *cells)
     return table
-
-
-def _signed(found: dict[str, float], *, digits: int = 3) -> str:
-    return f"{found['value']:+.{digits}f} ({found['low']:+.{digits}f} to {found['high']:+.{digits}f})"
 
 
 def _plot(document: dict[str, Any], path: Path) -> None:

@@ -1,7 +1,6 @@
 """`intent drift`: has traffic moved away from what the model knows? A topic, recorded events, or a new reference."""
 
 import asyncio
-import os
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -53,14 +52,16 @@ def data(
     Example: `intent drift data ../shared/data/ga360 --from 2016-09-24 --to 2016-10-01`
     """
     from worker.drift.report import Watch
-    from worker.scoring.engine import Engine
+    from worker.scoring.engine import Engine, own_threads
     from worker.shop.source import opened
     from worker.training.windows import fold_all
 
     source = opened(path, mapping)
     from_ms, to_ms = options.span(source, from_, to)
-    load, threads = partial(_loaded, bundle), len(os.sched_getaffinity(0))
-    with Engine(load, device=device, threads=threads) as engine, options.progress() as progress:
+    with (
+        Engine(partial(_loaded, bundle), device=device, threads=own_threads()) as engine,
+        options.progress() as progress,
+    ):
         watch = Watch(engine.bundle)
         task = progress.add_task("events", total=source.count(None, to_ms))
         folded = fold_all(source.events(None, to_ms))

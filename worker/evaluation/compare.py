@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from worker.evaluation.slices import Populations
 from worker.scoring.batch import Floats
 from worker.training.labels import NAMES, Bools
-from worker.training.metrics import Estimate, estimates, resampled
+from worker.training.metrics import Estimate, estimates, resampled, resamples_tell
 
 BUNDLE: Final = "bundle"
 """The scorer that all others are compared with."""
@@ -22,9 +22,6 @@ RULE: Final = "rule"
 TREES: Final = "LightGBM"
 EVENTS_ONLY: Final = "BERT, events only"
 BLEND: Final = "bundle + LightGBM"
-
-LEAST: Final = 10
-"""Visitors with a purchase ahead, and without, that a population must have: of fewer a resample says little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +52,7 @@ class Scored:
 def compare(
     scored: Scored, *, draws: int, seed: int = 0, report: Callable[[str], None] = lambda _: None
 ) -> list[Comparison]:
-    """Every horizon and population that has `LEAST` visitors of both outcomes. Intervals: 95 %, resampling visitors.
+    """Every horizon and population of which a resample tells something. Intervals: 95 %, from resampling visitors.
 
     `report` hears of each one before it is measured; 100,000 instants, 4 scorers and 200 draws take some 3 s of CPU.
     """
@@ -65,7 +62,7 @@ def compare(
             for population, chosen in parts.items():
                 rows = scored.member[:, at] & chosen
                 truth, visitor = scored.y[rows, at], scored.visitor[rows]
-                if min(len(np.unique(visitor[truth == bought])) for bought in (True, False)) < LEAST:
+                if not resamples_tell(truth, visitor):
                     continue
                 report(f"{horizon}, {population}")
                 given = {name: p[rows, at] for name, p in scored.scorers.items()}

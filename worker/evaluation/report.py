@@ -19,6 +19,7 @@ from worker.evaluation.slices import DECISION, EVERY
 from worker.evaluation.targets import targets
 from worker.training.evaluate import Line
 from worker.training.labels import NAMES
+from worker.training.metrics import Estimate
 
 Document = dict[str, Any]
 
@@ -139,8 +140,7 @@ def estimate(found: Mapping[str, float]) -> str:
 
 def signed(found: Mapping[str, float], *, digits: int = 4) -> str:
     """``+0.0071 (+0.0036 to +0.0100)``."""
-    value, low, high = (f"{found[name]:+.{digits}f}" for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+    return Estimate(**found).signed(digits=digits)
 
 
 def _curves(evaluation: Evaluation) -> Document:

@@ -26,6 +26,7 @@ from worker.shop.source import Source
 from worker.training import calibrate, finetune, windows
 from worker.training.features import CATEGORIES, Features
 from worker.training.labels import Bools, Events, labels, member, require
+from worker.training.metrics import LEAST_USERS
 
 Which = Literal["validation", "test"]
 Rivals = Literal["none", "trees", "all"]
@@ -115,7 +116,7 @@ def evaluate(
     comparisons = compare.compare(scored, draws=draws, report=lambda what: report(f"measuring {what}"))
     if not comparisons:
         raise IntentError(
-            f"{source.name} has fewer than {compare.LEAST} buyers, or others, in the {which} slice; "
+            f"{source.name} has fewer than {LEAST_USERS} buyers, or others, in the {which} slice; "
             "`intent evaluate` needs the whole sample or table"
         )
     return Evaluation(

@@ -29,7 +29,7 @@ from worker.scoring.bundle import Bundle
 from worker.scoring.changes import Change, Changes
 from worker.scoring.device import Device, Runner
 from worker.scoring.flight import Flight, beside
-from worker.scoring.lanes import Job, Lane, Part, halves, settle
+from worker.scoring.lanes import Job, Lane, Part, halves
 from worker.scoring.pace import Pace
 from worker.settings import Model as ModelSettings
 
@@ -56,6 +56,14 @@ log = structlog.get_logger(__name__)
 def cpu_threads(wanted: int | None) -> int:
     """How many threads of torch score on the CPU, where `model.threads` is `wanted`."""
     return wanted or max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def own_threads() -> int:
+    """How many torch takes by itself, to be asked before there is an engine: `OMP_NUM_THREADS`, or else all cores.
+
+    For a process that does nothing beside its scoring.
+    """
+    return torch.get_num_threads()
 
 
 class Engine:
@@ -92,7 +100,8 @@ class Engine:
         self._lock = threading.Condition()
         self._champions = Lane(max_tokens=max_queued_tokens or 16 * max_batch_tokens)
         self._shadows = Lane(max_tokens=SHADOW_QUEUE_TOKENS)
-        self._room: list[Future[None]] = []
+        self._room: deque[Job] = deque()
+        """Jobs that wait for room. Empty where the champion's lane is: an empty one takes any job."""
         self._pace = Pace(time.perf_counter)
         self._free_s = 0.0
         self._changes = Changes(self._prepare)
@@ -170,8 +179,7 @@ class Engine:
         if not windows:
             return Scores.empty(self.model)
         job = Job(windows, asyncio.current_task())
-        while (waiting := self._enter(job)) is not None:
-            await asyncio.wrap_future(waiting)
+        self._enter(job)
         return await asyncio.wrap_future(job.answer)
 
     def score_now(self, windows: Sequence[bytes]) -> Scores:
@@ -179,8 +187,7 @@ class Engine:
         if not windows:
             return Scores.empty(self.model)
         job = Job(windows, threading.get_ident())
-        while (waiting := self._enter(job)) is not None:
-            waiting.result()
+        self._enter(job)
         return job.answer.result()
 
     def swap(self, bundle: Bundle) -> None:
@@ -224,18 +231,24 @@ class Engine:
 
     # -- any thread ----------------------------------------------------------------------------------------------------
 
-    def _enter(self, job: Job) -> "Future[None] | None":
-        """Queues the job; or, when there is no room, says what to wait for before trying again."""
+    def _enter(self, job: Job) -> None:
+        """Queues the job; where there is no room, behind those that wait for it."""
         with self._lock:
             if self._closed or not self._thread.is_alive():
                 raise IntentError("the scoring engine is closed; it takes no more windows")
-            if self._champions.has_room(job):
+            self._room.append(job)
+            self._admit()
+            self._lock.notify_all()
+
+    def _admit(self) -> None:
+        """Under the lock: who has waited longest for room comes first, and is not overtaken by those that need less.
+
+        Else a large job would wait for as long as small ones keep coming.
+        """
+        while self._room and (self._room[0].over or self._champions.has_room(self._room[0])):
+            job = self._room.popleft()
+            if not job.over:
                 self._champions.put(job)
-                self._lock.notify_all()
-                return None
-            waiter: Future[None] = Future()
-            self._room.append(waiter)
-            return waiter
 
     def _ask(self, change: Change) -> None:
         with self._lock:
@@ -252,12 +265,10 @@ class Engine:
         """No more work; whoever waits for anything hears why."""
         with self._lock:
             self._closed = True
-            jobs, room = self._champions.drop(), self._room
+            jobs = [*self._champions.drop(), *self._room]
             offers, changes = self._shadows.drop(), self._changes.drop()
-            self._room = []
+            self._room.clear()
             self._lock.notify_all()
-        for waiter in room:
-            settle(waiter, None)
         for job in jobs:
             job.fail(error)
         for job in offers:
@@ -301,9 +312,7 @@ class Engine:
             self._linger(under_way[-1])
         with self._lock:
             parts = self._champions.take(self.max_batch_tokens, only_begun=self._changes.ready is not None)
-            room, self._room = self._room, []
-        for waiter in room:
-            settle(waiter, None)
+            self._admit()
         return parts
 
     def _linger(self, flight: Flight) -> None:

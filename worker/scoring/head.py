@@ -129,7 +129,9 @@ class Head(nn.Module):
             self.aside.seat(place - self.fusion.members, alone.fusion)
 
     def narrowed(self) -> "Head":
-        """A copy that answers the horizons alone, as what is served does."""
+        """One that answers the horizons alone, as what is served does: itself, or a copy where it answers more."""
+        if self.fusion.answer.bias.shape[1] == HORIZONS:
+            return self
         head = copy.deepcopy(self)
         for ensemble in (head.fusion, head.aside):
             if ensemble is not None:

@@ -76,6 +76,8 @@ def logits(network: Network, packed: Packed, *, fixed: bool = False) -> Tensor:
     starts = torch.from_numpy(packed.starts).to(device)
     firsts, attention = [], []
     step = _step(network, whole=limit, fixed=fixed)
+    # From 32,768 elements on torch shares a sum out to its threads, by the number of windows, and it rounds otherwise.
+    alone = fixed and device.type == "cpu"
     for tile in tiles(packed.lengths, limit):
         (a, b), (begin, end) = tile.windows, tile.tokens
         rows = filled(bags[begin:end], step)  # [M, WIDTH]
@@ -83,7 +85,8 @@ def logits(network: Network, packed: Packed, *, fixed: bool = False) -> Tensor:
         first = x[starts[a:b] - begin]  # [b - a, hidden]
         firsts.append(first)
         query = last.query(filled(first, _step(network, whole=ROWS, fixed=fixed)))
-        attention.append(attend_first(query, last.keys_values(x), tile.runs, network.heads))
+        runs = [(1, length) for count, length in tile.runs for _ in range(count)] if alone else tile.runs
+        attention.append(attend_first(query, last.keys_values(x), runs, network.heads))
     x, attended = torch.cat(firsts), torch.cat(attention)  # [B, hidden]
     contexts, sums = torch.from_numpy(packed.contexts).to(device), torch.from_numpy(packed.sums).to(device)
     size = len(x) if not fixed else ROWS

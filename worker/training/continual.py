@@ -83,10 +83,13 @@ class Updated:
 
 
 def known(events: Events, *, from_ms: int, until_ms: int) -> Bools:
-    """[n, horizons] whether the label became known in (from, until]; none that looks into an outage does."""
+    """[n, horizons] whether the label became known in (from, until]; none that looks into an outage does, nor any of
+    an instant before the splits' start.
+    """
     time = events.time_ms[:, None]
     ends = time + np.array(HORIZONS_MS)
-    found = events.instant[:, None] & (ends > from_ms) & (ends <= until_ms)
+    inside = events.instant & (events.time_ms >= events.splits.start)
+    found = inside[:, None] & (ends > from_ms) & (ends <= until_ms)
     for begin, end in events.splits.outages:
         found &= (ends <= begin) | (time >= end)
     return np.asarray(found)

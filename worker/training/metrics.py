@@ -21,6 +21,9 @@ LIFTS: Final = {"lift_1": 0.01, "lift_5": 0.05, "lift_10": 0.10}
 """The shares with the highest probabilities, whose rate is compared with that of all."""
 METRICS: Final = ("auc", "ap", "log_loss", "brier", "ece", *LIFTS)
 
+LEAST_USERS: Final = 10
+"""With each outcome, for an interval: of fewer, a resample of the users says little."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -29,6 +32,11 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    def signed(self, *, digits: int = 3) -> str:
+        """As a difference: ``+0.021 (+0.004 to +0.037)``."""
+        value, low, high = (f"{number:+.{digits}f}" for number in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
 
 
 def measure(p: Probabilities, y: Labels, weights: Weights | None = None) -> dict[str, float]:
@@ -39,6 +47,11 @@ def measure(p: Probabilities, y: Labels, weights: Weights | None = None) -> dict
 def enough(y: Labels, *, least: int) -> bool:
     """Whether there are so many of both outcomes."""
     return bool(y.sum() >= least and (~y).sum() >= least)
+
+
+def resamples_tell(y: Labels, user: NDArray[np.int64]) -> bool:
+    """Whether `LEAST_USERS` have each outcome; the instants of one user alone may be hundreds."""
+    return min(len(np.unique(user[y == came])) for came in (True, False)) >= LEAST_USERS
 
 
 def bootstrap(p: Probabilities, y: Labels, user: NDArray[np.int64], *, draws: int, seed: int) -> dict[str, Estimate]:

@@ -108,16 +108,14 @@ def _score_source(
     rejects: "Rejects | None" = None,
 ) -> None:
     """Scores, and says what came of it, of a table also of its rows."""
-    import os
-
     from worker.scoring.bundle import load
-    from worker.scoring.engine import Engine
+    from worker.scoring.engine import Engine, own_threads
     from worker.training.score import score
 
     from_ms, to_ms = options.span(source, from_, to)
     begin = time.monotonic()
     with (
-        Engine(partial(load, bundle), device=device, threads=len(os.sched_getaffinity(0))) as engine,
+        Engine(partial(load, bundle), device=device, threads=own_threads()) as engine,
         options.progress() as progress,
     ):
         task = progress.add_task("events", total=source.count(None, to_ms))

@@ -5,7 +5,7 @@ Scores come from the code that serves, calibration included. Knows labels and wi
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,7 @@ from worker.shop.source import Source
 from worker.training import continual, windows
 from worker.training.examples import predict
 from worker.training.labels import NAMES, Bools, Events, labels
-from worker.training.metrics import Estimate, Labels, Probabilities, enough, estimates, measure, resampled
-
-LEAST: Final = 20
-"""Of both outcomes: with fewer, nothing is measured, and nothing calibrated anew."""
+from worker.training.metrics import Estimate, Labels, Probabilities, estimates, measure, resampled, resamples_tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +45,9 @@ def compare(
     draws: int,
     device: str = "cpu",
 ) -> list[Pair]:
-    """Both bundles, as they serve, on the instants of `member` [n, horizons]. A horizon with too few is left out."""
+    """Both bundles, as they serve, on the instants of `member` [n, horizons]. A horizon with too few visitors of either
+    outcome is left out: one buyer's instants would make an interval, and hold a promotion up.
+    """
     places = np.flatnonzero(member.any(axis=1))
     y, inside, visitor = labels(events)[places], member[places], events.visitor[places]
     old, new = (
@@ -58,9 +57,9 @@ def compare(
     pairs = []
     for at, horizon in enumerate(NAMES):
         rows = inside[:, at]
-        if not enough(y[rows, at], least=LEAST):
-            continue
         first, second, truth = old[rows, at], new[rows, at], y[rows, at]
+        if not resamples_tell(truth, visitor[rows]):
+            continue
         pairs.append(
             Pair(
                 horizon=horizon,
@@ -112,7 +111,7 @@ def table(pairs: list[Pair], *, before: str, after: str) -> Table:
             for cell in (
                 f"{pair.before[name]:.3f}",
                 f"{pair.after[name]:.3f}",
-                signed(pair.differences[name]).replace(" ", "\n", 1),
+                pair.differences[name].signed().replace(" ", "\n", 1),
             )
         ]
         shown.add_row(pair.horizon, f"{pair.instants:,}", f"{pair.base_rate:.3f}", *cells)
@@ -126,14 +125,6 @@ def document(before: Bundle, pairs: list[Pair], *, slice_: str) -> dict[str, Any
         "against": before.version,
         "lines": [{"population": "every instant", **asdict(pair)} for pair in pairs],
     }
-
-
-def signed(estimate: Estimate) -> str:
-    """``+.021 (+.004 to +.037)``."""
-    value, low, high = (
-        f"{number:+.3f}".replace("0.", ".", 1) for number in (estimate.value, estimate.low, estimate.high)
-    )
-    return f"{value} ({low} to {high})"
 
 
 def day(time_ms: int) -> str:

@@ -19,6 +19,9 @@ from worker.shop.source import Source
 from worker.training import continual, finetune, finish, loop, succession, windows
 from worker.training.runs import Run
 
+LEAST: Final = 20
+"""Instants of both outcomes: with fewer, nothing is calibrated anew."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -85,7 +88,7 @@ def update(
         events,
         kept,
         parts.watched_new,
-        least=succession.LEAST,
+        least=LEAST,
         device=plan.device,
     )
     made = finish.completed(
@@ -156,7 +159,7 @@ def _section(
         rows="\n".join(
             f"| {pair.horizon} | {pair.instants:,} | "
             + " | ".join(
-                f"{pair.before[name]:.3f} | {pair.after[name]:.3f} | {succession.signed(pair.differences[name])}"
+                f"{pair.before[name]:.3f} | {pair.after[name]:.3f} | {pair.differences[name].signed()}"
                 for name in ("ap", "auc")
             )
             + " |"

@@ -227,6 +227,36 @@ async def test_callers_past_the_bound_wait_for_room(engine: Engine, gate: Gate) 
     assert engine.queued == 0
 
 
+async def test_who_waits_for_room_is_not_overtaken_by_those_that_need_less(engine: Engine, gate: Gate) -> None:
+    """Else a large job would find no room for as long as small ones keep coming."""
+    tasks = [asyncio.create_task(engine.score(WINDOWS[:1]))]
+    await gate.wait_entered()
+    tasks += [asyncio.create_task(engine.score([LONGEST] * 30)) for _ in range(2)]
+    await until(lambda: engine.queued == 60)
+    tasks.append(asyncio.create_task(engine.score([LONGEST] * 60)))
+    await until(lambda: len(engine._room) == 1)
+    tasks.append(asyncio.create_task(engine.score(WINDOWS[:2])))  # for which there is room
+    await until(lambda: len(engine._room) == 2 or engine.queued > 60)
+    assert engine.queued == 60
+    gate.opened.set()
+    assert [len(scores) for scores in await asyncio.gather(*tasks)] == [1, 30, 30, 60, 2]
+    assert engine.queued == len(engine._room) == 0
+
+
+async def test_who_waits_for_room_hears_that_the_engine_is_closed(engine: Engine, gate: Gate) -> None:
+    under_way = asyncio.create_task(engine.score(WINDOWS[:1]))
+    await gate.wait_entered()
+    waiting = [asyncio.create_task(engine.score([LONGEST] * 60)) for _ in range(2)]
+    await until(lambda: len(engine._room) == 1)
+    closing = asyncio.create_task(asyncio.to_thread(engine.close))
+    for task in waiting:
+        with pytest.raises(IntentError, match="closed before"):
+            await task
+    gate.opened.set()
+    assert len(await under_way) == 1
+    await closing
+
+
 def test_more_windows_than_the_queue_holds_are_scored_when_it_is_empty(free: Engine) -> None:
     assert len(free.score_now([LONGEST] * 120)) == 120
 

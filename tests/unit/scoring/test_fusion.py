@@ -131,6 +131,7 @@ def test_a_narrowed_head_answers_the_horizons_as_before(aside: int) -> None:
     assert {name: one.shape for name, one in narrow.state_dict().items()} == {
         name: one.shape for name, one in plain.items()
     }
+    assert narrow.narrowed() is narrow
 
 
 @pytest.mark.parametrize("aside", [0, 2])

@@ -12,6 +12,7 @@ from worker.scoring import tiles
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.scoring.engine import Engine
+from worker.scoring.head import HORIZONS, Shape
 from worker.scoring.packed import pack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -61,6 +62,21 @@ def test_fixed_scores_are_equal_to_the_bit_whatever_the_batch(made: Bundle, dtyp
         chosen = rng.permutation(15 + beside)
         mine = chosen < 15
         assert np.array_equal(scores([WINDOWS[at] for at in chosen])[mine], alone[chosen[mine]])
+
+
+@pytest.mark.usefixtures("threads")
+def test_fixed_scores_of_a_wide_network_are_equal_to_the_bit_too() -> None:
+    """Its windows' tensors are so large that torch shares single operations out to its threads."""
+    wide = networks.bundle(Shape(layers=1, hidden=768, heads=12))
+    network = networks.network(wide)
+
+    def logits(windows: list[bytes]) -> np.ndarray:
+        packed = pack(Batch.of(windows), wide.vocabulary, network, longest_first=True)
+        out = np.empty((len(windows), HORIZONS), np.float32)
+        out[packed.order] = tiles.logits(network, packed, fixed=True).numpy()
+        return out
+
+    assert np.array_equal(logits(WINDOWS), np.concatenate([logits([one]) for one in WINDOWS]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -26,6 +26,7 @@ from worker.shop.ga360 import Sample, parse_time
 from worker.training import continual, examples, finetune, finish, further, succession, windows
 from worker.training.continual import JUDGING, WATCHED, Check, Split, Update
 from worker.training.labels import HORIZONS_MS, NAMES, START, TEST, Events, labels
+from worker.training.update import LEAST
 from worker.training.windows import Windows
 
 SHAPE = Shape(layers=1, hidden=32, heads=1, head_width=16)
@@ -71,6 +72,17 @@ def test_an_instant_is_new_when_its_horizon_ends(data: tuple[Events, Windows]) -
     for roles in taught.values():
         assert roles <= {"new", "old"} or len(roles) == 1
     assert {"new", "old", "watched", "judging"} == set().union(*taught.values())
+
+
+def test_nothing_before_the_splits_start_is_known(data: tuple[Events, Windows]) -> None:
+    """Though the horizons of its last days end behind it."""
+    events, _ = data
+    later = replace(events, splits=replace(events.splits, start=SINCE))
+    found = continual.known(later, from_ms=SINCE, until_ms=TEST)
+    before = events.time_ms < SINCE
+    assert continual.known(events, from_ms=SINCE, until_ms=TEST)[before].any()
+    assert not found[before].any()
+    assert found[~before].any()
 
 
 def test_the_groups_are_about_one_in_eight_each() -> None:
@@ -228,7 +240,7 @@ def test_a_successor_says_what_it_continues_and_carries_the_comparison(
     assert made.drift is not None
     parts = continual.split(events, since_ms=parse_time("2016-08-20"), until_ms=TEST)
     bare = replace(made, calibration=before.calibration)
-    watched = finish.calibrated(bare, events, kept, parts.watched_new, least=succession.LEAST).calibration
+    watched = finish.calibrated(bare, events, kept, parts.watched_new, least=LEAST).calibration
     assert watched.slopes == pytest.approx(made.calibration.slopes)  # those who judge have no part in it
     assert watched.intercepts == pytest.approx(made.calibration.intercepts)
     taught = np.random.default_rng(PLAN.seed).permutation(np.flatnonzero((parts.new | parts.old)[:, 1]))

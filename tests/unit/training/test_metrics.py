@@ -6,7 +6,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, log_loss,
 
 from worker.training.calibrate import fit, platt
 from worker.training.evaluate import interval
-from worker.training.metrics import LIFTS, METRICS, Estimate, bootstrap, enough, measure
+from worker.training.metrics import LEAST_USERS, LIFTS, METRICS, Estimate, bootstrap, enough, measure, resamples_tell
 
 _RNG = np.random.default_rng(3)
 P = np.round(_RNG.random(4000), 2)  # with ties
@@ -43,6 +43,12 @@ def test_calibration_error_is_that_of_15_equal_bins(weights: np.ndarray, rng: np
 def test_of_both_outcomes_there_must_be_enough() -> None:
     y = np.array([True, True, False])
     assert [enough(some, least=2) for some in (y, ~y, np.append(y, False))] == [False, False, True]
+
+
+@pytest.mark.parametrize("buyers", [1, LEAST_USERS - 1, LEAST_USERS])
+def test_an_interval_takes_so_many_users_of_each_outcome_however_many_instants_they_have(buyers: int) -> None:
+    user = np.repeat(np.arange(60), 50)
+    assert resamples_tell(user < buyers, user) == resamples_tell(user >= buyers, user) == (buyers >= LEAST_USERS)
 
 
 @pytest.mark.parametrize(("metric", "share"), LIFTS.items())
@@ -118,3 +124,8 @@ def test_each_horizon_is_calibrated_on_its_own_members(rng: np.random.Generator)
 )
 def test_an_estimate_keeps_its_digits(estimate: Estimate, shown: str) -> None:
     assert interval(estimate) == shown
+
+
+def test_a_difference_is_told_with_its_signs() -> None:
+    assert Estimate(0.0213, -0.0041, 10.003).signed() == "+0.021 (-0.004 to +10.003)"
+    assert Estimate(0.00714, 0.00361, 0.01).signed(digits=4) == "+0.0071 (+0.0036 to +0.0100)"

@@ -26,6 +26,7 @@ from worker.events import Context, Event, encode
 from worker.fold import fold
 from worker.replay.tape import Played
 from worker.scoring import bundle as bundles
+from worker.scoring import engine as engines
 from worker.scoring.batch import Batch
 from worker.scoring.bundle import Bundle
 from worker.scoring.engine import Engine
@@ -564,3 +565,21 @@ def test_score_and_model_on_the_command_line(shop: Path, trained: Path, tmp_path
     refused = run(cli.app, ["score", "ga360", str(shop), "--out", str(out), "--from", "yesterday"])
     assert refused.exit_code == 2
     assert "yesterday" in refused.output
+
+
+@pytest.mark.parametrize("command", [["score", "ga360"], ["drift", "data"]], ids="-".join)
+def test_scoring_offline_takes_the_threads_that_torch_takes_by_itself(
+    command: list[str], shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody could give it fewer than the machine has."""
+    seen: list[int | None] = []
+
+    def made(_: object, *, threads: int | None, **__: object) -> None:
+        seen.append(threads)
+        raise IntentError("far enough")
+
+    monkeypatch.setattr(engines, "Engine", made)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    out = ["--out", str(tmp_path / "scores.parquet")] if command[0] == "score" else []
+    CliRunner().invoke(cli.app, [*command, str(shop), *out])
+    assert seen == [7]
