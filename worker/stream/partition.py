@@ -5,10 +5,11 @@ feeds records in, nor the other partitions.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
@@ -30,6 +31,11 @@ from worker.stream.shadow import Shadow
 from worker.stream.table import Store
 from worker.watermark import Watermark
 from worker.window import Rules
+
+_RENEW_S: Final = 3600.0
+"""Kafka forgets a transactional id of which it hears nothing for a week (`transactional.id.expiration.ms`), and refuses
+the next transaction: the first event after a quiet week ended the worker. Far above a transaction's time-out.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,10 +179,16 @@ class Partition:
         """Whatever has arrived, at most `max_batch_events` or `BATCH_BYTES`, once it is so much or `early_s` are over.
         Empty once the partition closes.
         """
-        records = await self.queue.take(early_s)
-        if records:
-            self._owner.moved()
-        return records
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RENEW_S):
+                    records = await self.queue.take(early_s)
+                    if records:
+                        self._owner.moved()
+                    return records
+            # By now the batch before is committed, or has ended the process.
+            async with self._in_time():
+                await transaction.renew(self._producer, [self._shared.settings.changelog], partition=self.tp.partition)
 
     def window(self, key: bytes) -> bytes | None:
         """The user's window in RocksDB."""
@@ -208,15 +220,21 @@ class Partition:
             settings.topics.latest: rendered.latest,
             settings.topics.dead_letters: rendered.dead_letters,
         }
-        limit_s = settings.worker.transaction_timeout_s
+        async with self._in_time():
+            ends = await transaction.commit(self._producer, records, partition=self.tp.partition)
+        return ends[settings.changelog]
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Around a transaction."""
+        limit_s = self._shared.settings.worker.transaction_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                ends = await transaction.commit(self._producer, records, partition=self.tp.partition)
+                yield
         except TimeoutError as error:
             raise Fatal(
                 f"it was not over after {limit_s:g} s (`worker.transaction_timeout_s`); look at the brokers"
             ) from error
-        return ends[settings.changelog]
 
     def store(self, windows: Changes, mark: Watermark, changelog_offset: int) -> None:
         """Windows, watermark and changelog offset, as one write."""

@@ -106,6 +106,24 @@ async def test_a_commit_that_takes_too_long_is_told_by_the_setting(
         await part.publish(None, ())  # type: ignore[arg-type]  # nobody looks at it
 
 
+async def test_a_partition_without_events_is_heard_of_all_the_same(
+    partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka forgets who was silent for a week."""
+    heard: list[tuple[list[str], int]] = []
+
+    async def renew(_: Never, topics: list[str], *, partition: int) -> None:
+        heard.append((topics, partition))
+        if len(heard) == 2:
+            partitions.feed(SOURCE, recs(0), 1)
+
+    monkeypatch.setattr("worker.stream.partition._RENEW_S", 0.01)
+    monkeypatch.setattr("worker.stream.transaction.renew", renew)
+    part = await opened(partitions, done=-1)
+    assert await asyncio.wait_for(offsets(part), 5) == [0]
+    assert heard == [(["intent-windows-changelog"], SOURCE.partition)] * 2
+
+
 async def test_what_is_done_is_skipped_and_the_rest_taken_whole(partitions: Partitions) -> None:
     part = await opened(partitions, done=4)
     assert partitions.feed(SOURCE, recs(3, 4, 5, 6), 9) is None
