@@ -23,7 +23,7 @@ from worker.ops.metrics import Metrics
 from worker.pipeline import run
 from worker.scores import Rating
 from worker.settings import Settings
-from worker.stream import hanging, transaction
+from worker.stream import folder, hanging, transaction
 from worker.stream.fetchqueue import FetchQueue, Share
 from worker.stream.hanging import Topics
 from worker.stream.output import render, source_offset
@@ -99,7 +99,6 @@ class Partition:
         self._producer = producer
         self._shared = shared
         self._owner = owner
-        self._browsed = b""
         self._sought: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._store: Store | None = None
@@ -120,6 +119,7 @@ class Partition:
         """The table is recovered: read the watermark, begin after it. Raises `Fatal` where it is another topic's."""
         self._store = store
         self._read = store.read(self.tp.partition)
+        self._browsed = self._read(folder.BROWSED) or b""
         start = Watermark.decode(self._read(watermark.KEY)).of(self.tp.topic, self.topic_id)
         self.due = self._owner.committed[self.tp] = start.offset + 1
         self._show(start)
@@ -239,7 +239,7 @@ class Partition:
     def store(self, windows: Changes, mark: Watermark, changelog_offset: int) -> None:
         """Windows, watermark and changelog offset, as one write."""
         assert self._store is not None
-        items = [*windows.items(), (watermark.KEY, mark.encode())]
+        items = [*windows.items(), (watermark.KEY, mark.encode()), (folder.BROWSED, self._browsed)]
         self._store.write(self.tp.partition, items, changelog_offset)
 
     def done(self, batch: Batch, ratings: Sequence[Rating]) -> None:

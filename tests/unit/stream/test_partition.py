@@ -37,6 +37,23 @@ class Empty:
         return {}.get
 
 
+class Folder(dict[bytes, bytes]):
+    """A store that keeps what it is given, beside some users."""
+
+    def __init__(self, *users: bytes) -> None:
+        super().__init__()
+        self._users = users
+
+    def read(self, _: int) -> Any:
+        return self.get
+
+    def browse(self, _: int, *, after: bytes, count: int) -> list[tuple[bytes, bytes]]:
+        return [(user, b"window") for user in self._users if user > after][:count]
+
+    def write(self, _: int, items: Sequence[tuple[bytes, bytes]], __: int) -> None:
+        self.update(items)
+
+
 class Never:
     """A producer that sends nothing."""
 
@@ -223,6 +240,19 @@ async def test_a_gap_is_sought_once_and_then_taken_for_a_hole_in_the_source(part
     assert partitions.feed(SOURCE, recs(12, 13), 20) is None
     assert await offsets(part) == [12, 13]
     assert partitions.feed(SOURCE, recs(16), 20) == 14
+
+
+async def test_the_sweep_goes_on_where_the_former_owner_of_the_folder_left_it(partitions: Partitions) -> None:
+    """Owners may change more often than it comes round: those of the last keys would stay for ever."""
+    folder = Folder(b"a", b"b", b"c", b"d", b"e")
+    seen = []
+    for _ in range(4):
+        await partitions.open([SOURCE], 1)
+        partitions.start([SOURCE], folder, 1)  # type: ignore[arg-type]
+        part = partitions._parts[SOURCE]
+        seen.append([key for key, _ in part.browse(2)])
+        part.store({}, Watermark(), 0)
+    assert seen == [[b"a", b"b"], [b"c", b"d"], [b"e"], [b"a", b"b"]]
 
 
 async def test_a_stray_fetch_loses_nothing(partitions: Partitions) -> None:
