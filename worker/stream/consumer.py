@@ -151,6 +151,8 @@ class Consumer(FaustConsumer):
                     await self.wait_first(partitions.room(_FULL_S), self.suspend_flow.wait())
                 records, _ = await self._wait_next_records(_FULL_S if full else _IDLE_S)
                 if not records or self.should_stop:
+                    if not self.assignment():
+                        self._show_activity()
                     self.catch_up.end_by_position()
                     self._end_by_position()
                     await asyncio.sleep(0)
@@ -305,8 +307,13 @@ class Consumer(FaustConsumer):
         await super().on_partitions_revoked(revoked)  # comes to `wait_empty`, with what is done still known
         await self.app.close_partitions()
         self.app.partitions.forget()
-        # aiokafka leaves the group after `broker_max_poll_interval` without a fetch, as while a slow model keeps all
-        # queues full, and joins again only once there was one: Faust fetches nothing until then.
+        self._show_activity()
+
+    def _show_activity(self) -> None:
+        """Without a fetch for `broker_max_poll_interval`, as while a slow model keeps all queues full, aiokafka leaves
+        the group and joins again only once there was one: Faust fetches nothing until then. Nor does it without a
+        partition, and each time that such a worker left and joined again, all partitions of the group paused.
+        """
         consumer: Any = self._thread._consumer  # noqa: SLF001
         consumer._subscription._last_fetch_ended = time.monotonic()  # noqa: SLF001
 

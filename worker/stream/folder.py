@@ -1,8 +1,8 @@
 """Whether a partition's RocksDB folder may be used: opened, found damaged and set aside, or outdated and begun anew.
 
 A folder is a copy of its changelog partition up to the offset it holds, so any doubt about it is settled by rebuilding.
-Owns its marks: the changelog it was filled from, and when it was last known to be complete. Knows neither windows nor
-how the rebuilding goes.
+Owns its marks: the changelog it was filled from, when it was last known to be complete, how far the sweep has come.
+Knows neither windows nor how the rebuilding goes.
 """
 
 import datetime as dt
@@ -26,6 +26,10 @@ COMPLETE: Final = RESERVED + b"complete"
 """When the folder last held everything of the changelog, or was begun: UTC ms in decimal."""
 CHANGELOG: Final = RESERVED + b"changelog"
 """Id of the topic it was filled from. A topic deleted and created again, or of another cluster, has another."""
+BROWSED: Final = RESERVED + b"browsed"
+"""The user up to whom the sweep has come. If it began anew with each owner, it would never come to the last users where
+owners change sooner than it is round.
+"""
 
 DAMAGED: Final = "DAMAGED"
 """A file of this name condemns the folder: damage was met while it was in use. Says what."""

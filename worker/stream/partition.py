@@ -5,10 +5,11 @@ feeds records in, nor the other partitions.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
@@ -22,7 +23,7 @@ from worker.ops.metrics import Metrics
 from worker.pipeline import run
 from worker.scores import Rating
 from worker.settings import Settings
-from worker.stream import hanging, transaction
+from worker.stream import folder, hanging, transaction
 from worker.stream.fetchqueue import FetchQueue, Share
 from worker.stream.hanging import Topics
 from worker.stream.output import render, source_offset
@@ -30,6 +31,11 @@ from worker.stream.shadow import Shadow
 from worker.stream.table import Store
 from worker.watermark import Watermark
 from worker.window import Rules
+
+_RENEW_S: Final = 3600.0
+"""Kafka forgets a transactional id of which it hears nothing for a week (`transactional.id.expiration.ms`), and refuses
+the next transaction: the first event after a quiet week ended the worker. Far above a transaction's time-out.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +99,6 @@ class Partition:
         self._producer = producer
         self._shared = shared
         self._owner = owner
-        self._browsed = b""
         self._sought: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._store: Store | None = None
@@ -114,6 +119,7 @@ class Partition:
         """The table is recovered: read the watermark, begin after it. Raises `Fatal` where it is another topic's."""
         self._store = store
         self._read = store.read(self.tp.partition)
+        self._browsed = self._read(folder.BROWSED) or b""
         start = Watermark.decode(self._read(watermark.KEY)).of(self.tp.topic, self.topic_id)
         self.due = self._owner.committed[self.tp] = start.offset + 1
         self._show(start)
@@ -173,10 +179,16 @@ class Partition:
         """Whatever has arrived, at most `max_batch_events` or `BATCH_BYTES`, once it is so much or `early_s` are over.
         Empty once the partition closes.
         """
-        records = await self.queue.take(early_s)
-        if records:
-            self._owner.moved()
-        return records
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RENEW_S):
+                    records = await self.queue.take(early_s)
+                    if records:
+                        self._owner.moved()
+                    return records
+            # By now the batch before is committed, or has ended the process.
+            async with self._in_time():
+                await transaction.renew(self._producer, [self._shared.settings.changelog], partition=self.tp.partition)
 
     def window(self, key: bytes) -> bytes | None:
         """The user's window in RocksDB."""
@@ -208,20 +220,26 @@ class Partition:
             settings.topics.latest: rendered.latest,
             settings.topics.dead_letters: rendered.dead_letters,
         }
-        limit_s = settings.worker.transaction_timeout_s
+        async with self._in_time():
+            ends = await transaction.commit(self._producer, records, partition=self.tp.partition)
+        return ends[settings.changelog]
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Around a transaction."""
+        limit_s = self._shared.settings.worker.transaction_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                ends = await transaction.commit(self._producer, records, partition=self.tp.partition)
+                yield
         except TimeoutError as error:
             raise Fatal(
                 f"it was not over after {limit_s:g} s (`worker.transaction_timeout_s`); look at the brokers"
             ) from error
-        return ends[settings.changelog]
 
     def store(self, windows: Changes, mark: Watermark, changelog_offset: int) -> None:
         """Windows, watermark and changelog offset, as one write."""
         assert self._store is not None
-        items = [*windows.items(), (watermark.KEY, mark.encode())]
+        items = [*windows.items(), (watermark.KEY, mark.encode()), (folder.BROWSED, self._browsed)]
         self._store.write(self.tp.partition, items, changelog_offset)
 
     def done(self, batch: Batch, ratings: Sequence[Rating]) -> None:

@@ -27,6 +27,11 @@ from worker.stream import unpack
 
 PORTION_BYTES: Final = 4 << 20
 """Unpacked, after which a portion ends with its batch: as much as a fetch brings of batches that are not packed."""
+_PATIENT_NUMBERS: Final = 1 << 19
+"""Read of one batch in Python, 1 to 3 µs each: seven of a record and two of a header, mostly lengths. A batch of 2 kB
+may unpack to 32 million, and who reads for longer than a session lasts sends no heartbeat: the partition would go from
+worker to worker, and never on.
+"""
 _BATCH: Final = struct.Struct(">qi")
 """What a batch of any version begins with: an offset, and how many bytes follow."""
 
@@ -66,6 +71,10 @@ class Batches:
         """The next begins here, in the thread that will unpack it."""
         self._hand, self.paused = unpack.hand(), False
         self._until = self._hand.bytes + PORTION_BYTES
+
+    def end_portion(self) -> None:
+        """With the current batch, which may take as long as a whole one."""
+        self._hand.bytes += PORTION_BYTES
 
     def raw(self) -> memoryview:
         """The current batch's bytes."""
@@ -126,6 +135,7 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has n
 
     def _patiently(self) -> Iterator[Any]:
         """What has not come yet of this batch, and the others quickly again."""
+        self._records.end_portion()
         batch = _PatientBatch(self._records.raw())
         for record in batch:
             if record.offset >= self.next_fetch_offset:
@@ -182,9 +192,16 @@ class Portions(fetcher.FetchResult):  # type: ignore[misc]  # as above
 
 class _PatientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # as above
     _buffer: Any
+    _patience = _PATIENT_NUMBERS
 
     def _read_msg(self) -> Any:
-        return super()._read_msg(decode_varint_py)  # theirs in C reads on behind the end of what is damaged
+        return super()._read_msg(self._number)  # theirs in C reads on behind the end of what is damaged
+
+    def _number(self, buffer: Any, at: int) -> Any:
+        self._patience -= 1
+        if self._patience < 0:
+            raise Invalid("too_large", "names of headers in the record's batch are no UTF-8, and it holds too many")
+        return decode_varint_py(buffer, at)
 
     def _maybe_uncompress(self) -> None:
         super()._maybe_uncompress()

@@ -108,10 +108,17 @@ async def commit(
     await marks.seen(sender, {TopicPartition(topic, partition): end for topic, end in ends.items()})
     if time.monotonic() - begin > SURE_S:
         # A successor that found it without marks may have aborted it. One that exists has fenced this producer off.
-        await sender.begin_transaction()
-        add(sender, ends, partition)
-        await sender.commit_transaction()
+        await renew(sender, ends, partition=partition)
     return ends
+
+
+async def renew(sender: AIOKafkaProducer, topics: Iterable[str], *, partition: int) -> None:
+    """A transaction without a record: raises where the partition has another owner, else Kafka knows that it has this
+    one. Bounded by the caller.
+    """
+    await sender.begin_transaction()
+    add(sender, topics, partition)
+    await sender.commit_transaction()
 
 
 async def _send(

@@ -128,15 +128,20 @@ def _within(into: Callable[[bytes, bytearray], int], packed: bytes, *, size: int
 
 
 def _given_up() -> Invalid:
-    _local.hand.bytes += _bound.bytes
-    return Invalid(
+    return _invalid(
         "too_large",
         f"the record's batch unpacks to more than {_bound.bytes} bytes (setting `worker.max_unpacked_batch_bytes`)",
     )
 
 
 def _damaged(error: Exception) -> Invalid:
-    return Invalid("unreadable", f"the record's batch cannot be unpacked: {error}")
+    return _invalid("unreadable", f"the record's batch cannot be unpacked: {error}")
+
+
+def _invalid(reason: str, message: str) -> Invalid:
+    """Counts as all that it was allowed: damage comes to light at the end, perhaps."""
+    _local.hand.bytes += _bound.bytes
+    return Invalid(reason, message)
 
 
 for _module in (default_records, quick_records, legacy_records):

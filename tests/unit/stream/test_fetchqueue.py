@@ -82,6 +82,14 @@ async def test_headers_are_bytes_that_wait_too(waiting: FetchQueue, monkeypatch:
     assert [await taken(waiting) for _ in range(3)] == [[0], [1], [2]]
 
 
+async def test_headers_without_name_and_content_are_bytes_that_wait(waiting: FetchQueue) -> None:
+    """They take two bytes each on the wire, hardly any packed, and 66 in memory."""
+    empty: list[Any] = [Rec(0, headers=(("", None),) * 10)]
+    waiting.put(empty)
+    assert waiting.full
+    assert waiting.bytes >= 66 * 10
+
+
 async def test_the_share_may_change_while_records_wait() -> None:
     shares = [Share(2, 300), Share(5, 300)]
     waiting = FetchQueue(max_batch_events=4, share=lambda: shares[0])

@@ -37,6 +37,23 @@ class Empty:
         return {}.get
 
 
+class Folder(dict[bytes, bytes]):
+    """A store that keeps what it is given, beside some users."""
+
+    def __init__(self, *users: bytes) -> None:
+        super().__init__()
+        self._users = users
+
+    def read(self, _: int) -> Any:
+        return self.get
+
+    def browse(self, _: int, *, after: bytes, count: int) -> list[tuple[bytes, bytes]]:
+        return [(user, b"window") for user in self._users if user > after][:count]
+
+    def write(self, _: int, items: Sequence[tuple[bytes, bytes]], __: int) -> None:
+        self.update(items)
+
+
 class Never:
     """A producer that sends nothing."""
 
@@ -104,6 +121,24 @@ async def test_a_commit_that_takes_too_long_is_told_by_the_setting(
     part = await opened(partitions, done=-1)
     with pytest.raises(Fatal, match=r"not over after 30 s \(`worker\.transaction_timeout_s`\)"):
         await part.publish(None, ())  # type: ignore[arg-type]  # nobody looks at it
+
+
+async def test_a_partition_without_events_is_heard_of_all_the_same(
+    partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka forgets who was silent for a week."""
+    heard: list[tuple[list[str], int]] = []
+
+    async def renew(_: Never, topics: list[str], *, partition: int) -> None:
+        heard.append((topics, partition))
+        if len(heard) == 2:
+            partitions.feed(SOURCE, recs(0), 1)
+
+    monkeypatch.setattr("worker.stream.partition._RENEW_S", 0.01)
+    monkeypatch.setattr("worker.stream.transaction.renew", renew)
+    part = await opened(partitions, done=-1)
+    assert await asyncio.wait_for(offsets(part), 5) == [0]
+    assert heard == [(["intent-windows-changelog"], SOURCE.partition)] * 2
 
 
 async def test_what_is_done_is_skipped_and_the_rest_taken_whole(partitions: Partitions) -> None:
@@ -205,6 +240,19 @@ async def test_a_gap_is_sought_once_and_then_taken_for_a_hole_in_the_source(part
     assert partitions.feed(SOURCE, recs(12, 13), 20) is None
     assert await offsets(part) == [12, 13]
     assert partitions.feed(SOURCE, recs(16), 20) == 14
+
+
+async def test_the_sweep_goes_on_where_the_former_owner_of_the_folder_left_it(partitions: Partitions) -> None:
+    """Owners may change more often than it comes round: those of the last keys would stay for ever."""
+    folder = Folder(b"a", b"b", b"c", b"d", b"e")
+    seen = []
+    for _ in range(4):
+        await partitions.open([SOURCE], 1)
+        partitions.start([SOURCE], folder, 1)  # type: ignore[arg-type]
+        part = partitions._parts[SOURCE]
+        seen.append([key for key, _ in part.browse(2)])
+        part.store({}, Watermark(), 0)
+    assert seen == [[b"a", b"b"], [b"c", b"d"], [b"e"], [b"a", b"b"]]
 
 
 async def test_a_stray_fetch_loses_nothing(partitions: Partitions) -> None:

@@ -24,7 +24,7 @@ from tests.unit.stream.fetched import Latin, builder
 from worker.fold import Unread
 from worker.settings import Worker
 from worker.stream import unpack
-from worker.stream.records import _BATCH, PORTION_BYTES, Batches, Portions, Records
+from worker.stream.records import _BATCH, PORTION_BYTES, Batches, Portions, Records, _PatientBatch
 
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 READ_COMMITTED = 1
@@ -269,6 +269,19 @@ def test_a_length_that_leads_far_behind_the_end_is_told_by_the_parser_in_python_
     assert told(fetched(damaged, batch(3, "d"))) == [(0, "\ufffd"), (1, "b"), (2, "unreadable"), (3, "d")]
 
 
+def test_of_more_headers_than_patience_reads_the_rest_of_the_batch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No heartbeat is sent meanwhile, and of what fits into 2 kB they would take minutes."""
+    monkeypatch.setattr(_PatientBatch, "_patience", 100)
+    read = told(fetched(batch(0, "\xe9", *["a"] * 12), batch(13, "\xe9", "b"), batch(15, "c")))
+    assert read[:13] == [
+        (0, "\ufffd"),
+        *((offset, "a") for offset in range(1, 11)),
+        (11, "too_large"),
+        (12, "too_large"),
+    ]
+    assert read[13:] == [(13, "\ufffd"), (14, "b"), (15, "c")]
+
+
 @pytest.mark.parametrize("name", ["a", "\xe9"])
 def test_a_record_that_says_to_lie_behind_its_batch_does_not_move_the_position(name: str) -> None:
     """Kafka takes it in a batch that is not packed; all offsets up to there would pass for done."""
@@ -354,6 +367,11 @@ class Position:
             last = given[-1][-1].offset if given[-1] else None
             assert last is None or last < self.position
         return given
+
+
+def test_a_batch_that_takes_patience_ends_its_portion() -> None:
+    position = Position(fetched(batch(0, "a"), batch(1, "b", "\xe9"), batch(3, "\xe9"), batch(4, "c"), batch(5, "d")))
+    assert [[record.offset for record in given] for given in position.portions()] == [[0, 1, 2], [3], [4, 5]]
 
 
 def test_a_fetch_that_unpacks_to_much_is_handed_out_in_portions() -> None:

@@ -82,10 +82,11 @@ def test_what_exceeds_the_bound_by_a_byte_is_given_up(name: str, bound: int) -> 
     ],
 )
 def test_what_is_damaged_is_told(name: str, damage: Encode) -> None:
-    packed = damage(bytes(ENCODE[name](random.Random(1).randbytes(5000) * 2)))
+    packed, before = damage(bytes(ENCODE[name](random.Random(1).randbytes(5000) * 2))), unpack.hand().bytes
     with pytest.raises(Invalid, match="the record's batch cannot be unpacked: ") as refused:
         ours(name, packed)
     assert refused.value.reason == "unreadable"
+    assert unpack.hand().bytes - before >= BOUND, "it may have been found at the very end"
 
 
 BOMB = """
