@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 from prometheus_client import CollectorRegistry
 
-from worker import cache, facts, window
+from worker import cache, window
 from worker.cache import Cache, Changes
 from worker.errors import Fatal, Invalid
 from worker.fold import Batch, Mode, Record, Unread, fold, sweep
@@ -64,6 +64,22 @@ def test_each_record_has_one_fate() -> None:
     assert after is not None
     assert window.length(after) == 1
     assert batch.latest == {b"u": 1}
+
+
+@pytest.mark.parametrize(
+    ("behind_ms", "rules", "told"),
+    [
+        pytest.param(DAY, Rules(), "86400 s before the user's newest; 600 s are allowed", id="a day"),
+        pytest.param(
+            2_700, Rules(max_lateness_ms=1_400), "3 s before the user's newest; 1 s are allowed", id="to the nearest s"
+        ),
+    ],
+)
+def test_a_late_event_is_told_how_far_it_was_behind(behind_ms: int, rules: Rules, told: str) -> None:
+    records = [rec(0, time_ms=T), rec(1, time_ms=T - behind_ms)]
+    batch = fold(records, windows={}.get, start=Watermark(), rules=rules, mode="every")
+    (late,) = batch.rejected
+    assert late == (records[1], "fold", "late", f"event time is {told}")
 
 
 def test_a_record_that_was_not_read_is_dead_for_its_own_reason() -> None:
@@ -313,8 +329,3 @@ async def test_a_cancelled_loop_lets_the_commit_under_way_end() -> None:
         await loop
     await port.closed.wait()
     assert port.said == ["publish 0", "store 100", "done 0"]
-
-
-def test_facts_of_equal_events_are_equal() -> None:
-    assert facts.hash32("a") == facts.hash32("a") != 0
-    assert facts.hash32(None) == facts.hash32("") == 0

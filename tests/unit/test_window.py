@@ -1,5 +1,7 @@
 """The window rule, case by case; the codec's bounds. Any sequence at all is in `tests/property`."""
 
+import struct
+
 import pytest
 from msgspec import structs
 
@@ -95,6 +97,27 @@ def test_ids_are_compared_whole() -> None:
     for number in (0x0000000100000002, 0x0000000300000004):
         state = window.fold(state, structs.replace(base, id=number), rules=RULES).window
     assert window.fold(state, structs.replace(base, id=0x0000000200000003), rules=RULES).outcome is FOLDED
+
+
+def test_a_view_tells_every_fact_in_its_place() -> None:
+    """The widest that each place of a row holds, beside the narrowest."""
+    context = struct.pack("<7IH", *range(1, 8), 9)
+    wide = facts.Facts(2**64 - 1, T, 255, 2**32 - 1, 2**32 - 2, 2**32 - 3, 2**24 - 1, 2**16 - 1, context)
+    least = facts.Facts(1, T + 1, 1, 2, 3, 4, 5, 6, facts.NO_CONTEXT)
+    state = None
+    for event in (wide, least):
+        state = window.fold(state, event, rules=RULES).window
+    assert state is not None
+    assert window.view(state) == window.View(
+        newest_ms=T + 1,
+        context=(0,) * 8,
+        rows=(
+            window.Row(2**64 - 1, T, 2**32 - 1, 2**32 - 2, 2**32 - 3, 255, 2**24 - 1, 2**16 - 1),
+            window.Row(1, T + 1, 2, 3, 4, 1, 5, 6),
+        ),
+        recent=(2**64 - 1, 1),
+    )
+    assert window.view(window.fold(None, wide, rules=RULES).window).context == (*range(1, 8), 9)
 
 
 def test_sizes() -> None:
