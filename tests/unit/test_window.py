@@ -183,6 +183,12 @@ _, GOOD = play([("a", T), ("b", T + 1)])
 _, PERMUTED = play([("a", T), ("b", T - 1)])
 
 
+def of_its_size(n_ids: int, n_rows: int, flags: int = 0) -> bytes:
+    """What is as long as its header says, whatever that is."""
+    size = n_rows * window.ROW.size + n_ids * 8 + (n_rows if flags else 0)
+    return window.HEADER.pack(window.VERSION, n_ids, n_rows, flags, T) + facts.NO_CONTEXT + bytes(size)
+
+
 @pytest.mark.parametrize(
     "damaged",
     [
@@ -190,8 +196,11 @@ _, PERMUTED = play([("a", T), ("b", T - 1)])
         pytest.param(GOOD[:-1], id="cut"),
         pytest.param(GOOD + b"\0", id="longer"),
         pytest.param(b"\x02" + GOOD[1:], id="other version"),
-        pytest.param(GOOD[:2] + b"\x00" + GOOD[3:], id="no rows"),
-        pytest.param(GOOD[:3] + b"\x02" + GOOD[4:], id="unknown flag"),
+        pytest.param(GOOD[:2] + b"\x00" + GOOD[3:], id="fewer rows"),
+        pytest.param(of_its_size(2, 0), id="no rows"),
+        pytest.param(of_its_size(1, 2), id="more rows than ids"),
+        pytest.param(of_its_size(65, 65), id="more rows than are kept"),
+        pytest.param(of_its_size(2, 2, flags=2), id="unknown flag"),
         pytest.param(b"\xff" * 200, id="noise"),
     ],
 )
@@ -207,7 +216,7 @@ def test_neither_fold_nor_expiry_takes_what_fold_did_not_write(damaged: bytes) -
     "damaged",
     [
         pytest.param(PERMUTED[:-1] + PERMUTED[-2:-1], id="one id twice"),
-        pytest.param(PERMUTED[:-1] + b"\x09", id="an id that is not there"),
+        pytest.param(PERMUTED[:-1] + b"\x02", id="an id that is not there"),
         pytest.param(GOOD[:4] + bytes(8) + GOOD[12:], id="newest is not the last"),
         pytest.param(GOOD[:42] + b"\0\0\0\0" + GOOD[46:], id="times that do not fit"),
     ],
