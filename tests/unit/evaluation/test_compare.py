@@ -74,6 +74,21 @@ def test_a_paired_interval_is_narrower_than_two_of_their_own() -> None:
     assert found.differences["near"]["auc"].high - found.differences["near"]["auc"].low < apart / 2
 
 
+def test_each_horizon_is_measured_on_its_own_members_and_labels() -> None:
+    rng = np.random.default_rng(10)
+    scored = making.scored(rng, noise={BUNDLE: 0.5})
+    scored = replace(scored, member=rng.random(scored.y.shape) < np.array([0.3, 0.6, 0.9]))
+    found = compare(scored, draws=2)
+    assert len(found) == 2 * len(NAMES)
+    for one in found:
+        at = NAMES.index(one.horizon)
+        rows = np.flatnonzero(scored.populations[one.by][one.population] & scored.member[:, at])
+        y, p = scored.y[rows, at], scored.scorers[BUNDLE][rows, at]
+        assert (one.instants, one.visitors) == (len(rows), len(set(scored.visitor[rows].tolist())))
+        assert one.base_rate == pytest.approx(y.sum() / len(rows))
+        assert one.scorers[BUNDLE]["auc"].value == pytest.approx(roc_auc_score(y, p))
+
+
 def test_a_population_of_few_buyers_is_not_measured() -> None:
     found = compare(making.scored(np.random.default_rng(9), noise={BUNDLE: 0.5}), draws=10)
     assert {one.population for one in found} == {EVERY, "3rd event"}
