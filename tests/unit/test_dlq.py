@@ -126,6 +126,7 @@ def test_text_from_headers_cannot_steer_a_terminal() -> None:
         pytest.param({"key": b"bob"}, "wrong_key", id="still under another's key"),
         pytest.param({"reason": "late"}, "late", id="late stays late"),
         pytest.param({"topic": ""}, "no_source", id="nobody knows where it came from"),
+        pytest.param({"partition": 0}, None, id="of the first partition"),
         pytest.param({"partition": -1}, "no_source", id="nor which partition"),
         pytest.param({"topic": "payments"}, "other_topic", id="another's topic"),
         pytest.param({"topic": "payments", "reason": "late"}, "other_topic", id="another's topic, before all else"),

@@ -97,6 +97,16 @@ def test_nobody_waits_for_a_cancelled_job() -> None:
     assert (made.windows, made.tokens) == (0, 0)
 
 
+def test_a_lane_is_emptied_of_what_somebody_waits_for() -> None:
+    made, jobs = lane(("a", 5, LONG), ("a", 1, SHORT), ("b", 1, LONG))
+    made.take(10)
+    jobs[1].answer.cancel()
+    assert made.drop() == [jobs[2], jobs[0]]  # the caller that got something is behind the other
+    assert not made
+    assert (made.windows, made.tokens) == (0, 0)
+    assert made.take(100) == []
+
+
 def test_parts_make_one_answer_in_the_windows_order() -> None:
     job = Job([SHORT] * 5, "a")
     job.add(3, scored(2, first=3))
