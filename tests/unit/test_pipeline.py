@@ -78,7 +78,7 @@ def test_each_record_has_one_fate() -> None:
 )
 def test_a_late_event_is_told_how_far_it_was_behind(behind_ms: int, rules: Rules, told: str) -> None:
     records = [rec(0, time_ms=T), rec(1, time_ms=T - behind_ms)]
-    batch = fold(records, windows={}.get, start=Watermark(), rules=rules, mode="every")
+    batch = fold(records, windows=lambda _: None, start=Watermark(), rules=rules, mode="every")
     (late,) = batch.rejected
     assert late == (records[1], "fold", "late", f"event time is {told}")
 
