@@ -61,6 +61,17 @@ def test_callers_that_got_nothing_come_first_in_the_next_batch() -> None:
     assert not made
 
 
+def test_a_batch_is_shared_by_tokens_however_long_the_windows_are() -> None:
+    made, jobs = lane(("a", 9, LONG), ("b", 90, SHORT))
+    assert taken(made, jobs, 40) == [(0, 0, 2), (1, 0, 10)]
+
+
+def test_a_window_that_found_no_place_begins_the_next_batch() -> None:
+    made, jobs = lane(("a", 90, SHORT), ("b", 2, LONG))
+    assert taken(made, jobs, 8) == [(0, 0, 4)]
+    assert taken(made, jobs, 8) == [(1, 0, 1)]
+
+
 def test_a_window_larger_than_the_budget_goes_alone() -> None:
     made, jobs = lane(("a", 2, LONG), ("b", 1, SHORT))
     assert taken(made, jobs, 5) == [(0, 0, 1)]
