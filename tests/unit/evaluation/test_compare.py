@@ -43,6 +43,7 @@ def test_a_scorer_beside_itself_differs_by_nothing() -> None:
         scorers={BUNDLE: scored.scorers[BUNDLE], "itself": scored.scorers[BUNDLE]},
     )
     for one in compare(same, draws=10):
+        assert one.differences.keys() == {"itself"}
         assert set(one.differences["itself"].values()) == {Estimate(0, 0, 0)}
 
 
@@ -99,6 +100,18 @@ def test_a_population_of_few_buyers_is_not_measured() -> None:
 def test_a_population_of_few_who_do_not_buy_is_not_measured() -> None:
     scored = making.scored(np.random.default_rng(9), noise={BUNDLE: 0.5})
     assert compare(replace(scored, y=scored.y | (scored.visitor >= 9)[:, None]), draws=1) == []
+
+
+@pytest.mark.parametrize("of_buyers", [True, False], ids=["buy", "do not buy"])
+@pytest.mark.parametrize(("visitors", "measured"), [(9, False), (10, True)])
+def test_ten_visitors_of_either_outcome_are_enough(visitors: int, *, measured: bool, of_buyers: bool) -> None:
+    scored = making.scored(np.random.default_rng(9), noise={BUNDLE: 0.5})
+    few = scored.visitor < visitors
+    y = np.repeat((few if of_buyers else ~few)[:, None], 3, axis=1)
+    heard: list[str] = []
+    found = compare(replace(scored, y=y), draws=5, report=heard.append)
+    assert bool(found) == measured
+    assert heard == [f"{one.horizon}, {one.population}" for one in found]
 
 
 def comparison(horizon: str, *, lead: Estimate, ece: float) -> Comparison:
