@@ -86,13 +86,13 @@ def test_it_is_due_by_size_and_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table()
     mine = Cache(table.get)
     due = []
-    for value in (b"1", bytes(cache.WRITE_BYTES)):
+    for value in (b"1", bytes(cache.WRITE_BYTES - 2), bytes(cache.WRITE_BYTES - 1)):  # with their key: 1 less, and all
         publish(mine, {b"a": value}, 0, 1)
         due.append(mine.due)
         mine.write(table.store)
         due.append(mine.due)
     now[0] += cache.WRITE_S
-    assert [*due, mine.due] == [True, False, True, False, True]
+    assert [*due, mine.due] == [True, False, False, False, True, False, True]
 
 
 def test_an_older_batch_that_is_published_does_not_hide_a_newer_one_that_says_the_same() -> None:

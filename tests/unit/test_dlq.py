@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -126,6 +127,7 @@ def test_text_from_headers_cannot_steer_a_terminal() -> None:
         pytest.param({"key": b"bob"}, "wrong_key", id="still under another's key"),
         pytest.param({"reason": "late"}, "late", id="late stays late"),
         pytest.param({"topic": ""}, "no_source", id="nobody knows where it came from"),
+        pytest.param({"partition": 0}, None, id="of the first partition"),
         pytest.param({"partition": -1}, "no_source", id="nor which partition"),
         pytest.param({"topic": "payments"}, "other_topic", id="another's topic"),
         pytest.param({"topic": "payments", "reason": "late"}, "other_topic", id="another's topic, before all else"),
@@ -284,3 +286,65 @@ def test_letters_before_one_that_cannot_be_read_are_sent(producer: FakeProducer)
     with pytest.raises(IntentError, match="sent nothing"):
         Redriver(Kafka(), dead_letters="letters").send(broken())
     assert (producer.queued, producer.sent) == ([], [b"ann"])
+
+
+def test_a_letter_goes_to_where_it_came_from_and_says_where_it_lay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue is full at first: nothing is lost, and nothing sent twice."""
+    sent: list[tuple[str, dict[str, object]]] = []
+    config: dict[str, int] = {}
+
+    class Full(FakeProducer):
+        room = 0
+
+        def produce(self, _topic: str, *, key: bytes, **said: object) -> None:
+            if not self.room:
+                raise BufferError
+            self.room -= 1
+            said.pop("on_delivery")
+            sent.append((_topic, {"key": key, **said}))
+
+        def poll(self, timeout_s: float) -> None:
+            self.room += timeout_s > 0
+
+    def made(given: dict[str, int]) -> Full:
+        config.update(given)
+        return Full()
+
+    monkeypatch.setattr("worker.dlq.redrive.Producer", made)
+    two = [letter(headers=[("trace", b"1")]), letter(id="2:8", partition=0, key=None, value=None)]
+    assert Redriver(Kafka(), dead_letters="letters").send(two) == 2
+    first, second = two
+    assert sent == [
+        (
+            "events",
+            {
+                "key": b"ann",
+                "value": first.value,
+                "partition": 3,
+                "headers": [("trace", b"1"), ("intent.redriven-from", b"letters-2-7")],
+            },
+        ),
+        (
+            "events",
+            {"key": None, "value": None, "partition": 0, "headers": [("intent.redriven-from", b"letters-2-8")]},
+        ),
+    ]
+    assert second.headers == [], "the letter itself is as it was"
+    assert config["message.max.bytes"] > deadletter.MAX_BYTES + 1000
+
+
+def test_a_letter_that_the_brokers_refuse_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused(FakeProducer):
+        def produce(self, _topic: str, *, key: bytes, **said: Any) -> None:
+            said["on_delivery"](None if self.sent else KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), None)
+            self.sent.append(key)
+
+    monkeypatch.setattr("worker.dlq.redrive.Producer", lambda _config: Refused())
+    with pytest.raises(IntentError, match=r"1 of 2 letters were not acknowledged \(1: .*authorization failed.*\)"):
+        Redriver(Kafka(), dead_letters="letters").send([letter(), letter(id="2:8")])
+
+
+def test_letters_that_nobody_answers_for_are_told(monkeypatch: pytest.MonkeyPatch, producer: FakeProducer) -> None:
+    monkeypatch.setattr(producer, "flush", lambda _timeout_s: 1)
+    with pytest.raises(IntentError, match=r"1 of 2 letters were not acknowledged \(no answer\)"):
+        Redriver(Kafka(), dead_letters="letters").send([letter(), letter(id="2:8")])

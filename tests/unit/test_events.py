@@ -83,6 +83,12 @@ def test_a_day_ahead_is_accepted() -> None:
     assert decode(written(event_time=NOW_MS + 86_400_000)).time_ms == NOW_MS + 86_400_000
 
 
+@pytest.mark.parametrize("time", [events.MAX_TIME_MS, "9999-12-31T23:59:59.999Z", "9999-12-31T18:59:59.999-05:00"])
+def test_the_last_millisecond_that_can_be_written_is_accepted(time: object) -> None:
+    event = events.decode(written(event_time=time), key=b"u", timestamp_ms=events.MAX_TIME_MS)
+    assert event.time_ms == 253_402_300_799_999
+
+
 def test_the_largest_are_accepted() -> None:
     user = "é" * 128
     assert decode(written(user_id=user).ljust(65_536), user.encode()).user_id == user

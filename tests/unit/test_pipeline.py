@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,12 +12,12 @@ import pytest
 from msgspec import structs
 from prometheus_client import CollectorRegistry
 
-from worker import cache, facts, window
+from worker import cache, window
 from worker.cache import Cache, Changes
 from worker.errors import Fatal, Invalid
 from worker.fold import Batch, Mode, Record, Unread, fold, sweep
 from worker.ops.metrics import Metrics
-from worker.pipeline import ratings, run
+from worker.pipeline import SWEEP_SHARE, ratings, run
 from worker.scores import Intent, Model, Percentile, Rating, Reason, Risk
 from worker.scoring.answer import Scores
 from worker.watermark import Watermark
@@ -64,6 +65,22 @@ def test_each_record_has_one_fate() -> None:
     assert after is not None
     assert window.length(after) == 1
     assert batch.latest == {b"u": 1}
+
+
+@pytest.mark.parametrize(
+    ("behind_ms", "rules", "told"),
+    [
+        pytest.param(DAY, Rules(), "86400 s before the user's newest; 600 s are allowed", id="a day"),
+        pytest.param(
+            2_700, Rules(max_lateness_ms=1_400), "3 s before the user's newest; 1 s are allowed", id="to the nearest s"
+        ),
+    ],
+)
+def test_a_late_event_is_told_how_far_it_was_behind(behind_ms: int, rules: Rules, told: str) -> None:
+    records = [rec(0, time_ms=T), rec(1, time_ms=T - behind_ms)]
+    batch = fold(records, windows=lambda _: None, start=Watermark(), rules=rules, mode="every")
+    (late,) = batch.rejected
+    assert late == (records[1], "fold", "late", f"event time is {told}")
 
 
 def test_a_record_that_was_not_read_is_dead_for_its_own_reason() -> None:
@@ -222,6 +239,38 @@ async def test_a_batch_is_early_until_the_interval_since_the_last_commit_s_begin
     assert max(port.early_s) < 0
 
 
+@pytest.mark.parametrize(
+    ("prepare_s", "published"),
+    [
+        pytest.param(0.0, [0, 0, 2], id="a commit takes longer: what arrives during it goes along"),
+        pytest.param(16.0, [0, 0, 1], id="preparing takes longer: at once"),
+    ],
+)
+async def test_a_batch_is_taken_as_late_as_the_commit_before_it_allows(
+    prepare_s: float, published: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By how long batches before it took, so that the first two are taken at once."""
+    now, seen = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    class Slow(Port):
+        async def take(self, early_s: float) -> Sequence[Record]:
+            seen.append(len(self.ratings))
+            return await super().take(early_s)
+
+        async def publish(self, batch: Batch, ratings: Sequence[Rating]) -> int:
+            now[0] += 8.0
+            return await super().publish(batch, ratings)
+
+    class Thoughtful(Engine):
+        async def score(self, windows: Sequence[bytes]) -> Scores:
+            now[0] += prepare_s
+            return await super().score(windows)
+
+    await play(Slow([rec(0)], [rec(1)], [rec(2)]), Thoughtful())
+    assert seen[:3] == published
+
+
 async def test_publish_store_done_in_order_and_windows_carry_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "WRITE_S", 0)
     port = Port([rec(0), rec(1)], [rec(2)], [rec(3), Rec(4, b"u", b"")])
@@ -234,6 +283,30 @@ async def test_publish_store_done_in_order_and_windows_carry_over(monkeypatch: p
     assert [rating.intent.purchase_30m for rating in port.ratings] == [0.01, 0.02, 0.03, 0.04]
     assert metrics.registry.get_sample_value("intent_events_total", {"fate": "scored"}) == 4
     assert metrics.registry.get_sample_value("intent_dead_letters_total", {"reason": "json"}) == 1
+    for name, value in {
+        "intent_scores_total": 4,
+        "intent_batch_events_count": 3,
+        "intent_batch_events_sum": 5,
+        "intent_score_seconds_count": 3,
+        "intent_transaction_seconds_count": 3,
+    }.items():
+        assert metrics.registry.get_sample_value(name) == value, name
+
+
+async def test_one_stored_user_is_looked_at_and_one_more_for_each_share_of_events() -> None:
+    looked_at = []
+
+    class Browsed(Port):
+        def browse(self, count: int) -> Iterable[tuple[bytes, bytes]]:
+            looked_at.append(count)
+            return super().browse(count)
+
+    sizes = [1, SWEEP_SHARE - 1, SWEEP_SHARE, 2 * SWEEP_SHARE + 1]
+    firsts = [sum(sizes[:place]) for place in range(len(sizes))]
+    await play(
+        Browsed(*([rec(first + n) for n in range(size)] for first, size in zip(firsts, sizes, strict=True))), Engine()
+    )
+    assert looked_at == [1, 1, 2, 3]
 
 
 async def test_latency_is_that_of_records_with_a_timestamp() -> None:
@@ -313,8 +386,3 @@ async def test_a_cancelled_loop_lets_the_commit_under_way_end() -> None:
         await loop
     await port.closed.wait()
     assert port.said == ["publish 0", "store 100", "done 0"]
-
-
-def test_facts_of_equal_events_are_equal() -> None:
-    assert facts.hash32("a") == facts.hash32("a") != 0
-    assert facts.hash32(None) == facts.hash32("") == 0

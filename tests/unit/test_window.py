@@ -1,5 +1,7 @@
 """The window rule, case by case; the codec's bounds. Any sequence at all is in `tests/property`."""
 
+import struct
+
 import pytest
 from msgspec import structs
 
@@ -97,6 +99,27 @@ def test_ids_are_compared_whole() -> None:
     assert window.fold(state, structs.replace(base, id=0x0000000200000003), rules=RULES).outcome is FOLDED
 
 
+def test_a_view_tells_every_fact_in_its_place() -> None:
+    """The widest that each place of a row holds, beside the narrowest."""
+    context = struct.pack("<7IH", *range(1, 8), 9)
+    wide = facts.Facts(2**64 - 1, T, 255, 2**32 - 1, 2**32 - 2, 2**32 - 3, 2**24 - 1, 2**16 - 1, context)
+    least = facts.Facts(1, T + 1, 1, 2, 3, 4, 5, 6, facts.NO_CONTEXT)
+    state = None
+    for event in (wide, least):
+        state = window.fold(state, event, rules=RULES).window
+    assert state is not None
+    assert window.view(state) == window.View(
+        newest_ms=T + 1,
+        context=(0,) * 8,
+        rows=(
+            window.Row(2**64 - 1, T, 2**32 - 1, 2**32 - 2, 2**32 - 3, 255, 2**24 - 1, 2**16 - 1),
+            window.Row(1, T + 1, 2, 3, 4, 1, 5, 6),
+        ),
+        recent=(2**64 - 1, 1),
+    )
+    assert window.view(window.fold(None, wide, rules=RULES).window).context == (*range(1, 8), 9)
+
+
 def test_sizes() -> None:
     for count in (200, 201):
         _, state = play([(f"e{n}", T + n) for n in range(count)])
@@ -160,6 +183,12 @@ _, GOOD = play([("a", T), ("b", T + 1)])
 _, PERMUTED = play([("a", T), ("b", T - 1)])
 
 
+def of_its_size(n_ids: int, n_rows: int, flags: int = 0) -> bytes:
+    """What is as long as its header says, whatever that is."""
+    size = n_rows * window.ROW.size + n_ids * 8 + (n_rows if flags else 0)
+    return window.HEADER.pack(window.VERSION, n_ids, n_rows, flags, T) + facts.NO_CONTEXT + bytes(size)
+
+
 @pytest.mark.parametrize(
     "damaged",
     [
@@ -167,8 +196,11 @@ _, PERMUTED = play([("a", T), ("b", T - 1)])
         pytest.param(GOOD[:-1], id="cut"),
         pytest.param(GOOD + b"\0", id="longer"),
         pytest.param(b"\x02" + GOOD[1:], id="other version"),
-        pytest.param(GOOD[:2] + b"\x00" + GOOD[3:], id="no rows"),
-        pytest.param(GOOD[:3] + b"\x02" + GOOD[4:], id="unknown flag"),
+        pytest.param(GOOD[:2] + b"\x00" + GOOD[3:], id="fewer rows"),
+        pytest.param(of_its_size(2, 0), id="no rows"),
+        pytest.param(of_its_size(1, 2), id="more rows than ids"),
+        pytest.param(of_its_size(65, 65), id="more rows than are kept"),
+        pytest.param(of_its_size(2, 2, flags=2), id="unknown flag"),
         pytest.param(b"\xff" * 200, id="noise"),
     ],
 )
@@ -184,7 +216,7 @@ def test_neither_fold_nor_expiry_takes_what_fold_did_not_write(damaged: bytes) -
     "damaged",
     [
         pytest.param(PERMUTED[:-1] + PERMUTED[-2:-1], id="one id twice"),
-        pytest.param(PERMUTED[:-1] + b"\x09", id="an id that is not there"),
+        pytest.param(PERMUTED[:-1] + b"\x02", id="an id that is not there"),
         pytest.param(GOOD[:4] + bytes(8) + GOOD[12:], id="newest is not the last"),
         pytest.param(GOOD[:42] + b"\0\0\0\0" + GOOD[46:], id="times that do not fit"),
     ],

@@ -83,9 +83,24 @@ def test_a_visitors_events_are_not_independent(rng: np.random.Generator) -> None
 
 
 @pytest.mark.parametrize(
+    ("counts", "effect"),
+    [
+        pytest.param([[0, 0, 0]], 1.0, id="nobody"),
+        pytest.param([[0, 4, 0], [0, 5, 0]], 1.0, id="all alike"),
+        pytest.param([[6, 0, 0], [0, 6, 0]], 3.0, id="two who repeat themselves, in two bins of three"),
+        pytest.param([[2, 1, 0], [1, 2, 0]], 1.0, id="never less than independent"),
+    ],
+)
+def test_the_design_effect_of_few(counts: list[list[int]], effect: float) -> None:
+    """Where each visitor's k events fall into one bin, a bin of share p adds (1 - p) k, over all but one bins."""
+    assert design_effect(np.array(counts)) == pytest.approx(effect)
+
+
+@pytest.mark.parametrize(
     ("value", "chance", "wanted"),
     [
         (0.05, 0.02, "fine"),
+        (0.05, WATCH, "fine"),
         (WATCH, 0.02, "watch"),
         (0.12, 0.02, "watch"),
         (ACT, 0.02, "watch"),

@@ -43,6 +43,7 @@ def test_a_scorer_beside_itself_differs_by_nothing() -> None:
         scorers={BUNDLE: scored.scorers[BUNDLE], "itself": scored.scorers[BUNDLE]},
     )
     for one in compare(same, draws=10):
+        assert one.differences.keys() == {"itself"}
         assert set(one.differences["itself"].values()) == {Estimate(0, 0, 0)}
 
 
@@ -74,6 +75,21 @@ def test_a_paired_interval_is_narrower_than_two_of_their_own() -> None:
     assert found.differences["near"]["auc"].high - found.differences["near"]["auc"].low < apart / 2
 
 
+def test_each_horizon_is_measured_on_its_own_members_and_labels() -> None:
+    rng = np.random.default_rng(10)
+    scored = making.scored(rng, noise={BUNDLE: 0.5})
+    scored = replace(scored, member=rng.random(scored.y.shape) < np.array([0.3, 0.6, 0.9]))
+    found = compare(scored, draws=2)
+    assert len(found) == 2 * len(NAMES)
+    for one in found:
+        at = NAMES.index(one.horizon)
+        rows = np.flatnonzero(scored.populations[one.by][one.population] & scored.member[:, at])
+        y, p = scored.y[rows, at], scored.scorers[BUNDLE][rows, at]
+        assert (one.instants, one.visitors) == (len(rows), len(set(scored.visitor[rows].tolist())))
+        assert one.base_rate == pytest.approx(y.sum() / len(rows))
+        assert one.scorers[BUNDLE]["auc"].value == pytest.approx(roc_auc_score(y, p))
+
+
 def test_a_population_of_few_buyers_is_not_measured() -> None:
     found = compare(making.scored(np.random.default_rng(9), noise={BUNDLE: 0.5}), draws=10)
     assert {one.population for one in found} == {EVERY, "3rd event"}
@@ -84,6 +100,18 @@ def test_a_population_of_few_buyers_is_not_measured() -> None:
 def test_a_population_of_few_who_do_not_buy_is_not_measured() -> None:
     scored = making.scored(np.random.default_rng(9), noise={BUNDLE: 0.5})
     assert compare(replace(scored, y=scored.y | (scored.visitor >= 9)[:, None]), draws=1) == []
+
+
+@pytest.mark.parametrize("of_buyers", [True, False], ids=["buy", "do not buy"])
+@pytest.mark.parametrize(("visitors", "measured"), [(9, False), (10, True)])
+def test_ten_visitors_of_either_outcome_are_enough(visitors: int, *, measured: bool, of_buyers: bool) -> None:
+    scored = making.scored(np.random.default_rng(9), noise={BUNDLE: 0.5})
+    few = scored.visitor < visitors
+    y = np.repeat((few if of_buyers else ~few)[:, None], 3, axis=1)
+    heard: list[str] = []
+    found = compare(replace(scored, y=y), draws=5, report=heard.append)
+    assert bool(found) == measured
+    assert heard == [f"{one.horizon}, {one.population}" for one in found]
 
 
 def comparison(horizon: str, *, lead: Estimate, ece: float) -> Comparison:

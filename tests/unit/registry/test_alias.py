@@ -42,6 +42,11 @@ def test_moves(path: str, version: str, before: str | None) -> None:
     assert aliases.decode(aliases.encode(alias)) == alias
 
 
+def test_what_lies_in_stores_is_read() -> None:
+    stored = b'{"moves": [{"version": "a", "at": "now", "how": "promote"}], "format": 1}'
+    assert aliases.decode(stored) == Alias((aliases.Move("a", "now", "promote"),))
+
+
 def test_every_move_is_kept() -> None:
     assert [(move.how, move.version) for move in walked("AB<").moves] == [
         ("promote", "A"),

@@ -61,6 +61,17 @@ def test_callers_that_got_nothing_come_first_in_the_next_batch() -> None:
     assert not made
 
 
+def test_a_batch_is_shared_by_tokens_however_long_the_windows_are() -> None:
+    made, jobs = lane(("a", 9, LONG), ("b", 90, SHORT))
+    assert taken(made, jobs, 40) == [(0, 0, 2), (1, 0, 10)]
+
+
+def test_a_window_that_found_no_place_begins_the_next_batch() -> None:
+    made, jobs = lane(("a", 90, SHORT), ("b", 2, LONG))
+    assert taken(made, jobs, 8) == [(0, 0, 4)]
+    assert taken(made, jobs, 8) == [(1, 0, 1)]
+
+
 def test_a_window_larger_than_the_budget_goes_alone() -> None:
     made, jobs = lane(("a", 2, LONG), ("b", 1, SHORT))
     assert taken(made, jobs, 5) == [(0, 0, 1)]
@@ -95,6 +106,16 @@ def test_nobody_waits_for_a_cancelled_job() -> None:
     jobs[2].answer.cancel()
     assert taken(made, jobs, 100) == [(1, 0, 1)]
     assert (made.windows, made.tokens) == (0, 0)
+
+
+def test_a_lane_is_emptied_of_what_somebody_waits_for() -> None:
+    made, jobs = lane(("a", 5, LONG), ("a", 1, SHORT), ("b", 1, LONG))
+    made.take(10)
+    jobs[1].answer.cancel()
+    assert made.drop() == [jobs[2], jobs[0]]  # the caller that got something is behind the other
+    assert not made
+    assert (made.windows, made.tokens) == (0, 0)
+    assert made.take(100) == []
 
 
 def test_parts_make_one_answer_in_the_windows_order() -> None:

@@ -119,6 +119,16 @@ def test_a_fetch_may_begin_within_a_batch() -> None:
     assert names(fetched(batch(0, "a", "b", "\xe9", "d"), start=1)) == [(1, "b"), (2, "\ufffd"), (3, "d")]
 
 
+@pytest.mark.parametrize("name", ["c", "\xe9"])
+def test_offsets_that_compaction_left_out_are_no_damage(name: str) -> None:
+    """Between batches, and within one whose last offset is still its own."""
+    holed = bytearray(batch(4, "b", name, places=[1, 3]))
+    holed[23:27] = (5).to_bytes(4, "big")  # the last offset's delta
+    records = fetched(batch(0, "a"), signed(holed), batch(12, "d"))
+    assert names(records) == [(0, "a"), (5, "b"), (7, name.replace("\xe9", "\ufffd")), (12, "d")]
+    assert records.next_fetch_offset == 13
+
+
 def test_what_was_aborted_before_and_behind_stays_out() -> None:
     def aborted(first: int) -> list[bytes]:
         return [

@@ -10,6 +10,7 @@ from worker.training.labels import (
     AUXILIARY,
     END,
     HORIZONS_MS,
+    REFIT_HELD_OUT,
     SLICES,
     START,
     TEST,
@@ -177,6 +178,42 @@ def test_the_refit_ends_before_the_test_slice_and_is_calibrated_on_others(rng: n
         ends = times[refit[:, at] & theirs] + horizon
         assert WEEK_VALIDATION - DAY < ends.max() <= WEEK_VALIDATION  # no label that taught looks into their time
     assert 50 < len(calibrating) < 120  # one in six of 500
+
+
+HALF_HOUR, _, WEEK = HORIZONS_MS
+_SOME = np.arange(200)
+HELD, KEPT = held_out(_SOME), held_out(_SOME, one_in=REFIT_HELD_OUT)
+
+
+@pytest.mark.parametrize(
+    ("which", "horizon", "whose", "first", "last"),
+    [
+        pytest.param("train", 0, ~HELD, None, VALIDATION - HALF_HOUR, id="train"),
+        pytest.param("train", 0, HELD, None, WEEK_VALIDATION - HALF_HOUR, id="train, held out"),
+        pytest.param("train", 2, ~HELD, None, WEEK_VALIDATION - WEEK, id="train, 7 d"),
+        pytest.param("validation", 0, HELD | ~HELD, VALIDATION, TEST - HALF_HOUR, id="validation"),
+        pytest.param("validation", 2, HELD, WEEK_VALIDATION, VALIDATION - 1, id="validation, 7 d"),
+        pytest.param("test", 0, HELD | ~HELD, TEST, END - HALF_HOUR, id="test"),
+        pytest.param("test", 2, HELD | ~HELD, TEST, END - WEEK, id="test, 7 d"),
+        pytest.param("refit", 0, ~KEPT, None, TEST - HALF_HOUR, id="refit"),
+        pytest.param("refit", 0, KEPT, None, WEEK_VALIDATION - HALF_HOUR, id="refit, held out"),
+        pytest.param("refit calibration", 0, KEPT, WEEK_VALIDATION, TEST - HALF_HOUR, id="refit calibration"),
+    ],
+)
+def test_a_slice_begins_and_ends_to_the_millisecond(
+    which: str, horizon: int, whose: np.ndarray, first: int | None, last: int
+) -> None:
+    visitor = int(np.flatnonzero(whose)[0])
+    edges = {last: True, last + 1: False} | ({} if first is None else {first: True, first - 1: False})
+    found = member(events_of([(visitor, time, "view") for time in edges]), which)[:, horizon]
+    assert found.tolist() == [edges[time] for time in sorted(edges)]
+
+
+def test_an_auxiliary_label_reaches_to_its_horizons_end() -> None:
+    for late, seen in ((0, True), (1, False)):
+        events = events_of([(1, START, "view"), (1, START + HALF_HOUR + late, "view")])
+        events = replace(events, kind=np.array([1, 4]))
+        assert auxiliary(events)[0, AUXILIARY.index(("views an item", 0))] == seen
 
 
 @pytest.mark.parametrize("which", ["train", "refit"])
