@@ -6,7 +6,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, log_loss,
 
 from worker.training.calibrate import fit, platt
 from worker.training.evaluate import interval
-from worker.training.metrics import LEAST_USERS, METRICS, Estimate, bootstrap, enough, measure, resamples_tell
+from worker.training.metrics import LEAST_USERS, LIFTS, METRICS, Estimate, bootstrap, enough, measure, resamples_tell
 
 _RNG = np.random.default_rng(3)
 P = np.round(_RNG.random(4000), 2)  # with ties
