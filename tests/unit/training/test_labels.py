@@ -180,6 +180,11 @@ def test_the_refit_ends_before_the_test_slice_and_is_calibrated_on_others(rng: n
     assert 50 < len(calibrating) < 120  # one in six of 500
 
 
+def test_whom_the_slices_hold_out_never_changes() -> None:
+    """Others would have taught a bundle that was made before, and be judged by it."""
+    assert np.flatnonzero(held_out(np.arange(50), one_in=6)).tolist() == [0, 3, 12, 17, 22, 27, 36, 41, 46]
+
+
 HALF_HOUR, _, WEEK = HORIZONS_MS
 _SOME = np.arange(200)
 HELD, KEPT = held_out(_SOME), held_out(_SOME, one_in=REFIT_HELD_OUT)
