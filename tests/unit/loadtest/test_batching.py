@@ -126,11 +126,11 @@ class Timed(Recorder):
         self._told = told
 
     def arrange(self, windows: Sequence[bytes]) -> list[bytes]:
-        self.now_s += self._told.host(work.positions(windows).sum())
+        self.now_s += self._told.host(int(work.positions(windows).sum()))
         return super().arrange(windows)
 
     def forward(self, arranged: list[bytes]) -> Any:
-        self.now_s += self._told.device(work.positions(arranged).sum())
+        self.now_s += self._told.device(int(work.positions(arranged).sum()))
         return super().forward(arranged)
 
 
