@@ -9,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from tests.conftest import MakeSettings
-from tests.integration.deployment import Worker
+from tests.integration.deployment import Worker, until
 from worker.errors import Fatal
 from worker.kafka.broker import EmbeddedBroker
 from worker.ports import free_port
@@ -71,16 +71,21 @@ def test_a_worker_without_a_partition_stays_in_its_group(settings: MakeSettings,
     """It fetches nothing, for which aiokafka leaves the group; with each change of the group all partitions pause."""
     limits = {"recovery_timeout_s": 5.0, "session_timeout_s": 6.0}
     made = settings(kafka={"bootstrap_servers": kafka}, topics={"partitions": 1}, worker=limits)
-    workers = []
+    workers: list[Worker] = []
+
+    def rebalances() -> float:
+        return sum(sum(worker.metric("intent_rebalances_total").values()) for worker in workers)
+
     try:
         for name in ("one", "other"):
             own = {"data_dir": tmp_path / name, "web_port": free_port()}
             mine = made.model_copy(update={"worker": made.worker.model_copy(update=own)})
             workers.append(Worker(mine, tmp_path / f"{name}.log"))
             workers[-1].start()
-        before = [sum(worker.metric("intent_rebalances_total").values()) for worker in workers]
+        until(lambda: rebalances() >= 3, workers[0], "the first has heard of the second, too")
+        before = rebalances()
         time.sleep(3 * limits["recovery_timeout_s"])
-        assert [sum(worker.metric("intent_rebalances_total").values()) for worker in workers] == before
+        assert rebalances() == before
         assert sorted(len(worker.metric("intent_watermark_offset")) for worker in workers) == [0, 1]
     finally:
         for worker in workers:

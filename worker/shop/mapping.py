@@ -172,7 +172,7 @@ def load(path: Path) -> Mapping:
         raise SettingError(f"--map is {str(path)!r}, which is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(map(str, first["loc"][:2]))  # section and entry; what follows is pydantic's way to an answer
         if first["type"] == "missing":
             raise SettingError(f"{path}: `{place}` is missing; name the column that holds it") from None
         if first["type"] == "extra_forbidden":

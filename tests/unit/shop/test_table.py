@@ -392,6 +392,8 @@ def test_typed_numbers_are_bounded_too(tmp_path: Path) -> None:
         pytest.param(LEAST + "[time]\nzone = ''", "`time.zone` is '': give a time zone", id="empty zone"),
         pytest.param(LEAST + "[money]\nscale = 0", "`money.scale` is 0: input should be greater than 0", id="scale"),
         pytest.param(LEAST + "[missing]\nvalues = '-'", "`missing.values` is '-': input should be", id="missing"),
+        pytest.param(LEAST + "event_id = 3", "`columns.event_id` is 3: input should be", id="a name or several"),
+        pytest.param(LEAST + "[splits]\ntest = 'May'", "`splits.test` is 'May': input should be", id="a date or share"),
         pytest.param("[columns", "which is not TOML", id="not TOML"),
         pytest.param("a = " + 5000 * "[", "which is not TOML", id="too deep"),
     ],
