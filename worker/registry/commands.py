@@ -12,7 +12,7 @@ from worker import options
 from worker.clock import now_ms
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.registry import meant
-from worker.terminal import err, folded, line, out, say_json
+from worker.terminal import err, folded, line, out, printable, say_json
 
 if TYPE_CHECKING:
     from worker.registry.alias import Alias
@@ -135,10 +135,11 @@ def show_model(which: _Which = None, *, store: _Store = None, as_json: options.J
         for move in reversed(alias.moves):
             table.add_row(escape(move.at), move.how, move.version)
         out.print(table)
+    card = "\n".join(map(printable, loaded.card.split("\n")))
     if out.is_terminal:
-        out.print(Markdown(loaded.card))
+        out.print(Markdown(card))
     else:
-        typer.echo(loaded.card)
+        typer.echo(card)
 
 
 @model_app.command("verify")

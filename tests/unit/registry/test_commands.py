@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.unit.registry.models import NAME, Versions
+from tests.unit.scoring import making
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.registry.alias import promoted
 from worker.registry.commands import model_app
@@ -39,6 +40,13 @@ def said(result: Result) -> Any:
 
 def aliases(tmp_path: Path) -> dict[str, str]:
     return {name: alias.version for name, alias in Store(str(tmp_path / "store")).aliases(NAME).items()}
+
+
+def test_a_card_does_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
+    bundles.save(tmp_path / "made", replace(making.bundle(), card="# mine\n\x1b[2Jgone\n"))
+    shown = run("show", tmp_path / "made").output
+    assert "# mine\n\\x1b[2Jgone\n" in shown
+    assert "\x1b" not in shown
 
 
 def test_from_push_to_rollback(run: Run, made: Versions, tmp_path: Path) -> None:
