@@ -195,10 +195,13 @@ class Partition:
         return self._read(key)
 
     def browse(self, count: int) -> Iterable[tuple[bytes, bytes]]:
-        """The next users in RocksDB."""
+        """The next users in RocksDB, each once: behind the last one, the first."""
         assert self._store is not None
         found = self._store.browse(self.tp.partition, after=self._browsed, count=count)
-        self._browsed = found[-1][0] if len(found) == count else b""
+        if self._browsed and len(found) < count:
+            again = self._store.browse(self.tp.partition, after=b"", count=count - len(found))
+            found += [item for item in again if item[0] <= self._browsed]
+        self._browsed = found[-1][0] if found else b""
         return found
 
     # -- out -----------------------------------------------------------------------------------------------------------

@@ -252,7 +252,18 @@ async def test_the_sweep_goes_on_where_the_former_owner_of_the_folder_left_it(pa
         part = partitions._parts[SOURCE]
         seen.append([key for key, _ in part.browse(2)])
         part.store({}, Watermark(), 0)
-    assert seen == [[b"a", b"b"], [b"c", b"d"], [b"e"], [b"a", b"b"]]
+    assert seen == [[b"a", b"b"], [b"c", b"d"], [b"e", b"a"], [b"b", b"c"]]
+
+
+async def test_a_large_batch_sweeps_every_user_once_wherever_the_sweep_stood(partitions: Partitions) -> None:
+    await partitions.open([SOURCE], 1)
+    partitions.start([SOURCE], Folder(b"a", b"b", b"c"), 1)  # type: ignore[arg-type]
+    part = partitions._parts[SOURCE]
+    assert [[key for key, _ in part.browse(count)] for count in (2, 9, 9)] == [
+        [b"a", b"b"],
+        [b"c", b"a", b"b"],
+        [b"c", b"a", b"b"],
+    ]
 
 
 async def test_a_stray_fetch_loses_nothing(partitions: Partitions) -> None:
