@@ -84,7 +84,7 @@ def test_a_worker_without_a_partition_stays_in_its_group(settings: MakeSettings,
             workers[-1].start()
         until(lambda: rebalances() >= 3, workers[0], "the first has heard of the second, too")
         before = rebalances()
-        time.sleep(3 * limits["recovery_timeout_s"])
+        time.sleep(3 * limits["recovery_timeout_s"])  # what must not happen gives nothing to wait for
         assert rebalances() == before
         assert sorted(len(worker.metric("intent_watermark_offset")) for worker in workers) == [0, 1]
     finally:

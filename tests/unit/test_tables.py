@@ -57,7 +57,7 @@ def promoted(difference: tuple[float, float, float] | None) -> Table:
     ("table", "parts"),
     [
         pytest.param(measured(), ["(.899–.914)", "123,456", "log loss"], id="training"),
-        pytest.param(succeeded(), ["+0.021", "(-0.004", "+0.037)", "123,456", *VERSIONS.values()], id="succession"),
+        pytest.param(succeeded(), ["+0.021", "(-0.004 to +0.037)", "123,456", *VERSIONS.values()], id="succession"),
         pytest.param(promoted(None), ["0.907 (0.899 to 0.914)", "worse", *VERSIONS.values()], id="promotion"),
         pytest.param(promoted((-0.02, -0.03, -0.01)), ["-0.020", "worse", *VERSIONS.values()], id="paired"),
     ],

@@ -6,7 +6,7 @@ feeds records in, nor the other partitions.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
@@ -180,15 +180,17 @@ class Partition:
         Empty once the partition closes.
         """
         while True:
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(_RENEW_S):
                     records = await self.queue.take(early_s)
-                    if records:
-                        self._owner.moved()
-                    return records
-            # By now the batch before is committed, or has ended the process.
-            async with self._in_time():
-                await transaction.renew(self._producer, [self._shared.settings.changelog], partition=self.tp.partition)
+            except TimeoutError:  # by now the batch before is committed, or has ended the process
+                changelog = self._shared.settings.changelog
+                async with self._in_time():
+                    await transaction.renew(self._producer, [changelog], partition=self.tp.partition)
+            else:
+                if records:
+                    self._owner.moved()
+                return records
 
     def window(self, key: bytes) -> bytes | None:
         """The user's window in RocksDB."""

@@ -103,15 +103,15 @@ def table(pairs: list[Pair], *, before: str, after: str) -> Table:
     shown = terminal.table(f"{after} against {before}, on visitors that taught it nothing")
     shown.add_column("horizon", no_wrap=True)
     for name in ("instants", "base\nrate", "AP\nwas", "AP\nis", "difference", "AUC\nwas", "AUC\nis", "difference"):
-        shown.add_column(name, justify="right", no_wrap=name != "difference")
+        shown.add_column(name, justify="right", no_wrap=True)
     for pair in pairs:
         cells = [
             cell
             for name in ("ap", "auc")
             for cell in (
-                f"{pair.before[name]:.3f}",
-                f"{pair.after[name]:.3f}",
-                pair.differences[name].signed(),
+                f"{pair.before[name]:.3f}".removeprefix("0"),
+                f"{pair.after[name]:.3f}".removeprefix("0"),
+                pair.differences[name].signed().replace(" ", "\n", 1),
             )
         ]
         shown.add_row(pair.horizon, f"{pair.instants:,}", f"{pair.base_rate:.3f}", *cells)
