@@ -20,6 +20,7 @@ CONTENT_TYPE: Final = "application/json"
 class State:
     """What is known of the worker at one instant. Taking it must not wait for anything.
 
+    `recovered`: its tables are, and what former owners of its partitions left open in the output topics is ended.
     `lag_events` is the work left: source events of the partitions that run. One that is being recovered has none yet;
     if it stands still the watchdog ends the worker. `since_progress_s` is the age of the newest of: a commit, a
     recovered record, the arrival of work when none was left. `led`: each of these partitions has a leader. Without one

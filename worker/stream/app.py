@@ -174,7 +174,7 @@ class IntentApp(faust.App):
             self.partitions.start(sources, self.table.store, self.consumer_generation_id)
         except Fatal as error:
             end_process(str(error))
-        if self.partitions.live:
+        if self.partitions.recovered:
             self.watchdog.disarm("recovery")
 
     async def close_partitions(self) -> None:

@@ -69,8 +69,13 @@ class Partitions:
         return None if part is None else part.due
 
     @property
+    def recovered(self) -> bool:
+        """All assigned partitions are started."""
+        return all(part.recovered for part in self._parts.values())
+
+    @property
     def live(self) -> bool:
-        """All assigned partitions are recovered and run."""
+        """All assigned partitions do their work."""
         return all(part.live for part in self._parts.values())
 
     @property
@@ -135,7 +140,7 @@ class Partitions:
         """Recovery is done for these."""
         for tp in tps:
             part = self._parts.get(tp)
-            if part is not None and not part.live and part.generation == generation:
+            if part is not None and not part.recovered and part.generation == generation:
                 part.start(store)
 
     def feed(self, tp: TP, records: Sequence[Record], end_offset: int | None) -> int | None:
@@ -162,7 +167,7 @@ class Partitions:
             within_s = self._shared.settings.worker.shutdown_timeout_s
             await asyncio.gather(*(part.close(within_s) for part in parts.values()))
         for tp, part in parts.items():
-            if part.live:
+            if part.recovered:
                 self._shared.metrics.forget_partition(tp.partition)
         self.moved()
 

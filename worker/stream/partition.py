@@ -99,6 +99,8 @@ class Partition:
         self._producer = producer
         self._shared = shared
         self._owner = owner
+        self.live = False
+        """Running, and nothing of a former owner is left to be ended: events that arrive get scores."""
         self._sought: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._store: Store | None = None
@@ -106,8 +108,8 @@ class Partition:
     # -- in ------------------------------------------------------------------------------------------------------------
 
     @property
-    def live(self) -> bool:
-        """Recovered and running."""
+    def recovered(self) -> bool:
+        """The table is, and it has been started."""
         return self._task is not None
 
     @property
@@ -133,6 +135,7 @@ class Partition:
             await hanging.settle(
                 self._producer, shared.written(self.tp), partition=self.tp.partition, done=start.offset
             )
+        self.live = True
         await run(
             self,
             engine=shared.engine,

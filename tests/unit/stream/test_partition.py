@@ -68,7 +68,8 @@ def partitions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Partitions:
         """In place of the pipeline: what is fed stays in the queue."""
 
     monkeypatch.setattr("worker.stream.partition.run", idle)
-    monkeypatch.setattr("worker.stream.hanging.end", idle)  # nothing was left open
+    for what in ("end", "settle"):
+        monkeypatch.setattr(f"worker.stream.hanging.{what}", idle)  # nothing was left open
     settings = config.load(
         {
             "worker": {"data_dir": tmp_path, "max_batch_events": 4, "max_queued_events": 10},
@@ -266,11 +267,70 @@ async def test_a_large_batch_sweeps_every_user_once_wherever_the_sweep_stood(par
     ]
 
 
+async def test_each_hole_between_fetches_is_sought_once_and_none_within_one(partitions: Partitions) -> None:
+    """As of a transactional source, whose markers hold offsets: however many, one more fetch for each boundary."""
+    part = await opened(partitions, done=-1)
+    sought = []
+    for first in range(0, 30, 10):
+        fetch = recs(*range(first + 1, first + 4), *range(first + 5, first + 9))
+        while (due := partitions.feed(SOURCE, fetch, 30)) is not None:
+            sought.append(due)
+    assert sought == [0, 9, 19]
+    assert part.due == 29
+    assert part.queue.events == 21
+
+
+async def test_a_fetch_without_a_hole_is_taken_at_once(partitions: Partitions) -> None:
+    part = await opened(partitions, done=-1)
+    assert [partitions.feed(SOURCE, recs(first, first + 1), 9) for first in (0, 2, 4)] == [None] * 3
+    assert part.due == 6
+
+
+async def test_a_hole_that_was_taken_proves_no_other_fetch_of_its_place(partitions: Partitions) -> None:
+    """What is behind it may have gone astray as well; a fetch from before it is done, and leads to what is due."""
+    part = await opened(partitions, done=9)
+    assert [partitions.feed(SOURCE, recs(12, 13), 20) for _ in range(2)] == [10, None]
+    assert partitions.feed(SOURCE, recs(12, 13), 20) == 14
+    assert partitions.feed(SOURCE, recs(12, 13), 20) == 14, "the topic does not end there: no reason to stop"
+    assert partitions.feed(SOURCE, recs(16), 20) is None, "it was asked for from 14 on"
+    assert part.queue.events == 3
+
+
+async def test_what_is_done_of_a_topic_need_not_be_all_that_it_holds(partitions: Partitions) -> None:
+    """At its very end there is nothing to fetch; a record behind it is told with an end behind it."""
+    await opened(partitions, done=9)
+    assert [partitions.feed(SOURCE, recs(3, 9), 10) for _ in range(3)] == [10] * 3
+
+
 async def test_a_stray_fetch_loses_nothing(partitions: Partitions) -> None:
     part = await opened(partitions, done=9)
     assert partitions.feed(SOURCE, recs(12, 13), 20) == 10
     assert partitions.feed(SOURCE, recs(10, 11, 12, 13), 20) is None
     assert await offsets(part) == [10, 11, 12, 13]
+
+
+async def test_a_partition_is_live_once_nothing_of_its_former_owner_hangs(
+    partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then no event that arrives gets a score."""
+    begun, over, working = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def settling(*_: object, **__: object) -> None:
+        begun.set()
+        await over.wait()
+
+    async def run(*_: object, **__: object) -> None:
+        working.set()
+
+    monkeypatch.setattr("worker.stream.hanging.settle", settling)
+    monkeypatch.setattr("worker.stream.partition.run", run)
+    await opened(partitions, done=-1)
+    await asyncio.wait_for(begun.wait(), 5)
+    assert partitions.recovered
+    assert not partitions.live
+    over.set()
+    await asyncio.wait_for(working.wait(), 5)
+    assert partitions.live
 
 
 async def test_nothing_is_taken_before_recovery(partitions: Partitions) -> None:
@@ -339,9 +399,6 @@ async def test_who_closes_meanwhile_returns_no_sooner_than_the_batch_in_hand_is_
         took.set()
         await commit.wait()
 
-    async def settled(*_: object, **__: object) -> None: ...
-
-    monkeypatch.setattr("worker.stream.hanging.settle", settled)
     monkeypatch.setattr("worker.stream.partition.run", committing)
     await opened(partitions, done=-1)
     await asyncio.wait_for(took.wait(), 5)
