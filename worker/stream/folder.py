@@ -33,6 +33,8 @@ owners change sooner than it is round.
 
 DAMAGED: Final = "DAMAGED"
 """A file of this name condemns the folder: damage was met while it was in use. Says what."""
+_OUTDATED: Final = ".outdated"
+"""Behind the name of a folder that is being removed."""
 SET_ASIDE: Final = 3
 """So many damaged folders are kept, over all partitions, for whoever wants to know why."""
 _LOCKED: Final = "Resource temporarily unavailable", "lock hold by current process"
@@ -62,6 +64,7 @@ def opened(
 
     Raises `Fatal`, one sentence, for a folder that was filled from another changelog or cannot be opened.
     """
+    _finish_removals(path.parent)
     mark = path / DAMAGED
     if mark.exists():
         _set_aside(path, mark.read_text())
@@ -87,7 +90,7 @@ def opened(
         # Not set aside: it may hold users who were erased meanwhile.
         log.warning("state folder outdated", folder=str(path), days=round(age_ms / 86_400_000, 1))
         database.close()
-        shutil.rmtree(path)
+        _remove(path)
         database = rocksdict.Rdict(str(path), options=options())
     database.put(CHANGELOG, changelog.topic_id.encode())
     database.put(COMPLETE, b"%d" % now_ms())
@@ -102,6 +105,18 @@ def _read(path: Path, options: rocksdict.Options) -> tuple[rocksdict.Rdict, byte
     except Exception:
         database.close()
         raise
+
+
+def _remove(path: Path) -> None:
+    """Under another name: what is left where that is interrupted would be taken for a damaged folder, and be kept."""
+    path.rename(path.with_name(path.name + _OUTDATED))
+    _finish_removals(path.parent)
+
+
+def _finish_removals(data_dir: Path) -> None:
+    """Of any partition, since this worker may never own that one again."""
+    for folder in data_dir.glob(f"*{_OUTDATED}"):
+        shutil.rmtree(folder)
 
 
 def _unusable(path: Path, error: Exception) -> str:

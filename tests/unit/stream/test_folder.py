@@ -108,6 +108,32 @@ def test_a_folder_that_may_have_missed_tombstones_is_begun_anew(tmp_path: Path, 
     assert list(tmp_path.iterdir()) == [path], "users who were erased meanwhile must not stay on the disk"
 
 
+class Killed(BaseException):
+    """Here and now."""
+
+
+def test_a_removal_that_is_interrupted_is_finished_and_leaves_nothing_to_look_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of a folder without some of its files is damaged; it was kept with the users who were erased."""
+    path = tmp_path / "windows-0.db"
+    fill(path)
+
+    def interrupted(folder: Path) -> None:
+        (folder / "CURRENT").unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.shutil, "rmtree", interrupted)
+        with pytest.raises(Killed):
+            opened(path, now_ms=NOW_MS + 4 * DAY_MS)
+    other = tmp_path / "windows-1.db"
+    fill(other)  # the next owner of the folder may be without that partition
+    assert list(tmp_path.iterdir()) == [other]
+    assert held(path, now_ms=NOW_MS + 4 * DAY_MS) is None
+    assert sorted(tmp_path.iterdir()) == [path, other]
+
+
 def test_what_rocksdb_says_of_itself_does_not_pile_up(tmp_path: Path) -> None:
     """Each start and each rebalance opens the folder."""
     path = tmp_path / "windows-0.db"
