@@ -1,7 +1,7 @@
 """A batch: some records of one partition, folded into their users' windows. Pure.
 
-Owns each event's fate, what a batch changes, and which users a sweep removes. Knows no order of effects, no model, no
-clock, and neither Kafka nor RocksDB.
+Owns how much a batch may hold, each event's fate, what a batch changes, and which users a sweep removes. Knows no order
+of effects, no model, no clock, and neither Kafka nor RocksDB.
 """
 
 from collections import Counter
@@ -42,6 +42,29 @@ class Record(Protocol):
     @property
     def headers(self) -> Headers:
         """Raw."""
+
+
+BATCH_BYTES: Final = 8 << 20
+"""Of keys, values and headers in one batch, but for a single record that is larger. Two thousand records of a megabyte,
+all dead letters perhaps, would not be sent within a transaction's time-out, and so never.
+"""
+
+_HEADER_BYTES: Final = 128
+"""Of memory, beside its name and content: 66 for an empty one, 152 for one of two letters each. On the wire a header
+may be two bytes, and packed hardly any: 3.5 kB bring 400,000 of them, 26 MB that would else count as nothing.
+"""
+
+
+def sizes(records: Iterable[Record]) -> list[int]:
+    """What each counts towards `BATCH_BYTES`: its key, value and headers, with what a header takes in memory."""
+    return [
+        len(record.key or b"") + len(record.value or b"") + (_headers_size(record.headers) if record.headers else 0)
+        for record in records
+    ]
+
+
+def _headers_size(headers: Headers) -> int:
+    return sum(_HEADER_BYTES + len(name) + len(content or b"") for name, content in headers)
 
 
 class Unread(Struct, frozen=True):

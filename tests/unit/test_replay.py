@@ -25,6 +25,7 @@ from worker.replay.plan import Plan, Stretch
 from worker.replay.report import Distribution, Report, Tally
 from worker.replay.run import play
 from worker.replay.sink import ParquetSink
+from worker.replay.tape import Tape
 from worker.replay.windows import State, throwaway
 from worker.window import Rules
 
@@ -297,6 +298,32 @@ async def test_headers_whose_names_are_no_text_are_left_out(tmp_path: Path) -> N
     only = Unreadable("t", 0, 0, b"ann", record(0, "ann").value(), [], None, (1, START_MS))
     rows, _, _ = await played(tmp_path, [[only]], Stretch(partition=0, warm_from=0, start=0, end=1))
     assert [row["user_id"] for row in rows] == ["ann"]
+
+
+async def test_a_batch_is_bounded_by_bytes_as_a_live_one_and_headers_are_read_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A header is two bytes on the wire, and a hundred in memory."""
+    monkeypatch.setattr("worker.replay.tape.BATCH_BYTES", 1000)
+    read: list[int] = []
+
+    class Headed(Message):
+        def headers(self) -> Any:
+            read.append(self.offset() or 0)
+            return super().headers()
+
+    def headed(offset: int, count: int) -> Message:
+        return Headed("t", 0, offset, b"", b"", [("", b"")] * count, None, (1, START_MS))
+
+    fetch = [headed(offset, count) for offset, count in enumerate((3, 4, 1, 9, 0, 0))]
+    tape = Tape(FakeConsumer([fetch]), "t", WHOLE)  # type: ignore[arg-type]  # what a tape uses of it
+    assert [[one.offset for one in await tape.read(before=before)] for before in (6, 6, 6, 5, 6)] == [
+        *([0, 1], [2], [3], [4], [5])
+    ]
+    read.clear()
+    letters = iter(Tape(FakeConsumer([fetch]), "t", WHOLE))  # type: ignore[arg-type]  # likewise
+    assert len(next(letters).headers) == 3
+    assert read == [0]
 
 
 async def test_a_silent_broker_is_told(tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """One stretch of one partition, read record by record. Owns how a replay's end is found; knows nothing of scores."""
 
 import asyncio
-from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator, Sequence
-from operator import attrgetter, methodcaller
+from operator import methodcaller
 from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from worker.errors import IntentError
+from worker.fold import BATCH_BYTES, sizes
 from worker.kafka import clients
 from worker.replay.plan import Stretch
 from worker.scores import Headers
@@ -59,28 +60,37 @@ class Tape:
         self._consumer = consumer
         self._stretch = stretch
         self._max_records = max_records
-        self._ahead: list[Played] = []
+        self._ahead: deque[Message] = deque()
+        """As librdkafka holds them: of a record's headers Python makes thirty times what they are there."""
         self._over = stretch.offsets == 0
         self._silent_s = 0.0
         self.name = f"partition {stretch.partition} of {topic}"
         consumer.assign([TopicPartition(topic, stretch.partition, stretch.warm_from)])
 
     async def read(self, *, before: int) -> Sequence[Played]:
-        """The next records with offsets below `before`, at most `max_records`; empty when there are no more.
+        """The next records with offsets below `before`, at most `max_records` or `BATCH_BYTES`; empty when there are no
+        more.
 
         Raises `IntentError` when the broker falls silent or refuses.
         """
         while not self._ahead and not self._over:
             await asyncio.to_thread(self._fetch)
-        count = bisect_left(self._ahead, before, key=attrgetter("offset"))
-        taken, self._ahead = self._ahead[:count], self._ahead[count:]
+        taken: list[Played] = []
+        room = BATCH_BYTES
+        while self._ahead and (self._ahead[0].offset() or 0) < before:
+            played = _played(self._ahead[0])
+            room -= sum(sizes([played]))
+            if taken and room < 0:
+                break
+            self._ahead.popleft()
+            taken.append(played)
         return taken
 
     def __iter__(self) -> Iterator[Played]:
         """All records, blocking; errors as `read`."""
         while self._ahead or not self._over:
-            taken, self._ahead = self._ahead, []
-            yield from taken
+            while self._ahead:
+                yield _played(self._ahead.popleft())
             if not self._over:
                 self._fetch()
 
@@ -93,7 +103,7 @@ class Tape:
             offset = message.offset() or 0
             if (error := message.error()) is None:
                 if offset < end:
-                    self._ahead.append(_played(message, offset))
+                    self._ahead.append(message)
                 # The last offsets may be transaction markers, which are no records: then a record behind the end tells,
                 # or the end of the partition.
                 self._over |= offset >= end - 1
@@ -112,14 +122,14 @@ it has made the call a few dozen times: it goes on with the broken list, and cra
 """
 
 
-def _played(message: Message, offset: int) -> Played:
+def _played(message: Message) -> Played:
     try:
         headers = _headers(message) or []
     except SystemError:  # confluent-kafka's word for a name that is no UTF-8; no outcome depends on any
         headers = []
     pairs = headers.items() if isinstance(headers, dict) else headers
     parts = [(name, _bytes(part)) for name, part in pairs]
-    return Played(offset, message.timestamp()[1], message.key(), message.value(), parts)
+    return Played(message.offset() or 0, message.timestamp()[1], message.key(), message.value(), parts)
 
 
 def _bytes(content: str | bytes | None) -> bytes | None:

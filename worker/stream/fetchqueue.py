@@ -9,20 +9,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from worker.fold import Record
-from worker.scores import Headers
-
-BATCH_BYTES: Final = 8 << 20
-"""Of keys, values and headers in one transaction, but for a single record that is larger. Two thousand records of a
-megabyte, all dead letters perhaps, would not be sent within a transaction's time-out, and so never.
-"""
-
-_HEADER_BYTES: Final = 128
-"""Of memory, beside its name and content: 66 for an empty one, 152 for one of two letters each. On the wire a header
-may be two bytes, and packed hardly any: 3.5 kB bring 400,000 of them, 26 MB that would else count as nothing.
-"""
+from worker.fold import BATCH_BYTES, Record, sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +69,15 @@ class FetchQueue:
         await self._wait(lambda: self.events > 0)
         if self._closed:
             return []
-        records, size = list(self._pieces[0].records), self._pieces.popleft().bytes
+        records, held = list(self._pieces[0].records), self._pieces.popleft().bytes
         while self._pieces and len(records) + len(self._pieces[0].records) <= self._limit:
-            if size + self._pieces[0].bytes > BATCH_BYTES:
+            if held + self._pieces[0].bytes > BATCH_BYTES:
                 break
             piece = self._pieces.popleft()
             records.extend(piece.records)
-            size += piece.bytes
+            held += piece.bytes
         self.events -= len(records)
-        self.bytes -= size
+        self.bytes -= held
         return records
 
     async def _wait(self, enough: Callable[[], bool]) -> None:
@@ -106,21 +95,14 @@ class FetchQueue:
 
 def _pieces(records: Sequence[Record], limit: int) -> Iterator[Piece]:
     """Each of at most `limit` records and `BATCH_BYTES`, or of one record that is larger. Nearly always one."""
-    sizes = [
-        len(record.key or b"") + len(record.value or b"") + (_size(record.headers) if record.headers else 0)
-        for record in records
-    ]
-    if len(records) <= limit and (whole := sum(sizes)) <= BATCH_BYTES:
+    bytes_of = sizes(records)
+    if len(records) <= limit and (whole := sum(bytes_of)) <= BATCH_BYTES:
         yield Piece(records, whole)
         return
     start = total = 0
-    for place, size in enumerate(sizes):
+    for place, size in enumerate(bytes_of):
         if place > start and (place - start == limit or total + size > BATCH_BYTES):
             yield Piece(records[start:place], total)
             start, total = place, 0
         total += size
     yield Piece(records[start:], total)
-
-
-def _size(headers: Headers) -> int:
-    return sum(_HEADER_BYTES + len(name) + len(content or b"") for name, content in headers)
