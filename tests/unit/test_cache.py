@@ -95,6 +95,27 @@ def test_it_is_due_by_size_and_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [*due, mine.due] == [True, False, False, False, True, False, True]
 
 
+def test_windows_are_written_a_second_after_the_last_or_once_they_are_a_mebibyte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the README says: it is what a killed worker reads back at most, and what a partition holds in memory."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    table = Table()
+    mine = Cache(table.get)
+    publish(mine, {b"a": b"1"}, 0, 1)
+    mine.write(table.store)
+    publish(mine, {b"a": b"2"}, 1, 2)
+    due = []
+    for now[0] in (100.0, 100.99, 101.0):
+        due.append(mine.due)
+    now[0] = 100.99
+    for size in (1_048_572, 0):  # and three users' names of one byte, and a window of one
+        publish(mine, {b"b": bytes(size)}, 2, 3)
+        due.append(mine.due)
+    assert due == [False, False, True, False, True]
+
+
 def test_an_older_batch_that_is_published_does_not_hide_a_newer_one_that_says_the_same() -> None:
     """Erased, back, erased again: in three batches, of which the first two are published and written in turn."""
     mine = Cache(Table().get)
