@@ -3,7 +3,7 @@ how each of them ends. No broker: the topics' ends, what is in them and who writ
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import Mock
@@ -46,6 +46,7 @@ class Log:
     records: Sequence[Rec] = ()
     hangs: int | None = None
     begins: int = 0
+    aborted: Collection[int] = ()
 
     @property
     def end(self) -> int:
@@ -120,6 +121,7 @@ class Consumer:
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
         assert tp == self._tp
+        assert offset >= self._kafka.logs[tp].begins, "out of range"
         self._at = offset
 
     async def position(self, tp: TopicPartition) -> int:
@@ -137,6 +139,8 @@ class Consumer:
         assert self._at < end, "it would wait for ever"
         some = [record for record in log.records if self._at <= record.offset < end][:2]
         self._at = some[-1].offset + 1 if some else end
+        if self._committed:
+            some = [record for record in some if record.offset not in log.aborted]
         self._kafka.read += [(tp, record.offset) for record in some]
         return {tp: some} if some else {}
 
@@ -228,6 +232,7 @@ BEFORE, HANGS = [mark(0, 8), mark(1, 10), Rec(3)], [Rec(5), mark(6, 14)]
         pytest.param({SCORES: Log([Rec(0, 11)])}, True, id="its first event"),
         pytest.param({SCORES: Log([Rec(0, 14)])}, True, id="its last event"),
         pytest.param({SCORES: Log([Rec(0, 15)])}, False, id="an event behind it"),
+        pytest.param({SCORES: Log([Rec(0, 12)], aborted=[0])}, False, id="in what a former owner did not end"),
         pytest.param({SCORES: Log([Rec(0, 12)], hangs=0)}, False, id="in what hangs there as well"),
         pytest.param({SCORES: Log([Rec(0, 9), *map(Rec, range(1, 40))])}, False, id="only others' behind it"),
         pytest.param({SCORES: Log([Rec(0, 12), *map(Rec, range(1, 40))])}, True, id="behind many of others"),
@@ -294,7 +299,7 @@ async def test_the_way_back_ends_where_all_is_done_or_too_old(made: Made) -> Non
 )
 async def test_how_far_apart_the_records_of_one_transaction_may_be(made: Made, apart_ms: int, *, shown: bool) -> None:
     """Measured from the oldest of what hangs: behind others' record of so long ago it is looked for, or not."""
-    hangs = [Rec(5), Rec(6, timestamp=NOW_MS + HOUR_MS), mark(7, 14)]
+    hangs = [mark(5, 14), Rec(6, timestamp=NOW_MS + HOUR_MS)]  # and the next one, cut off at its beginning
     kafka = made(
         {
             CHANGELOG: Log([*BEFORE, *hangs], hangs=5),
@@ -327,6 +332,15 @@ async def test_a_topic_that_may_not_be_read_is_told(made: Made, refused: TopicPa
     with pytest.raises(Fatal, match=f"may not read the topic; grant it READ on {refused.topic}"):
         await ended(kafka)
     assert kafka.open == 0
+
+
+async def test_on_the_way_back_each_record_comes_once_wherever_a_fetch_ends(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka = made({SCORES: Log([Rec(offset) for offset in range(5, 30)], begins=5)})
+    monkeypatch.setattr(hanging, "_CHUNKS", (3, 7))
+    async with hanging._Reading(kafka.reader("read_committed")) as reading:
+        assert [record.offset async for record in reading.back(SCORES, 28)] == [*range(27, 4, -1)]
 
 
 # -- the output topics -------------------------------------------------------------------------------------------------
