@@ -2,24 +2,28 @@
 
 Kafka takes any bytes for a header's name, and some clients send them; aiokafka's parser takes only UTF-8, and raises at
 such a record for ever. The batch is then read by its other parser, in Python, with marks for what is no text. Kafka
-bounds what a batch takes packed, and nothing else: of one that unpacks to too much, or is damaged though its checksum
-holds, each record is told without its content (`Unread`). And a fetch of many such batches is handed out in portions.
+bounds what a batch takes packed, and nothing else: of one that unpacks to too much, or to too many headers, or is
+damaged though its checksum holds, each record is told without its content (`Unread`). And a fetch of many such batches
+is handed out in portions.
 
 Private parts of aiokafka 0.14.0 in use: `PartitionRecords`, `_records`, `_records_iterator`, `_unpack_records`;
-`FetchResult._partition_records`; `_DefaultRecordBatchPy._maybe_uncompress`, `_read_msg`, `_buffer`; what `unpack` says.
+`FetchResult._partition_records`; `_DefaultRecordBatchPy._maybe_uncompress`, `_read_msg`, `_buffer`; what `unpack` says,
+in place of which stands what is below in `record._crecords.default_records`.
 """
 
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import structlog
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
+from aiokafka.record._crecords import default_records as quick_records
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
-from aiokafka.record.util import decode_varint_py
+from aiokafka.record.util import decode_varint, decode_varint_py
 
 from worker.errors import Invalid
 from worker.fold import Unread
@@ -32,6 +36,12 @@ _PATIENT_NUMBERS: Final = 1 << 19
 may unpack to 32 million, and who reads for longer than a session lasts sends no heartbeat: the partition would go from
 worker to worker, and never on.
 """
+_HEADERS: Final = 1 << 20
+"""Of one packed batch; each takes 66 to 150 bytes of memory. Of two bytes each, a batch within the bound on bytes may
+hold 16 million: a gigabyte, of 3 kB that were sent.
+"""
+_NUMBERS_BYTES: Final = 64
+"""More than four numbers and a byte take, between two looks at where all ends: theirs in C reads on behind that."""
 _BATCH: Final = struct.Struct(">qi")
 """What a batch of any version begins with: an offset, and how many bytes follow."""
 
@@ -188,6 +198,47 @@ class Portions(fetcher.FetchResult):  # type: ignore[misc]  # as above
             self._partition_records = records
             if given:
                 return given
+
+
+def _few_headers(unpacked: Callable[[bytes], bytes], packed: bytes) -> bytes:
+    """Unpacked. Raises `Invalid` where it tells of too many headers, before an object is made of any.
+
+    Looks at a record's lengths only, 1 µs each, and at none of a batch too small to hold so many, as nearly all are.
+    """
+    plain = unpacked(packed)
+    if len(plain) > 2 * _HEADERS and _headers(plain) > _HEADERS:
+        raise Invalid("too_large", f"the record's batch unpacks to more than {_HEADERS} headers")
+    return plain
+
+
+def _headers(plain: bytes) -> int:
+    """So many the parser would read, but for those of the last few bytes. It looks at a record's length last, and reads
+    no further where that is wrong.
+    """
+    at = found = 0
+    end = len(plain) - _NUMBERS_BYTES
+    try:
+        while at < end:
+            length, begin = decode_varint(plain, at)
+            _, at = decode_varint(plain, begin + 1)  # behind the attributes: the time
+            _, at = decode_varint(plain, at)  # the offset
+            for _ in ("key", "value"):
+                size, at = decode_varint(plain, at)
+                at += max(size, 0)
+                if at >= end:
+                    return found
+            count, _ = decode_varint(plain, at)
+            found += max(count, 0)
+            if begin + length <= at:
+                break
+            at = begin + length
+    except ValueError:  # the parser comes so far, and tells what is wrong
+        pass
+    return found
+
+
+for _name in ("gzip", "snappy", "lz4", "zstd"):
+    setattr(quick_records, f"{_name}_decode", partial(_few_headers, getattr(unpack, _name)))
 
 
 class _PatientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # as above

@@ -24,7 +24,7 @@ from tests.unit.stream.fetched import Latin, builder
 from worker.fold import Unread
 from worker.settings import Worker
 from worker.stream import unpack
-from worker.stream.records import _BATCH, PORTION_BYTES, Batches, Portions, Records, _PatientBatch
+from worker.stream.records import _BATCH, PORTION_BYTES, Batches, Portions, Records, _headers, _PatientBatch
 
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 READ_COMMITTED = 1
@@ -290,6 +290,63 @@ def test_of_more_headers_than_patience_reads_the_rest_of_the_batch_is_told(monke
         (12, "too_large"),
     ]
     assert read[13:] == [(13, "\ufffd"), (14, "b"), (15, "c")]
+
+
+def headed(*counts: int, compression: int = ZSTD) -> bytes:
+    """A record for each, with so many empty headers whose names are fine."""
+    made = builder(_DefaultRecordBatchBuilderPy, compression_type=compression, batch_size=1 << 30)
+    for place, count in enumerate(counts):
+        made.append(place, timestamp=17, key=b"key", value=bytes(200), headers=[("", b"")] * count)
+    return bytes(made.build())
+
+
+@packings
+@pytest.mark.parametrize(
+    ("counts", "read"),
+    [
+        pytest.param([101], False, id="in one record"),
+        pytest.param([0, 50, 0, 51, 0], False, id="in several"),
+        pytest.param([0, 60, 0, 40, 0], True, id="as many as are allowed"),
+    ],
+)
+def test_a_batch_of_more_headers_than_are_allowed_is_told(
+    counts: Sequence[int], compression: int, monkeypatch: pytest.MonkeyPatch, *, read: bool
+) -> None:
+    monkeypatch.setattr("worker.stream.records._HEADERS", 100)
+    found = list(fetched(headed(*counts, compression=compression), batch(len(counts), "behind")))
+    assert [record.offset for record in found] == [*range(len(counts) + 1)]
+    assert [isinstance(record, Unread) for record in found[:-1]] == [not read] * len(counts)
+    if read:
+        assert [len(record.headers) for record in found[:-1]] == counts
+    else:
+        assert (found[0].why.reason, str(found[0].why)) == (
+            "too_large",
+            "the record's batch unpacks to more than 100 headers",
+        )
+
+
+def test_a_bomb_of_headers_is_told_before_any_of_them_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.stream.records._HEADERS", 1000)
+    bomb = headed(500_000)
+    assert len(bomb) < 3000
+    tracemalloc.start()
+    try:
+        (only,) = list(fetched(bomb))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(only, Unread)
+    assert most < 10_000_000, "the bytes, and not thirty times as many"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_headers_are_counted_without_reading_behind_the_end_of_what_is_damaged(seed: int) -> None:
+    """As many numbers as it takes, whatever they say: neither an endless way nor an error of its own."""
+    rng = random.Random(seed)
+    for size in (0, 1, 63, 64, 65, 3000):
+        assert _headers(rng.randbytes(size)) >= 0
+    assert _headers(b"\xff" * 3000) == 0
+    assert _headers(b"\x01" * 3000) == 0, "a length of -1"
 
 
 @pytest.mark.parametrize("name", ["a", "\xe9"])
