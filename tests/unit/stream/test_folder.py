@@ -119,12 +119,12 @@ def test_a_removal_that_is_interrupted_is_finished_and_leaves_nothing_to_look_in
     path = tmp_path / "windows-0.db"
     fill(path)
 
-    def interrupted(folder: Path) -> None:
-        (folder / "CURRENT").unlink()
+    def interrupted(leaving: Path) -> None:
+        (leaving / "CURRENT").unlink()
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder.shutil, "rmtree", interrupted)
+        patch.setattr("worker.stream.folder.shutil.rmtree", interrupted)
         with pytest.raises(Killed):
             opened(path, now_ms=NOW_MS + 4 * DAY_MS)
     other = tmp_path / "windows-1.db"

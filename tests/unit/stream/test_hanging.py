@@ -204,8 +204,8 @@ async def test_what_gets_on_is_given_its_time_again(monkeypatch: pytest.MonkeyPa
         now[0] += hanging._SETTLED_S
 
     monkeypatch.setattr(marks, "ends", ends)
-    monkeypatch.setattr(hanging.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(hanging.asyncio, "sleep", slept)
+    monkeypatch.setattr("worker.stream.hanging.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("worker.stream.hanging.asyncio.sleep", slept)
     sender: Any = None
     assert await hanging._left_open(sender, SCORES) == 6
     assert stables == []
@@ -244,7 +244,7 @@ BEFORE, HANGS = [mark(0, 8), mark(1, 10), Rec(3)], [Rec(5), mark(6, 14)]
 async def test_what_hangs_counts_where_an_output_shows_any_of_it(
     made: Made, outputs: Mapping[TopicPartition, Log], *, shown: bool
 ) -> None:
-    logs = {SCORES: Log(), LETTERS: Log()} | outputs
+    logs = {SCORES: Log(), LETTERS: Log(), **outputs}
     kafka = made({CHANGELOG: Log([*BEFORE, *HANGS], hangs=5), **logs})
     with capture_logs() as told:
         assert await ended(kafka) == (None if shown else 5)
@@ -387,7 +387,8 @@ def test_readers_are_of_no_group_and_commit_nothing(monkeypatch: pytest.MonkeyPa
     consumer = Mock()
     monkeypatch.setattr(hanging, "AIOKafkaConsumer", consumer)
     make = hanging.reader(Settings())
-    for isolation in ("read_committed", "read_uncommitted"):
-        make(isolation)  # type: ignore[arg-type]  # it is one of the two
+    isolations: tuple[hanging.Isolation, ...] = "read_committed", "read_uncommitted"
+    for isolation in isolations:
+        make(isolation)
         told = consumer.call_args.kwargs
         assert (told.get("group_id"), told["isolation_level"], told["enable_auto_commit"]) == (None, isolation, False)
