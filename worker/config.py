@@ -119,9 +119,14 @@ def _origins(flags: Mapping[str, Any]) -> Callable[[str], str]:
 
 
 def _file() -> Path:
-    """The file of settings; only the default one may be missing."""
+    """The file of settings; only the default one may be missing.
+
+    A folder in its place is what Docker makes where the file that it is to mount is missing.
+    """
     named = os.environ.get(PREFIX + "CONFIG")
     if named is None:
+        if os.path.lexists(FILE) and not Path(FILE).is_file():
+            raise SettingError(f"{FILE} in this folder is no file that can be read: mend it, or remove it")
         return Path(FILE)
     if named != os.devnull and not Path(named).is_file():
         raise SettingError(

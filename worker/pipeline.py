@@ -129,38 +129,46 @@ async def run(
     what arrives meanwhile need not wait for a third. Transactions run one at a time, in order, and one begins no sooner
     than `commit_interval_s` after the one before unless its batch is full: each costs the brokers the same, however
     little is in it. Any error leaves the loop with its batch committed whole, or not at all; `failed` hears at once of
-    one in the background, since the loop itself may be waiting for input. When the loop is cancelled, a commit under
-    way goes on to its end.
+    one in the background, since the loop itself may be waiting for input. When the loop is cancelled, what is not
+    committed yet is given up; a commit under way goes on to its end, for which the loop waits.
     """
     cache = Cache(port.window)
     committing: asyncio.Task[float] | None = None
     pace = _Pace(commit_interval_s)
     watermark = start
-    while True:
-        if committing is not None and pace.spare_s > 0:
-            await asyncio.wait([committing], timeout=pace.spare_s)
-        records = await port.take(pace.early_s)
-        if not records:
-            break
-        taken = time.perf_counter()
-        batch = fold(records, windows=cache.window, start=watermark, rules=rules, mode=mode)
-        sweep(batch, port.browse(1 + len(records) // SWEEP_SHARE), windows=cache.window, rules=rules)
-        cache.add(batch.changed)
-        watermark = batch.watermark
-        rated: list[Rating] = []
-        if batch.updated:
-            begin = time.perf_counter()
-            rated = ratings(await engine.score([update.window for update in batch.updated]))
-            metrics.score_seconds.observe(time.perf_counter() - begin)
-        pace.prepared(time.perf_counter() - taken)
+
+    async def end() -> None:
         if committing is not None:
-            pace.committed(await _finished(committing))
-        pace.begun()
-        committing = asyncio.create_task(_commit(port, batch, rated, cache=cache, metrics=metrics, now_ms=now_ms))
-        committing.add_done_callback(lambda task: _tell(task, failed))
-    if committing is not None:
-        await _finished(committing)
-    cache.write(port.store)
+            await _finished(committing)
+        cache.write(port.store)
+
+    try:
+        while True:
+            if committing is not None and pace.spare_s > 0:
+                await asyncio.wait([committing], timeout=pace.spare_s)
+            records = await port.take(pace.early_s)
+            if not records:
+                break
+            taken = time.perf_counter()
+            batch = fold(records, windows=cache.window, start=watermark, rules=rules, mode=mode)
+            sweep(batch, port.browse(1 + len(records) // SWEEP_SHARE), windows=cache.window, rules=rules)
+            cache.add(batch.changed)
+            watermark = batch.watermark
+            rated: list[Rating] = []
+            if batch.updated:
+                begin = time.perf_counter()
+                rated = ratings(await engine.score([update.window for update in batch.updated]))
+                metrics.score_seconds.observe(time.perf_counter() - begin)
+            pace.prepared(time.perf_counter() - taken)
+            if committing is not None:
+                pace.committed(await _finished(committing))
+            pace.begun()
+            committing = asyncio.create_task(_commit(port, batch, rated, cache=cache, metrics=metrics, now_ms=now_ms))
+            committing.add_done_callback(lambda task: _tell(task, failed))
+        await end()
+    except asyncio.CancelledError:
+        await end()
+        raise
 
 
 class _Pace:

@@ -147,11 +147,11 @@ _ALL = (
         edits=(
             Edit(
                 "worker.pipeline",
-                "            rated = ratings(await engine.score([update.window for update in batch.updated]))\n",
-                "            try:\n"
-                "                rated = ratings(await engine.score([update.window for update in batch.updated]))\n"
-                "            except RuntimeError:\n"
-                "                continue\n",
+                "                rated = ratings(await engine.score([update.window for update in batch.updated]))\n",
+                "                try:\n"
+                "                    rated = ratings(await engine.score([update.window for update in batch.updated]))\n"
+                "                except RuntimeError:\n"
+                "                    continue\n",
             ),
         ),
     ),
@@ -208,8 +208,8 @@ _ALL = (
         edits=(
             Edit(
                 "worker.pipeline",
-                "            rated = ratings(await engine.score([update.window for update in batch.updated]))\n",
-                "            rated = ratings(await engine.score([update.window for update in batch.updated]))[::-1]\n",
+                "ratings(await engine.score([update.window for update in batch.updated]))\n",
+                "ratings(await engine.score([update.window for update in batch.updated]))[::-1]\n",
             ),
         ),
     ),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,23 @@ def test_what_kubernetes_says_of_services_is_no_setting(monkeypatch: pytest.Monk
     assert config.load() == Settings()
     monkeypatch.setenv("INTENT_WORKER_WEB_PORT", "6067")
     with pytest.raises(SettingError, match="INTENT_WORKER_WEB_PORT names no setting"):
+        config.load()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(Path.mkdir, id="a folder, as Docker makes of a mount without a file"),
+        pytest.param(lambda path: path.symlink_to("gone"), id="a link that leads nowhere"),
+    ],
+)
+def test_what_stands_in_the_place_of_the_file_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Callable[[Path], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("INTENT_CONFIG", raising=False)
+    place(tmp_path / "intent.toml")
+    with pytest.raises(SettingError, match=r"^intent\.toml in this folder is no file that can be read: "):
         config.load()
 
 

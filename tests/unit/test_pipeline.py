@@ -377,12 +377,40 @@ async def test_a_failed_commit_stores_nothing_and_is_told_at_once() -> None:
     assert [str(error) for error in failures] == ["fenced"]
 
 
-async def test_a_cancelled_loop_lets_the_commit_under_way_end() -> None:
-    port = Port([rec(0)], [rec(1)])
+class Stuck(Engine):
+    """Answers the n-th call never."""
+
+    def __init__(self, stuck_at: int) -> None:
+        super().__init__()
+        self._stuck_at = stuck_at
+        self.stuck = asyncio.Event()
+
+    async def score(self, windows: Sequence[bytes]) -> Scores:
+        if self.calls + 1 == self._stuck_at:
+            self.stuck.set()
+            await asyncio.Event().wait()
+        return await super().score(windows)
+
+
+async def test_a_cancelled_loop_gives_up_what_waits_for_its_scores_and_ends_after_the_commit_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cache, "WRITE_S", 3600)
+    port, engine = Port([rec(0)], [rec(1)], [rec(2)]), Stuck(3)
+    loop = asyncio.ensure_future(play(port, engine))
+    await engine.stuck.wait()
+    loop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loop
+    assert port.said == ["publish 0", "store 100", "done 0", "publish 1", "done 1", "store 101"]
+
+
+@pytest.mark.parametrize("batches", [1, 2], ids=["that has no more input", "with another batch ready"])
+async def test_a_cancelled_loop_ends_after_the_commit_under_way(batches: int) -> None:
+    port = Port(*([rec(number)] for number in range(batches)))
     loop = asyncio.ensure_future(play(port, Engine()))
     await port.opened.wait()
     loop.cancel()
     with pytest.raises(asyncio.CancelledError):
         await loop
-    await port.closed.wait()
     assert port.said == ["publish 0", "store 100", "done 0"]

@@ -178,7 +178,7 @@ class IntentApp(faust.App):
             self.watchdog.disarm("recovery")
 
     async def close_partitions(self) -> None:
-        """Revoked or stopping: finish the batches in hand. Fatal when one does not end."""
+        """Revoked or stopping: finish the batches in hand, or give them up. Fatal when a commit does not end."""
         try:
             await self.partitions.close()
         except Exception as error:  # as above

@@ -289,7 +289,7 @@ class Consumer(FaustConsumer):
     # -- assignment ----------------------------------------------------------------------------------------------------
 
     async def wait_empty(self) -> None:
-        """Finish the batches in hand, then commit the group's offsets."""
+        """Finish the batches in hand, or give them up, then commit the group's offsets."""
         await self.app.close_partitions()
         if self.app.should_stop and not self.app.crashed:
             self.app.limit_farewell()

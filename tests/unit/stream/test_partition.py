@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -408,3 +409,40 @@ async def test_who_closes_meanwhile_returns_no_sooner_than_the_batch_in_hand_is_
     assert not revoke.done()
     commit.set()
     await asyncio.gather(stop, revoke)
+
+
+async def test_closing_gives_up_a_batch_that_is_not_scored_in_time(
+    partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a backlog in many partitions none is: workers ended for it, began again, and ended each other."""
+    scoring = asyncio.Event()
+
+    async def slow(*_: object, **__: object) -> None:
+        scoring.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("worker.stream.partition.run", slow)
+    part = await opened(partitions, done=-1)
+    await asyncio.wait_for(scoring.wait(), 5)
+    await part.close(0.03)
+    assert part._task is not None
+    assert part._task.cancelled()
+
+
+async def test_closing_fails_where_a_commit_does_not_end(
+    partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committing, answer = asyncio.Event(), asyncio.Event()
+
+    async def unanswered(*_: object, **__: object) -> None:
+        committing.set()
+        while not answer.is_set():  # as the pipeline waits for its commit, whoever cancels it
+            with suppress(asyncio.CancelledError):
+                await answer.wait()
+
+    monkeypatch.setattr("worker.stream.partition.run", unanswered)
+    part = await opened(partitions, done=-1)
+    await asyncio.wait_for(committing.wait(), 5)
+    with pytest.raises(Fatal, match=r"partition 3 did not finish its commit within 0\.03 s"):
+        await part.close(0.03)
+    answer.set()
