@@ -3,7 +3,7 @@ knows how aiokafka's producer sends. Knows nothing of what the records mean.
 
 Private parts of aiokafka 0.14.0 in use: `BatchBuilder._builder`, `BatchBuilder._relative_offset`,
 `AIOKafkaProducer._txn_manager`, `record._crecords.default_records.lz4_encode`, `TransactionManager.error_transaction`,
-`fatal_error`, `_transaction_waiter` and `_sequence_numbers`, `MessageBatch.failure`, `future` and `_drain_waiter`.
+`TransactionManager._sequence_numbers`.
 """
 
 import time
@@ -14,7 +14,6 @@ from typing import Any, Final, NoReturn
 from aiokafka import AIOKafkaProducer
 from aiokafka.codec import lz4_encode
 from aiokafka.errors import KafkaError
-from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.record._crecords import default_records
 from aiokafka.structs import TopicPartition
@@ -47,26 +46,6 @@ def _increment_sequence(manager: TransactionManager, tp: TopicPartition, count: 
 
 # aiokafka goes on at -2**31, Kafka at 0: it would refuse the batch behind the 2,147,483,648th record of a partition.
 TransactionManager.increment_sequence_number = _increment_sequence
-
-_fail_transaction: Final = TransactionManager.fatal_error
-_fail_batch: Final = MessageBatch.failure
-
-
-def _transaction_failed(manager: TransactionManager, error: BaseException) -> None:
-    _fail_transaction(manager, error)
-    manager._transaction_waiter.exception()  # noqa: SLF001
-
-
-def _batch_failed(batch: MessageBatch, error: BaseException) -> None:
-    _fail_batch(batch, error)
-    for future in (batch.future, batch._drain_waiter):  # noqa: SLF001
-        if not future.cancelled():
-            future.exception()
-
-
-# The end of a sender fails all that anybody may wait for: the transaction's end, that of each batch, and its being
-# taken. Whoever meets the first of them asks for no other, and asyncio tells of those as errors that nobody has seen.
-TransactionManager.fatal_error, MessageBatch.failure = _transaction_failed, _batch_failed
 
 SURE_S: Final = 1.0
 """So soon after its commit nobody can have aborted a transaction: a successor waits for longer (`hanging`)."""

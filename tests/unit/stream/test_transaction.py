@@ -1,12 +1,11 @@
 """What is made of records on their way to aiokafka's producer, and what that does when a topic is refused."""
 
 import asyncio
-import gc
 from typing import Any
 
 import pytest
-from aiokafka.errors import InvalidProducerIdMapping, TopicAuthorizationFailedError
-from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
+from aiokafka.errors import TopicAuthorizationFailedError
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
@@ -28,29 +27,6 @@ async def test_a_refused_topic_ends_the_sender_before_anything_that_is_not_in_th
     with pytest.raises(TopicAuthorizationFailedError):  # out of the sender's loop, which ends by it
         manager.error_transaction(TopicAuthorizationFailedError({"scores"}))
     assert manager.partitions_to_add() == {CHANGELOG, SCORES}
-
-
-async def test_what_a_sender_s_end_fails_is_an_error_to_who_waits_for_it_and_to_nobody_else() -> None:
-    """Asyncio told of the others when they were collected, some after the last test."""
-    told: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
-
-    def end_of_sender() -> list[Any]:
-        manager = TransactionManager("application-0", 1000)
-        manager.set_pid_and_epoch(1, 0)
-        manager.begin_transaction()
-        batch = MessageBatch(SCORES, BatchBuilder(2_000, 0, is_transactional=1), 1.0, 0.0)
-        batch.failure(InvalidProducerIdMapping())
-        manager.fatal_error(InvalidProducerIdMapping())
-        return [batch.future, batch._drain_waiter, manager.wait_for_transaction_end()]
-
-    for future in end_of_sender():
-        with pytest.raises(InvalidProducerIdMapping):
-            await future
-    del future
-    end_of_sender()
-    gc.collect()
-    assert told == []
 
 
 async def test_sequence_numbers_go_on_at_0_as_kafka_s_do() -> None:
