@@ -43,8 +43,8 @@ def gather(
 ) -> None:
     """Measure the host's part of scoring: microseconds of a window from `list[bytes]` to arrays, by part.
 
-    *real* are the windows after every so manieth event of the sample, *full* those of them that hold 64 events. One
-    thread; the median over batches.
+    *real* are the windows taken at even steps through the sample's events, *full* those of them that hold 64 events.
+    One thread; the median over batches.
     """
     load_before = taken.load_before(err)
     with err.status("loading the model") as status:

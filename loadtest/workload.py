@@ -19,7 +19,7 @@ from worker.shop.simulate import Crowd, Simulator
 
 USERS: Final = 10_000
 POISON_EVERY: Final = 1000
-"""Every so manieth event of *full* cannot be read: dead letters are part of the job."""
+"""One event of *full* in so many cannot be read: dead letters are part of the job."""
 
 _SAMPLE: Final = Path("../shared/data/ga360")
 _SEED: Final = 1

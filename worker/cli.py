@@ -177,3 +177,9 @@ def main() -> None:
             f"this needs the package {error.name}; install the extra `{extra}`: pip install 'intent-worker[{extra}]'",
         )
         sys.exit(IntentError.exit_code)
+
+
+if __name__ == "__main__":  # `python -m worker.cli` ended with 0 and had done nothing
+    from worker.__main__ import main as program
+
+    program()

@@ -203,6 +203,7 @@ def _schemas(_settings: "Settings") -> Iterator[Finding]:
 def _bundle(settings: "Settings") -> Iterator[Finding]:
     from worker.registry.source import configured
     from worker.scoring.bundle import SHIPPED
+    from worker.scoring.engine import tried
 
     source, load = configured(settings.model)
     version = None if source is None else source.version(settings.model.alias)
@@ -211,8 +212,9 @@ def _bundle(settings: "Settings") -> Iterator[Finding]:
     else:  # what the store holds now; the cache belongs to the workers, and forgets for each version that comes
         with source.fresh() as there:
             loaded = there.load(version)
+    tried(loaded)
     where = settings.model.store or settings.model.bundle or SHIPPED
-    yield Finding("bundle", f"{loaded.name} {loaded.version} in {where}, checksums right, loads")
+    yield Finding("bundle", f"{loaded.name} {loaded.version} in {where}, checksums right, loads, scores")
 
 
 def _device(settings: "Settings") -> Iterator[Finding]:

@@ -102,3 +102,10 @@ def test_a_closed_stream_is_the_null_device(closed: str, *, said: bool) -> None:
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", *program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert (done.returncode, done.stderr, done.stdout != "") == (0, "", said)
+
+
+@pytest.mark.parametrize("module", ["worker", "worker.cli"])
+def test_what_looks_like_the_program_is_the_program(module: str) -> None:
+    command = [sys.executable, "-m", module, "config", "nonsense"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, "nonsense" in done.stderr) == (2, True)

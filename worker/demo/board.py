@@ -5,7 +5,7 @@ Fed by one thread and read by another: every method takes the lock. Knows neithe
 
 import threading
 from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -78,7 +78,8 @@ class Snapshot:
     latency_now: Latency
     latency_all: Latency
     rising: Sequence[Rising]
-    model: str
+    model: Mapping[str, str]
+    """As the newest score names it; empty before the first."""
 
 
 class Board:
@@ -89,7 +90,7 @@ class Board:
         self._events = 0
         self._scores = 0
         self._dead: Counter[str] = Counter()
-        self._model = ""
+        self._model: Mapping[str, str] = {}
         self._users: OrderedDict[str, _User] = OrderedDict()
         self._sent_ms: OrderedDict[Place, int] = OrderedDict()
         self._arrived_ms: OrderedDict[Place, int] = OrderedDict()
@@ -111,7 +112,15 @@ class Board:
                 self._user(user).acts.append(act)
 
     def score(
-        self, place: Place, *, at_ms: int, now_s: float, user: str, chance: float, reasons: Sequence[str], model: str
+        self,
+        place: Place,
+        *,
+        at_ms: int,
+        now_s: float,
+        user: str,
+        chance: float,
+        reasons: Sequence[str],
+        model: Mapping[str, str],
     ) -> None:
         """A score was seen; `chance` is the probability that the view follows."""
         with self._lock:

@@ -90,7 +90,7 @@ class Follower(threading.Thread):
             user=score.user_id,
             chance=score.intent[_FOLLOWED],
             reasons=[str(reason["code"]) for reason in score.reasons if reason["weight"] > 0],
-            model=f"{score.model['name']} {score.model['version']}",
+            model=score.model,
         )
 
     def _dead(self, message: Message) -> None:

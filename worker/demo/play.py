@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from worker.demo.audit import audit
 from worker.demo.board import Board, Latency
 from worker.demo.follow import Follower
 from worker.demo.subject import Subject
-from worker.demo.summary import Check, Outcome, judge
+from worker.demo.summary import Check, Outcome, judge, named
 from worker.demo.view import Scene, plain_line, users_that_fit
 from worker.errors import IntentError
 from worker.kafka import topics
@@ -223,7 +223,7 @@ class _Demo:
         late = snapshot.dead.get("late", 0)
         seen = {"scored": snapshot.scores, "late": late, "dead": sum(snapshot.dead.values()) - late}
         scene = Scene(
-            title=f"{self.plan.title} · mode {self.plan.mode} · {snapshot.model or 'no score yet'}",
+            title=f"{self.plan.title} · mode {self.plan.mode} · {named(snapshot.model) or 'no score yet'}",
             clock=_clock(elapsed_s) if seconds is None else f"{_clock(min(elapsed_s, seconds))} / {_clock(seconds)}",
             snapshot=snapshot,
             lag=max(self.sender.publisher.acked - self.subject.done, 0),
@@ -255,7 +255,7 @@ class _Demo:
             self._look(live)
             time.sleep(_LOOK_S)
 
-    def _check(self, model: str, latency: Latency) -> Outcome:
+    def _check(self, model: Mapping[str, str], latency: Latency) -> Outcome:
         publisher = self.sender.publisher
         counted = self.subject.fates if self.subject.lives == 1 else None
         self.console.print("stopping the worker, reading all topics again to check every event")

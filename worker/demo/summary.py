@@ -32,7 +32,8 @@ class Outcome:
     seconds: float
     latency: Latency
     lives: int
-    model: str
+    model: Mapping[str, str]
+    """Its name and version; empty where nothing was scored."""
 
     @property
     def holds(self) -> bool:
@@ -111,7 +112,7 @@ def as_table(outcome: Outcome) -> RenderableType:
         numbers.add_row(fate, f"{count:,}", reasons[fate])
     numbers.add_section()
     numbers.add_row("lost", f"{len(verdict.lost):,}", _through(outcome))
-    numbers.caption = f"model {outcome.model}" if outcome.model else None
+    numbers.caption = f"model {named(outcome.model)}" if outcome.model else None
     checks = Table.grid(padding=(0, 2))
     checks.add_column(no_wrap=True)
     checks.add_column(no_wrap=True)
@@ -135,9 +136,14 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "events_per_s": round(_rate(outcome), 1),
         "latency_ms": {"p50": outcome.latency.p50, "p99": outcome.latency.p99} if outcome.latency.count else None,
         "worker_starts": outcome.lives,
-        "model": outcome.model,
+        "model": dict(outcome.model) or None,
         "checks": [asdict(check) for check in outcome.checks],
     }
+
+
+def named(model: Mapping[str, str]) -> str:
+    """A score's model, for people; empty where there is none."""
+    return f"{model['name']} {model['version']}" if model else ""
 
 
 def _rate(outcome: Outcome) -> float:

@@ -144,12 +144,15 @@ def show_model(which: _Which = None, *, store: _Store = None, as_json: options.J
 
 @model_app.command("verify")
 def verify_model(which: _Which = None, *, store: _Store = None, as_json: options.Json = False) -> None:
-    """Check every file against its checksum, and that the model loads. Exit code 3 when it does not hold.
+    """Check every file against its checksum, and that the model loads and scores. Exit code 3 when it does not hold.
 
     In a store these are the store's files as they are now, whatever this machine has kept of them.
     """
+    from worker.scoring.engine import tried
+
     try:
         loaded, where, _ = meant.loaded(which, store, fresh=True)
+        tried(loaded)
     except SettingError as error:
         if as_json:
             say_json({"ok": False, "error": str(error)})
@@ -157,7 +160,7 @@ def verify_model(which: _Which = None, *, store: _Store = None, as_json: options
     if as_json:
         say_json({"ok": True, "name": loaded.name, "version": loaded.version, "where": where})
         return
-    line(f"{loaded.name} {loaded.version} in {where}: checksums right, loads")
+    line(f"{loaded.name} {loaded.version} in {where}: checksums right, loads, scores")
 
 
 @model_app.command("push")
@@ -229,6 +232,7 @@ def promote_model(
     """
     from worker.registry.alias import CHALLENGER, promoted
     from worker.registry.compare import comparison
+    from worker.scoring.engine import tried
     from worker.shop.source import opened
 
     for option, given in {"--map": mapping, "--since": since, "--until": until}.items():
@@ -245,7 +249,7 @@ def promote_model(
             raise SettingError(f"which version of {source.name}? Name it, or push one with --challenger first")
     rows: list[Row] = []
     with source.fresh() as there:
-        loaded = there.load(version)
+        loaded = tried(there.load(version))
         if before is not None and before != version and moved != CHALLENGER:
             recorded = None if data is None else opened(data, mapping)
             try:
@@ -297,6 +301,7 @@ def rollback_model(
     That version is verified here first, from the store's own files.
     """
     from worker.registry.alias import rolled_back
+    from worker.scoring.engine import tried
 
     settings = meant.model_settings()
     source = meant.model(name, store, settings)
@@ -306,7 +311,7 @@ def rollback_model(
         raise SettingError(source.store.lacks(source.name, moved))
     back = rolled_back(now, at=_now())
     with source.fresh() as there:
-        there.load(back.version)
+        tried(there.load(back.version))
     _move(source.store, source.name, moved, now, back)
     if as_json:
         say_json({"name": source.name, "alias": moved, "before": now.version, "version": back.version})
@@ -356,10 +361,13 @@ def _measured(
 
 def _move(store: "Store", name: str, alias: str, now: "Alias | None", after: "Alias") -> None:
     """From what the alias was when the command looked, which may be minutes ago."""
-    if store.alias(name, alias) != now:
-        raise IntentError(f"{alias} of {name} was moved meanwhile, and stays as it is now; look at it, and try again")
-    if after != now:
-        store.move(name, alias, after)
+    with store.moving(name):
+        if store.alias(name, alias) != now:
+            raise IntentError(
+                f"{alias} of {name} was moved meanwhile, and stays as it is now; look at it, and try again"
+            )
+        if after != now:
+            store.move(name, alias, after)
 
 
 def _now() -> str:

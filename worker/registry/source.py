@@ -2,7 +2,7 @@
 
 Owns the cache: versions of a store elsewhere are copied to a folder here, once, and loaded from there; a cache of their
 own is for those who ask what the store holds now. Whatever is not exactly what its version says, is too large or of
-another format is refused. Knows neither the engine nor the worker.
+another format is refused. Knows not the worker, and of the engine only which bundles it takes.
 """
 
 import os
@@ -18,6 +18,7 @@ from worker.errors import IntentError, SettingError
 from worker.registry.store import Store
 from worker.scoring import bundle as bundles
 from worker.scoring.bundle import Bundle
+from worker.scoring.engine import tried
 from worker.settings import Model as ModelSettings
 from worker.whole import unfinished
 
@@ -177,7 +178,7 @@ def push(store: Store, folder: Path) -> tuple[Bundle, bool]:
     A version that is there and does not hold what it should is put right. Raises `SettingError` for a bundle that a
     worker would refuse, so that none gets in.
     """
-    loaded = bundles.load(folder)
+    loaded = tried(bundles.load(folder))
     version, contents = bundles.verify(folder)
     files = {**contents, bundles.CHECKSUMS: (folder / bundles.CHECKSUMS).read_bytes()}
     return loaded, store.write(loaded.name, version, files)

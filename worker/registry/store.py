@@ -8,8 +8,8 @@
 Every file is put whole or not at all: in a folder and over SFTP by a rename, elsewhere as one object (FTP, SMB and HDFS
 have neither: there a file is written in place). A version's checksums come last: without them it is not there yet, and
 pushing it again completes it. Nothing of a version that is there ever changes, but for files that were damaged, which
-the next push puts right. An alias is one file, so that a move is one step; of two moves at the same moment the later
-stands, without a trace of the other.
+the next push puts right. An alias is one file, so that a move is one step. In a folder moves take turns, so that each
+can look first (`Store.moving`); elsewhere, of two at the same moment the later stands, without a trace of the other.
 
 Knows bytes and names; what a bundle means is `scoring.bundle`'s.
 """
@@ -17,7 +17,7 @@ Knows bytes and names; what a bundle means is `scoring.bundle`'s.
 import errno
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -25,6 +25,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 
+from worker.alone import alone
 from worker.errors import IntentError, SettingError
 from worker.registry import alias as aliases
 from worker.registry.alias import Alias
@@ -133,6 +134,19 @@ class Store:
         if name in names:
             return f"the model {name} in {self.url} has no alias {alias}"
         return f"{self.url} holds no model {name}, " + (f"only {', '.join(names)}" if names else "nor any other")
+
+    @contextmanager
+    def moving(self, name: str) -> Iterator[None]:
+        """Nobody else is in here for this model; only in a folder, for object stores have no locks."""
+        if not self._local:
+            yield
+            return
+        folder = Path(self._path(named(name), _ALIASES))
+        with ExitStack() as held:
+            with self._reaching():
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(alone(folder / ".lock"))
+            yield
 
     def move(self, name: str, alias: str, value: Alias) -> None:
         """The alias is `value` from now on, in one step."""

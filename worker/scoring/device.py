@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 import torch
 
-from worker.errors import IntentError, SettingError
+from worker.errors import SettingError
 from worker.scoring import faults, graphs, tiles
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle
@@ -101,7 +101,7 @@ class Device:
     def prepare(self, bundle: Bundle, warm_up: Sequence[bytes], *, max_tokens: int) -> Generator[None, None, Runner]:
         """Makes a model ready beside those that are, in steps between which others may compute.
 
-        Raises `IntentError` for one whose scores of the `warm_up` windows are not numbers.
+        Raises `SettingError` for one whose scores of the `warm_up` windows are not numbers.
         """
         began = time.perf_counter()
         network = Network.of(
@@ -120,7 +120,7 @@ class Device:
         for count in _warm_up_counts(self, network):
             batch = Batch.of([*warm_up, *[warm_up[0]] * count])
             if not np.isfinite(runner.begin(batch).wait()).all():
-                raise IntentError(f"model {bundle.name} {bundle.version} gives scores that are not numbers")
+                raise SettingError(f"model {bundle.name} {bundle.version} gives scores that are not numbers")
             yield
         log.debug("model is ready", name=bundle.name, seconds=round(time.perf_counter() - began, 3))
         return runner

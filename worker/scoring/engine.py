@@ -73,7 +73,8 @@ class Engine:
     through. `device`, `dtype` and `deterministic` are those of `Device`. A batch holds up to `max_batch_tokens` (a
     token an event and one a window). At most `max_queued_tokens` wait (default: 16 batches): callers beyond wait for
     room. `threads` are torch's on the CPU; the default leaves one core to the rest of the process. Raises
-    `SettingError` for a device that is not there, `IntentError` for one that cannot take the model.
+    `SettingError` for a device that is not there, `IntentError` for one that cannot take the model, whose scores
+    must be numbers.
     """
 
     def __init__(
@@ -439,3 +440,13 @@ def _warm_up() -> list[bytes]:
 
 
 WARM_UP: Final = _warm_up()
+
+
+def tried(bundle: Bundle) -> Bundle:
+    """The bundle, whose scores of a short and a full window are numbers: on the CPU and the calling thread, at once.
+
+    Raises `SettingError` where they are not, which an engine would refuse as well.
+    """
+    for _ in Device(torch.device("cpu")).prepare(bundle, WARM_UP, max_tokens=LEAST_TOKENS):
+        pass
+    return bundle

@@ -4,8 +4,10 @@ Knows the file and how a time is written, nothing of events.
 """
 
 import datetime as dt
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -141,7 +143,7 @@ def blanked(column: pa.ChunkedArray, markers: Sequence[str]) -> pa.ChunkedArray:
 
 def _header(path: Path) -> list[str]:
     options = pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip")
-    with pacsv.open_csv(path, parse_options=options) as reader:
+    with _decoding(), pacsv.open_csv(path, parse_options=options) as reader:
         names: list[str] = reader.schema.names
     return names
 
@@ -155,19 +157,39 @@ def _csv(path: Path, columns: Sequence[str], rejects: Rejects) -> tuple[pa.Table
         rejects.add("columns", skipped[-1], sentence)
         return "skip"
 
-    table = pacsv.read_csv(
-        path,
-        read_options=pacsv.ReadOptions(use_threads=False),  # else a bad line has no number
-        parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
-        convert_options=pacsv.ConvertOptions(
-            include_columns=list(columns),
-            column_types=dict.fromkeys(columns, TEXT),
-            strings_can_be_null=True,
-            null_values=_NULLS,
-        ),
-    )
+    with _decoding():
+        table = pacsv.read_csv(
+            path,
+            read_options=pacsv.ReadOptions(use_threads=False),  # else a bad line has no number
+            parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+            convert_options=pacsv.ConvertOptions(
+                include_columns=list(columns),
+                column_types=dict.fromkeys(columns, TEXT),
+                strings_can_be_null=True,
+                null_values=_NULLS,
+            ),
+        )
     numbers = np.setdiff1d(np.arange(1, len(table) + len(skipped) + 1), skipped, assume_unique=True)
     return table, numbers
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Arrow decodes a row of another width for its handler, and where it cannot, prints a traceback: none is wanted.
+
+    It refuses the file all the same.
+    """
+    before = sys.unraisablehook
+
+    def hear(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, UnicodeDecodeError):
+            before(unraisable)
+
+    sys.unraisablehook = hear
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def times(column: pa.ChunkedArray, time: Time, rejects: Rejects, numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,11 +1,13 @@
 from worker.demo import board
 from worker.demo.board import Act, Board
 
+MODEL = {"name": "tiny", "version": "1"}
+
 
 def scored(
     shown: Board, place: tuple[int, int], *, at_ms: int = 0, now_s: float = 0.0, user: str, chance: float
 ) -> None:
-    shown.score(place, at_ms=at_ms, now_s=now_s, user=user, chance=chance, reasons=["cart_added"], model="tiny 1")
+    shown.score(place, at_ms=at_ms, now_s=now_s, user=user, chance=chance, reasons=["cart_added"], model=MODEL)
 
 
 def test_latency_pairs_events_and_scores_whichever_is_seen_first() -> None:
@@ -15,7 +17,7 @@ def test_latency_pairs_events_and_scores_whichever_is_seen_first() -> None:
     scored(shown, (0, 1), at_ms=1080, user="u", chance=0.1)
     shown.event((0, 1), timestamp_ms=1000, user="u", act=Act("page_view"))
     snapshot = shown.snapshot(1.0, users=0)
-    assert (snapshot.events, snapshot.scores, snapshot.model) == (2, 2, "tiny 1")
+    assert (snapshot.events, snapshot.scores, snapshot.model) == (2, 2, MODEL)
     assert (snapshot.latency_all.count, snapshot.latency_all.p50, snapshot.latency_all.p99) == (2, 40, 80)
 
 

@@ -62,7 +62,7 @@ def test_is_told_to_people_and_programs(lost: list[tuple[int, int]]) -> None:
         seconds=4.0,
         latency=Latency(count=8, p50=40, p99=90),
         lives=2,
-        model="tiny 1",
+        model={"name": "tiny", "version": "1"},
     )
     assert outcome.holds == (not lost)
     console = Console(file=io.StringIO(), width=80, record=True)
@@ -76,3 +76,5 @@ def test_is_told_to_people_and_programs(lost: list[tuple[int, int]]) -> None:
     assert told["lost"] == len(lost)
     assert told["events_per_s"] == 3.0
     assert told["latency_ms"] == {"p50": 40, "p99": 90}
+    assert "model tiny 1" in text
+    assert told["model"] == {"name": "tiny", "version": "1"}

@@ -30,7 +30,7 @@ def scene(rising: int = 0) -> Scene:
             latency_now=latency,
             latency_all=latency,
             rising=[RISING] * rising,
-            model="tiny 1",
+            model={"name": "tiny", "version": "1"},
         ),
         lag=7,
         fates={"scored": 12_000, "coalesced": 0, "duplicate": 9, "late": 12, "erased": 0, "dead": 3},

@@ -3,7 +3,10 @@
 import json
 import math
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from tests.unit.registry.models import NAME, Versions
 from tests.unit.scoring import making
 from worker.errors import CheckFailed, IntentError, SettingError
 from worker.registry.alias import promoted
-from worker.registry.commands import model_app
+from worker.registry.commands import _move, model_app
 from worker.registry.source import Source
 from worker.registry.store import Store
 from worker.scoring import bundle as bundles
@@ -151,6 +154,31 @@ def test_what_somebody_else_does_meanwhile_is_not_undone_unseen(
     assert isinstance(result.exception, IntentError)
     assert str(result.exception).startswith(f"champion of {NAME} was moved meanwhile")
     assert aliases(tmp_path)["champion"] == "0" * 12
+
+
+def test_of_two_moves_at_the_same_moment_one_is_refused(
+    run: Run, made: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("first", "second"):
+        run("push", made.folder / folder)
+    store, alias, both = Store(str(tmp_path / "store")), Store.alias, threading.Barrier(2)
+
+    def seen(*arguments: Any) -> Any:
+        found = alias(*arguments)
+        with suppress(threading.BrokenBarrierError):  # nobody comes who waits for the other's end
+            both.wait(timeout=0.5)
+        return found
+
+    def moved(version: str) -> bool:
+        try:
+            _move(store, NAME, "champion", None, promoted(None, version, at=""))
+        except IntentError:
+            return False
+        return True
+
+    monkeypatch.setattr(Store, "alias", seen)
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(moved, (made.first, made.second))) == [False, True]
 
 
 @pytest.mark.parametrize("option", ["--since", "--until", "--map"])
@@ -301,6 +329,24 @@ def test_a_damaged_version_does_not_verify_and_is_not_promoted(run: Run, made: V
     assert isinstance(result.exception, CheckFailed)  # 3
     assert json.loads(result.stdout)["ok"] is False
     assert isinstance(run("promote", NAME, made.first).exception, SettingError)
+    assert aliases(tmp_path) == {}
+
+
+def test_a_bundle_whose_scores_are_no_numbers_gets_nowhere(run: Run, tmp_path: Path) -> None:
+    """Its numbers are finite, as a file may hold them; what comes of them is not, and a worker refuses it."""
+    broken, folder = making.bundle(name=NAME), tmp_path / "broken"
+    for parameter in broken.weights.head.parameters():
+        parameter.data.mul_(1e30)
+    version = bundles.save(folder, broken)
+    result = run("verify", folder, "--json")
+    assert isinstance(result.exception, CheckFailed)
+    assert json.loads(result.stdout) == {
+        "ok": False,
+        "error": f"model {NAME} {version} gives scores that are not numbers",
+    }
+    assert isinstance(run("push", folder).exception, SettingError)
+    shutil.copytree(folder, tmp_path / "store" / NAME / version)  # by somebody else's hand
+    assert isinstance(run("promote", NAME, version).exception, SettingError)
     assert aliases(tmp_path) == {}
 
 

@@ -76,7 +76,8 @@ def test_fixed_scores_of_a_wide_network_are_equal_to_the_bit_too() -> None:
         out[packed.order] = tiles.logits(network, packed, fixed=True).numpy()
         return out
 
-    assert np.array_equal(logits(WINDOWS), np.concatenate([logits([one]) for one in WINDOWS]))
+    full = sorted(WINDOWS, key=len)[-12:]  # of one length, so that several share a tile's attention
+    assert np.array_equal(logits(full), np.concatenate([logits([one]) for one in full]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

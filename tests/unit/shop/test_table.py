@@ -2,6 +2,7 @@
 
 import datetime as dt
 import gzip
+import sys
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -472,6 +473,16 @@ def test_a_csv_that_is_not_utf_8_is_told(tmp_path: Path, encoding: str, rows: in
     (tmp_path / "t.csv").write_text("u,t,n\n" + '"ä",1,page_view\n' * rows, encoding=encoding)
     with pytest.raises(IntentError, match=r"t\.csv .*UTF-8"):
         Table(tmp_path / "t.csv", mapped(tmp_path, LEAST))
+
+
+def test_a_row_of_another_width_that_is_not_utf_8_is_told_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # which prints
+    (tmp_path / "t.csv").write_text("u,t,n\nu,1,page_view\nä,1,page_view,1\n", encoding="latin-1")
+    with pytest.raises(IntentError, match=r"t\.csv .*UTF-8"):
+        Table(tmp_path / "t.csv", mapped(tmp_path, LEAST))
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("quote", ['"', ""], ids=["a quote before", "no quote"])
