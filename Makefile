@@ -17,7 +17,7 @@ help: ## this list
 	@printf '%s\n' '' '  make demo ARGS="--seconds 60"    options of `intent demo`' \
 	  '  make test ARGS="-k window"       options of pytest' \
 	  '  make model ARGS="--size mini"    options of `intent train`' \
-	  '  make setup PYTHON=python3.12     which Python makes .venv (3.11 to 3.13; default: the newest found)'
+	  '  make setup PYTHON=python3.12     which Python makes .venv (3.11 to 3.14; default: the newest found)'
 
 setup: ## the virtual environment, the locked packages, Apache Kafka's jars
 	@sh scripts/setup.sh

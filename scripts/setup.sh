@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv: a Python of 3.11 to 3.13, every package of requirements.lock by its hash, this package as it stands here,
+# Makes .venv: a Python of 3.11 to 3.14, every package of requirements.lock by its hash, this package as it stands here,
 # and Apache Kafka's jars. Needs nothing but Python and a network; does nothing when all of that is done.
 # PYTHON may name the Python to use.
 set -eu
@@ -9,25 +9,25 @@ say() { printf '%s\n' "setup: $*"; }
 die() { printf '%s\n' "setup: $*" >&2; exit 1; }
 
 # A pyenv shim is there and does not run: only running it tells.
-suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1; }
+suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' >/dev/null 2>&1; }
 makes_venvs() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
-        suits "$PYTHON" || die "PYTHON is '$PYTHON', which is no Python of 3.11 to 3.13 that runs; name one that is"
+        suits "$PYTHON" || die "PYTHON is '$PYTHON', which is no Python of 3.11 to 3.14 that runs; name one that is"
         makes_venvs "$PYTHON" || die "the Python '$PYTHON' lacks ensurepip, and cannot make a virtual environment; on Debian and Ubuntu its package python3-venv brings it"
         python=$PYTHON
         return
     fi
     bare=
-    for python in python3.13 python3.12 python3.11 python3; do
+    for python in python3.14 python3.13 python3.12 python3.11 python3; do
         if suits "$python"; then
             if makes_venvs "$python"; then return; fi
             bare=$python
         fi
     done
     [ -z "$bare" ] || die "the Python '$bare' lacks ensurepip, and cannot make a virtual environment; install the package python3-venv (Debian, Ubuntu), or name another Python: make PYTHON=/path/to/python3"
-    die "no Python of 3.11 to 3.13 found on PATH; install one, or name it: make PYTHON=/path/to/python3"
+    die "no Python of 3.11 to 3.14 found on PATH; install one, or name it: make PYTHON=/path/to/python3"
 }
 
 digest() {

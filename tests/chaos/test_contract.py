@@ -211,15 +211,14 @@ def test_a_second_sigterm_exits_non_zero_at_once(start: MakeWorld) -> None:
     assert conclude(world, scorer="digest")[1] == Findings()
 
 
-def test_a_stuck_device_holds_up_no_stop(start: MakeWorld) -> None:
-    """What it has not scored is given up, uncommitted, in a part of the time for stopping."""
+def test_a_stuck_device_ends_the_worker_within_the_time_for_stopping(start: MakeWorld) -> None:
     world = _held(start, shutdown_timeout_s=2)
     place = only(world)
     began = time.monotonic()
     place.send(signal.SIGTERM)
-    assert await_exit(place) == 0
+    assert await_exit(place) == 1
+    assert "batches given up" in place.exits[0].said  # that was its reason
     assert place.exits[0].at_s - began < 2 + BUSY_S
-    place.start()
     assert conclude(world, scorer="digest")[1] == Findings()
 
 

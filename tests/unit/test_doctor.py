@@ -25,7 +25,7 @@ from worker.kafka.topics import Difference
 from worker.ops.health import State, liveness
 from worker.registry import source
 from worker.run import LOCK
-from worker.scoring import bundle
+from worker.scoring import bundle, engine
 from worker.settings import Model, Settings, Worker
 
 _WELL = State(recovered=True, engine_alive=True, broker_reachable=True, led=True, lag_events=0, since_progress_s=0.0)
@@ -40,6 +40,7 @@ def _well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(clients, "admin", lambda *_: SimpleNamespace(list_topics=lambda **_: described))
     monkeypatch.setattr(topics, "check", lambda _: [])
     monkeypatch.setattr(bundle, "load", lambda _: SimpleNamespace(name="shop", version="abc"))
+    monkeypatch.setattr(engine, "tried", lambda loaded: loaded)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
@@ -188,6 +189,14 @@ def test_a_model_of_a_store_is_looked_at_past_the_cache(monkeypatch: pytest.Monk
     of_store = SimpleNamespace(version=lambda _: "abc", fresh=lambda: nullcontext(there))
     monkeypatch.setattr(source, "configured", lambda _: (of_store, lambda: fail(AssertionError("into the cache"))))
     assert wrong() == []
+
+
+def test_a_model_whose_scores_are_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        engine, "tried", lambda _: fail(SettingError("model shop abc gives scores that are not numbers"))
+    )
+    (finding,) = wrong()
+    assert (finding.what, finding.found) == ("bundle", "model shop abc gives scores that are not numbers")
 
 
 def test_cuda_is_wanted_and_absent(monkeypatch: pytest.MonkeyPatch) -> None:

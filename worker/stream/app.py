@@ -77,6 +77,8 @@ class IntentApp(faust.App):
         self.engine = engine
         self.metrics = metrics
         self.watchdog = Watchdog()
+        self.drained = True
+        """Whether a stop, if there was one, left nothing uncommitted that had been taken."""
         self._stalled = False
         worker, kafka = settings.worker, settings.kafka
         web_port = worker.web_port or free_port()
@@ -180,9 +182,12 @@ class IntentApp(faust.App):
     async def close_partitions(self) -> None:
         """Revoked or stopping: finish the batches in hand, or give them up. Fatal when a commit does not end."""
         try:
-            await self.partitions.close()
+            given_up = await self.partitions.close()
         except Exception as error:  # as above
             end_process("a partition could not be closed", error)
+        if given_up:
+            log.warning("batches given up", why="not scored in time; nothing of them is committed", partitions=given_up)
+            self.drained = self.drained and not self.should_stop
 
     def limit_farewell(self) -> None:
         """Stopping, and all is committed. What is left is the group's to hear, and no broker may ever answer."""
@@ -364,4 +369,4 @@ def serve(settings: Settings, *, engine: Any, metrics: Metrics, shadow: Shadow |
     except SystemExit as ended:
         if shadow is not None:
             shadow.close()
-        exit_now(EXIT_FATAL if ended.code else 0)
+        exit_now(EXIT_FATAL if ended.code or not app.drained else 0)

@@ -160,16 +160,19 @@ class Partitions:
         if part is not None and part.due is not None:
             part.end_offset = min(part.end_offset, part.due)
 
-    async def close(self) -> None:
-        """Close all, each finishing its batch. A stop and a rebalance may ask at once: none returns before all are."""
+    async def close(self) -> list[int]:
+        """Close all, each finishing its batch or giving it up; which gave it up. A stop and a rebalance may ask at
+        once: none returns before all are closed.
+        """
         async with self._closing:
             parts, self._parts = self._parts, {}
             within_s = self._shared.settings.worker.shutdown_timeout_s
-            await asyncio.gather(*(part.close(within_s) for part in parts.values()))
+            finished = await asyncio.gather(*(part.close(within_s) for part in parts.values()))
         for tp, part in parts.items():
             if part.recovered:
                 self._shared.metrics.forget_partition(tp.partition)
         self.moved()
+        return [tp.partition for tp, whole in zip(parts, finished, strict=True) if not whole]
 
     def forget(self) -> None:
         """The partitions are revoked: their offsets are their next owner's to commit."""

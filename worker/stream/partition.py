@@ -36,7 +36,7 @@ _RENEW_S: Final = 3600.0
 """Kafka forgets a transactional id of which it hears nothing for a week (`transactional.id.expiration.ms`), and refuses
 the next transaction: the first event after a quiet week ended the worker. Far above a transaction's time-out.
 """
-_PATIENCE: Final = 1 / 3
+_PATIENCE: Final = 1 / 2
 """Of the time for closing: so long a batch may still take to be scored. The rest is for its commit."""
 
 
@@ -267,22 +267,26 @@ class Partition:
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
-    async def close(self, within_s: float) -> None:
-        """Take no other batch, finish the one in hand or give it up, stop the producer. Nothing of this partition runs
-        afterwards.
+    async def close(self, within_s: float) -> bool:
+        """Take no other batch, finish the one in hand or give it up, stop the producer; whether it was finished.
+        Nothing of this partition runs afterwards. Raises `Fatal` where a commit does not end.
 
         Given up is what has not begun to be committed after a part of the time: who has the partition next does it
         again. With a backlog in many partitions all share one model, each batch takes as long as all of them do, and
         the workers of a group ended each other with every rebalance before one of them had committed anything.
         """
         self.queue.close()
+        finished = True
         if self._task is not None:
-            await asyncio.wait([self._task], timeout=within_s * _PATIENCE)
-            self._task.cancel()
-            _, late = await asyncio.wait([self._task], timeout=within_s * (1 - _PATIENCE))
+            _, late = await asyncio.wait([self._task], timeout=within_s * _PATIENCE)
+            if late:
+                self._task.cancel()
+                _, late = await asyncio.wait([self._task], timeout=within_s * (1 - _PATIENCE))
             if late:
                 raise Fatal(f"partition {self.tp.partition} did not finish its commit within {within_s:g} s")
+            finished = not self._task.cancelled()
         await asyncio.wait_for(self._producer.stop(), within_s)
+        return finished
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

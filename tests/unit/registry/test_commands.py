@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner, Result
 
 from tests.unit.registry.models import NAME, Versions
 from tests.unit.scoring import making
 from worker.errors import CheckFailed, IntentError, SettingError
+from worker.ops import logs
 from worker.registry.alias import promoted
 from worker.registry.commands import _move, model_app
 from worker.registry.source import Source
@@ -28,12 +30,14 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """With a store of its own."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """With a store of its own, and as quiet as the program is."""
+    logs.quiet()
     monkeypatch.setenv("INTENT_MODEL__STORE", str(tmp_path / "store"))
     monkeypatch.setenv("INTENT_MODEL__NAME", NAME)
     monkeypatch.setenv("INTENT_MODEL__CACHE_DIR", str(tmp_path / "cache"))
-    return lambda *arguments: CliRunner().invoke(model_app, [str(argument) for argument in arguments])
+    yield lambda *arguments: CliRunner().invoke(model_app, [str(argument) for argument in arguments])
+    structlog.reset_defaults()
 
 
 def said(result: Result) -> Any:

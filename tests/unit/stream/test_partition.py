@@ -155,7 +155,7 @@ async def test_a_partition_that_closes_ends_the_wait_of_an_early_batch(partition
     partitions.feed(SOURCE, recs(0), 9)
     waiting = asyncio.create_task(part.take(60.0))
     await asyncio.sleep(0)
-    await part.close(5)
+    assert await part.close(5)
     assert await asyncio.wait_for(waiting, 5) == []
 
 
@@ -424,9 +424,20 @@ async def test_closing_gives_up_a_batch_that_is_not_scored_in_time(
     monkeypatch.setattr("worker.stream.partition.run", slow)
     part = await opened(partitions, done=-1)
     await asyncio.wait_for(scoring.wait(), 5)
-    await part.close(0.03)
+    assert not await part.close(0.03)
     assert part._task is not None
     assert part._task.cancelled()
+
+
+async def test_who_closes_hears_which_partitions_gave_up_their_batches(
+    partitions: Partitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def closed(part: Partition, _: float) -> bool:
+        return part.tp.partition == 3
+
+    monkeypatch.setattr(Partition, "close", closed)
+    await partitions.open([SOURCE, TP("events", 4)], 1)
+    assert await partitions.close() == [4]
 
 
 async def test_closing_fails_where_a_commit_does_not_end(
