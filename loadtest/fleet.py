@@ -94,7 +94,10 @@ class Member:
             with urllib.request.urlopen(url, timeout=5) as answer:
                 body: bytes = answer.read()
                 return body
-        except (urllib.error.URLError, OSError):
+        except urllib.error.HTTPError as error:
+            error.close()
+            return None
+        except OSError:
             return None
 
     def partitions(self) -> set[int]:

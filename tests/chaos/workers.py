@@ -95,7 +95,10 @@ class Place:
             with urllib.request.urlopen(url, timeout=_ANSWER_S) as answer:
                 body: bytes = answer.read()
                 return body
-        except (urllib.error.URLError, OSError):
+        except urllib.error.HTTPError as error:
+            error.close()
+            return None
+        except OSError:
             return None
 
     def start(self) -> None:

@@ -75,7 +75,10 @@ class Worker:
             with urllib.request.urlopen(url, timeout=5) as answer:
                 body: bytes = answer.read()
                 return body
-        except (urllib.error.URLError, OSError):
+        except urllib.error.HTTPError as error:
+            error.close()
+            return None
+        except OSError:
             return None
 
     def metric(self, name: str) -> dict[tuple[str, ...], float]:

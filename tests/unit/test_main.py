@@ -29,7 +29,8 @@ from worker.__main__ import main
 def slow(folder: str) -> None:
     with tempfile.TemporaryDirectory(dir=folder):
         print("begun", flush=True)
-        time.sleep(60)
+        for _ in range(6000):
+            time.sleep(0.01)  # a signal right before a long one would be heard at its end
 
 main()
 """

@@ -136,7 +136,10 @@ class Subject:
             ) as answer:
                 body: bytes = answer.read()
                 return body
-        except (urllib.error.URLError, OSError):
+        except urllib.error.HTTPError as error:
+            error.close()
+            return None
+        except OSError:
             return None
 
     def _last_words(self) -> str:
