@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +21,7 @@ from loadtest.scrape import Samples, samples
 from worker import config
 from worker.errors import IntentError
 from worker.kafka import topics
+from worker.ops.page import body
 from worker.ports import free_port
 from worker.settings import Settings, leaves
 
@@ -89,16 +88,8 @@ class Member:
 
     def page(self, path: str) -> bytes | None:
         """The body of a page; None while it is not answered with 200."""
-        url = f"http://{self.settings.worker.web_host}:{self.settings.worker.web_port}/{path}"
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                body: bytes = answer.read()
-                return body
-        except urllib.error.HTTPError as error:
-            error.close()
-            return None
-        except OSError:
-            return None
+        worker = self.settings.worker
+        return body(path, host=worker.web_host, port=worker.web_port, timeout_s=5)
 
     def partitions(self) -> set[int]:
         """Those that it works on."""

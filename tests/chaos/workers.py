@@ -9,8 +9,6 @@ import shutil
 import signal
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +21,7 @@ from typing import Final
 from tests.chaos import process
 from tests.chaos.process import Scorer
 from tests.chaos.scorers import Order
+from worker.ops.page import body
 from worker.ports import free_port
 from worker.settings import Settings
 
@@ -90,16 +89,7 @@ class Place:
 
     def get(self, page: str) -> bytes | None:
         """The body of a page; `None` while it is not answered with 200."""
-        try:
-            url = f"http://127.0.0.1:{self.settings.worker.web_port}/{page}"
-            with urllib.request.urlopen(url, timeout=_ANSWER_S) as answer:
-                body: bytes = answer.read()
-                return body
-        except urllib.error.HTTPError as error:
-            error.close()
-            return None
-        except OSError:
-            return None
+        return body(page, host="127.0.0.1", port=self.settings.worker.web_port, timeout_s=_ANSWER_S)
 
     def start(self) -> None:
         """From now on the supervisor keeps it up."""

@@ -10,8 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ import psutil
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
+from worker.ops.page import body
 from worker.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -70,16 +69,7 @@ class Worker:
 
     def get(self, path: str) -> bytes | None:
         """The body of a page; `None` while it is not answered with 200."""
-        url = f"http://127.0.0.1:{self.settings.worker.web_port}/{path}"
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                body: bytes = answer.read()
-                return body
-        except urllib.error.HTTPError as error:
-            error.close()
-            return None
-        except OSError:
-            return None
+        return body(path, host="127.0.0.1", port=self.settings.worker.web_port, timeout_s=5)
 
     def metric(self, name: str) -> dict[tuple[str, ...], float]:
         """Samples of one metric, by their labels' values."""

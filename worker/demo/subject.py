@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from pydantic import SecretStr
 from worker.config import PREFIX
 from worker.errors import IntentError
 from worker.kafka import leash
+from worker.ops.page import body
 from worker.settings import Settings, leaves
 
 READY_TIMEOUT_S: Final = 120.0
@@ -130,17 +129,7 @@ class Subject:
 
     def _page(self, name: str) -> bytes | None:
         worker = self._settings.worker
-        try:
-            with urllib.request.urlopen(
-                f"http://{worker.web_host}:{worker.web_port}/{name}", timeout=_PAGE_TIMEOUT_S
-            ) as answer:
-                body: bytes = answer.read()
-                return body
-        except urllib.error.HTTPError as error:
-            error.close()
-            return None
-        except OSError:
-            return None
+        return body(name, host=worker.web_host, port=worker.web_port, timeout_s=_PAGE_TIMEOUT_S)
 
     def _last_words(self) -> str:
         said = self.log.read_bytes()[self._log_from :].decode(errors="replace") if self.log.exists() else ""
