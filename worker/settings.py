@@ -84,8 +84,8 @@ class Kafka(_Part):
     bootstrap_servers: str = Field("127.0.0.1:9092", pattern=_SERVERS, description="host:port, comma separated")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
+    sasl_username: str | None = Field(None, description="needed with SASL_PLAINTEXT and SASL_SSL")
+    sasl_password: SecretStr | None = Field(None, description="its password; best given as a secret file")
     ssl_ca_file: _Path | None = Field(None, description="CA certificates (PEM); default: the system's")
     ssl_certificate_file: _Path | None = Field(None, description="client certificate (PEM), for mutual TLS")
     ssl_key_file: _Path | None = Field(None, description="key of the client certificate (PEM)")
@@ -94,14 +94,14 @@ class Kafka(_Part):
 class Topics(_Part):
     """Names and shape of the topics. All of one deployment have the same number of partitions."""
 
-    events: _Topic = "clickstream.events.v1"
-    scores: _Topic = "intent.scores.v1"
-    latest: _Topic = "intent.latest.v1"
-    dead_letters: _Topic = "clickstream.events.v1.dlq"
-    shadow: _Topic = "intent.scores.v1.shadow"
-    partitions: int = Field(4, ge=1, le=1024)
-    replication_factor: int = Field(1, ge=1, le=9)
-    min_insync_replicas: int = Field(1, ge=1, le=9)
+    events: _Topic = Field("clickstream.events.v1", description="what the worker reads")
+    scores: _Topic = Field("intent.scores.v1", description="every score")
+    latest: _Topic = Field("intent.latest.v1", description="each user's newest score; compacted")
+    dead_letters: _Topic = Field("clickstream.events.v1.dlq", description="events that are invalid or late, as they came")
+    shadow: _Topic = Field("intent.scores.v1.shadow", description="the challenger's scores")
+    partitions: int = Field(4, ge=1, le=1024, description="of each topic; cannot be raised while in use")
+    replication_factor: int = Field(1, ge=1, le=9, description="copies of each partition")
+    min_insync_replicas: int = Field(1, ge=1, le=9, description="copies that must hold a record before it counts")
     retention_hours: int = Field(
         168,
         ge=1,
@@ -288,7 +288,7 @@ class Settings(_Part):
 
 
 def meanings() -> dict[str, str]:
-    """What each setting is for, by its dotted name, and what may be chosen; empty where the name says it."""
+    """What each setting is for, by its dotted name, and what may be chosen."""
     return {
         f"{section}.{field}": "; ".join(filter(None, (_choices(info.annotation), info.description)))
         for section, part in Settings.model_fields.items()

@@ -224,6 +224,10 @@ def test_settings_that_are_chosen_tell_from_what() -> None:
     assert told["window.max_lateness_s"]
 
 
+def test_every_setting_tells_its_meaning() -> None:
+    assert [name for name, told in settings.meanings().items() if not told] == []
+
+
 def test_names_of_settings_are_whole_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Console(width=80, file=io.StringIO())
     monkeypatch.setattr(cli, "Console", lambda **_: terminal)
