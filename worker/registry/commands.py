@@ -245,6 +245,8 @@ def promote_model(
     before = None if now is None else now.version
     if version is None:
         version = source.version(CHALLENGER)
+        if version is None and source.name not in source.store.names():
+            raise SettingError(f"which version of {source.name}? {source.store.lacks(source.name, CHALLENGER)}")
         if version is None or moved == CHALLENGER:
             raise SettingError(f"which version of {source.name}? Name it, or push one with --challenger first")
     rows: list[Row] = []

@@ -96,6 +96,13 @@ def test_there_is_a_challenger_to_retire_or_a_sentence_on_every_store(run: Run, 
     assert str(result.exception) == f"the model {NAME} in {store.url} has no challenger; nothing was changed"
 
 
+def test_a_model_that_is_not_there_lacks_no_version(run: Run, filled: Store) -> None:
+    """A version given in a name's place: to name one, or push one, would not help."""
+    result = run("promote", "68c373a72826", "--store", filled.url)
+    assert isinstance(result.exception, SettingError)
+    assert f"holds no model 68c373a72826, only {NAME}" in str(result.exception)
+
+
 def test_a_model_that_nobody_has_promoted_is_said_to_be_so(run: Run, filled: Store) -> None:
     result = run("show", NAME, "--store", filled.url)
     assert isinstance(result.exception, SettingError)
