@@ -144,6 +144,27 @@ def test_the_score_schema_has_the_fields_of_the_score_type() -> None:
     assert set(written["required"]) == set(written["properties"]) - LATER
 
 
+def gone(record: Any, part: Any, *, among: str) -> list[str]:
+    """Fields of a record, at every depth, that are not among a schema's `properties`, or its `required` ones."""
+    if isinstance(record, list):
+        return [name for entry in record for name in gone(entry, part["items"], among=among)]
+    if not isinstance(record, dict):
+        return []
+    part = next((entry for entry in part.get("anyOf", []) if entry.get("type") == "object"), part)
+    missing = [name for name in record if name not in part[among]]
+    kept = record.keys() - missing
+    return missing + [name for field in kept for name in gone(record[field], part["properties"][field], among=among)]
+
+
+@pytest.mark.parametrize(
+    ("name", "example", "among"), [(EVENT, "everything", "properties"), (SCORE, "two-events", "required")]
+)
+def test_no_field_of_the_first_version_is_ever_taken_away(name: str, example: str, among: str) -> None:
+    """The examples have every field that there was at first: producers still send them, and readers need a score's."""
+    first = json.loads((SCHEMAS / "examples" / name / "valid" / f"{example}.json").read_text())
+    assert gone(first, resolved(schema(name), schema(name).get("$defs", {})), among=among) == []
+
+
 @pytest.mark.parametrize("path", examples(SCORE, "valid"))
 def test_readers_of_today_read_scores_of_tomorrow(path: Path) -> None:
     """FULL_TRANSITIVE evolution only ever adds optional fields."""
