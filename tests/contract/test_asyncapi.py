@@ -189,6 +189,9 @@ def test_dead_letters_are_as_described(document: dict[str, Any], written: output
         assert is_valid(described, headers)
         assert sorted(headers) == sorted(described["required"])
         assert not is_valid(described, {name: text for name, text in headers.items() if not name.endswith("topic")})
+        reason = f"{deadletter.PREFIX}exception.class.name"
+        assert headers[reason] in described["properties"][reason]["examples"]
+        assert is_valid(described, headers | {reason: "one that came later"})
     assert described["properties"].keys() - set(described["required"]) == {deadletter.CUT}
     assert message(document, "event")["headers"]["properties"].keys() == {FROM_HEADER}
 
