@@ -64,7 +64,8 @@ def parts(results: Sequence[Result]) -> Table:
     shown = Table(title="Where the time goes, on average", title_justify="left", caption_justify="left")
     shown.caption = (
         f"milliseconds a batch; '{AN_EVENT}': an event; the last: what a reader waits beyond it, for the "
-        "commit's markers and its own fetch, and what the sender was late"
+        "commit's markers and its own fetch, and what the sender was late; negative where readers have the "
+        "score before the worker knows that they do"
     )
     shown.add_column("part", no_wrap=True)
     for result in results:
