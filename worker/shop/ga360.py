@@ -235,7 +235,7 @@ def _open(path: Path, columns: Iterable[str]) -> pq.ParquetFile:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise IntentError(f"{path} does not exist; give the folder with hits.parquet and sessions.parquet") from None
     except (OSError, pa.ArrowException) as error:
         raise IntentError(f"{path} cannot be read as parquet: {error}") from None

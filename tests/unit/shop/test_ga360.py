@@ -127,6 +127,9 @@ def test_a_time_that_is_none_is_refused(text: str) -> None:
 def test_broken_tables_are_named(tmp_path: Path) -> None:
     with pytest.raises(IntentError, match=r"hits\.parquet does not exist; give the folder"):
         Sample(tmp_path)
+    (tmp_path / "one.csv").touch()
+    with pytest.raises(IntentError, match=r"one\.csv.hits\.parquet does not exist; give the folder"):
+        Sample(tmp_path / "one.csv")
     write(tmp_path, [hit(timestamp_ms=START + 1), hit()], [session()])
     with pytest.raises(IntentError, match="not sorted by `timestamp_ms`"):
         Sample(tmp_path)
