@@ -97,7 +97,7 @@ class Topics(_Part):
     events: _Topic = Field("clickstream.events.v1", description="what the worker reads")
     scores: _Topic = Field("intent.scores.v1", description="every score")
     latest: _Topic = Field("intent.latest.v1", description="each user's newest score; compacted")
-    dead_letters: _Topic = Field("clickstream.events.v1.dlq", description="events that are invalid or late, as they came")
+    dead_letters: _Topic = Field("clickstream.events.v1.dlq", description="invalid and late events, as they came")
     shadow: _Topic = Field("intent.scores.v1.shadow", description="the challenger's scores")
     partitions: int = Field(4, ge=1, le=1024, description="of each topic; cannot be raised while in use")
     replication_factor: int = Field(1, ge=1, le=9, description="copies of each partition")
