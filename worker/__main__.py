@@ -32,14 +32,20 @@ def open_closed_streams() -> None:
 
 
 def unwind_when_stopped() -> None:
-    """SIGTERM, and the end of the terminal, unwind any command, until one that serves installs handlers of its own.
+    """SIGTERM, the terminal's end and Ctrl-C unwind any command, until one that serves installs handlers of its own.
 
     The kernel's default would leave windows and half-written files behind, and in a container, as its first process,
-    do nothing at all. Under `nohup` the terminal's end stays unheard.
+    do nothing at all. Under `nohup` the terminal's end stays unheard, and Ctrl-C where the shell has it ignored.
     """
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _terminated)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
+
+
+def _interrupted(_number: int, _: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt  # an instance: of Python's own handler it is a class, which confluent-kafka's C code loses
 
 
 def _terminated(number: int, _: FrameType | None) -> NoReturn:

@@ -41,11 +41,15 @@ import signal
 from confluent_kafka import Producer
 from worker.__main__ import unwind_when_stopped
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests' shell has it ignored
 unwind_when_stopped()
-stop = lambda _: signal.raise_signal(signal.SIGTERM)
-producer = Producer({"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "error_cb": stop})
-while True:
-    producer.poll(30)
+stop = lambda _: signal.raise_signal(signal.{signal})
+producer = Producer({{"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "error_cb": stop}})
+try:
+    while True:
+        producer.poll(30)
+except KeyboardInterrupt:
+    raise SystemExit(130)
 """
 
 
@@ -65,9 +69,11 @@ def test_a_stop_is_heard_before_any_command() -> None:
     assert (done.returncode, done.stderr) == (143, "")
 
 
-def test_a_stop_unwinds_a_command_that_kafkas_client_calls() -> None:
-    done = subprocess.run([sys.executable, "-c", CALLED], capture_output=True, text=True, timeout=200, check=False)
-    assert (done.returncode, done.stderr) == (143, "")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_stop_unwinds_a_command_that_kafkas_client_calls(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", CALLED.format(signal=number.name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, "")
 
 
 @pytest.mark.usefixtures("terminal")
