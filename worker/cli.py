@@ -22,7 +22,8 @@ _NAME = "intent"
 _HELP = """Scores user intent on a live clickstream: Kafka in, a window per user, BERT, calibrated scores out.
 
 First steps: `intent demo` shows the whole system on this machine. In production: `intent topics create`,
-`intent check`, `intent worker`. Exit codes: 0 done, 1 failed, 2 bad usage or settings, 3 a check did not hold.
+`intent check`, `intent worker`. Exit codes: 0 done, 1 failed, 2 bad usage or settings, 3 a check did not hold;
+130, 143 and 129 of a command that Ctrl-C, SIGTERM or a closed terminal ends before it is done.
 """
 
 _PLAIN = (bool, int, float, str, type(None))
