@@ -140,6 +140,12 @@ class Consumer(FaustConsumer):
                 "`group.min.session.timeout.ms` and `group.max.session.timeout.ms`"
             ) from error
 
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Whether fetches are asked for. What else Faust looks at, such as the last commit, made errors of the first
+        events after some quiet minutes; the app judges by what waits and is not done.
+        """
+        self.verify_recovery_event_path(now, tp)
+
     # -- in ------------------------------------------------------------------------------------------------------------
 
     async def _drain_messages(self, fetcher: Any) -> None:
@@ -210,7 +216,6 @@ class Consumer(FaustConsumer):
             await self._tell_lost(tp, due, records[0].offset)
         self._read_offset[tp] = records[-1].offset
         self.app.monitor.track_tp_end_offset(tp, end_offset)
-        self.app.monitor.stream_inbound_time[tp] = time.monotonic()  # the livelock detector looks here
 
     async def _tell_lost(self, tp: TP, due: int, found: int) -> None:
         """A hole in the source is passed over: markers and compaction leave some, retention takes what nobody has read.

@@ -1,10 +1,12 @@
 """What the consumer says of its place in the group."""
 
-from types import SimpleNamespace
+import time
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka.errors import InvalidSessionTimeoutError
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
 from worker.errors import Fatal
@@ -92,3 +94,46 @@ def test_whoever_owns_no_partition_needs_no_leader() -> None:
     property_: Any = Consumer.led
     partitions = SimpleNamespace(due=dict)
     assert property_.fget(SimpleNamespace(_thread=None, app=SimpleNamespace(partitions=partitions)))
+
+
+@pytest.mark.parametrize(
+    ("asked_s_ago", "errors"),
+    [
+        pytest.param(1.0, 0, id="the first events after twenty quiet minutes"),
+        pytest.param(1200.0, 1, id="nothing is fetched any more"),
+    ],
+)
+def test_faust_calls_no_quiet_topic_a_stall(asked_s_ago: float, errors: int) -> None:
+    now, tp = time.monotonic(), TP("events", 0)
+    state = SimpleNamespace(timestamp=(now - asked_s_ago) * 1000, highwater=5, position=3)
+    assignment = SimpleNamespace(active=True, state_value=lambda _: state)
+    subscriptions = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+    told: list[Any] = []
+    app = SimpleNamespace(
+        monitor=SimpleNamespace(stream_inbound_time={tp: now - 1200}),
+        topics=SimpleNamespace(acks_enabled_for=lambda _: True),
+        conf=SimpleNamespace(stream_processing_timeout=300.0, broker_commit_livelock_soft_timeout=300.0),
+    )
+    thread: Any = SimpleNamespace(
+        _ensure_consumer=lambda: SimpleNamespace(_fetcher=SimpleNamespace(_subscriptions=subscriptions)),
+        consumer=SimpleNamespace(app=app),
+        log=SimpleNamespace(error=lambda *line: told.append(line)),
+        time_started=now - 3600,
+        tp_fetch_request_timeout_secs=300.0,
+        tp_stream_timeout_secs=300.0,
+        tp_commit_timeout_secs=300.0,
+        tp_last_committed_at={tp: now - 1200},
+    )
+    for name in ("_verify_aiokafka_event_path", "_log_slow_processing", "_log_slow_processing_stream"):
+        setattr(thread, name, MethodType(getattr(AIOKafkaConsumerThread, name), thread))
+    thread._make_slow_processing_error = lambda *words, **more: (words, more)
+    faust: Any = AIOKafkaConsumerThread
+    if not errors:
+        faust.verify_event_path(thread, now, tp)
+        assert len(told) == 1  # what Faust says by itself
+        told.clear()
+    consumer: Any = SimpleNamespace(
+        verify_recovery_event_path=lambda *asked: faust.verify_recovery_event_path(thread, *asked)
+    )
+    Consumer.verify_event_path(consumer, now, tp)
+    assert len(told) == errors

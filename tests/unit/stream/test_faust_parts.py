@@ -346,10 +346,13 @@ def test_the_next_records_are_fetched_only_for_active_partitions_while_the_flow_
     )
 
 
-def test_the_livelock_detector_looks_at_the_monitor() -> None:
-    assert "monitor.stream_inbound_time.get(tp)" in source(AIOKafkaConsumerThread.verify_event_path)
+def test_the_livelock_detector_asks_the_consumer() -> None:
+    assert "self.verify_event_path(now, tp)" in source(PlainConsumer.verify_all_partitions_active)
+    assert "self._verify_aiokafka_event_path(now, tp)" in source(AIOKafkaConsumerThread.verify_recovery_event_path)
+
+
+def test_the_monitor_is_told_where_a_partition_ends() -> None:
     monitor = Monitor()
-    monitor.stream_inbound_time[TP("events", 0)] = 1.0
     monitor.track_tp_end_offset(TP("events", 0), 3)
     assert monitor.tp_end_offsets[TP("events", 0)] == 3
 
