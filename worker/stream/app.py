@@ -1,8 +1,9 @@
 """The Faust app: topic, table, agent, web pages and lifecycle, put together from the settings.
 
 An engineer who knows Faust finds the usual parts here; how records move is in `consumer` and `partition`.
-Private parts of Faust in use: `App._new_transport`, `Worker._schedule_shutdown`, `Worker._shutdown_loop`,
-`Recovery._wait`, and of its web server `_runner`.
+Private parts of Faust in use: `App._new_transport`, `App._new_web`, `Worker._schedule_shutdown`,
+`Worker._shutdown_loop`, `Worker._cry`, `Worker._enter_debugger`, `Recovery._wait`, and of its web server `_runner`; of
+aiohttp's runner `_shutdown_timeout`.
 """
 
 import asyncio
@@ -49,6 +50,10 @@ _BEAT_S: Final = 1.0
 _CONNECTIONS: Final = 100
 """Of probes, scrapers and people to the pages. Their server knows no limit and keeps one that asks nothing for an hour:
 all files that the process may open could go there, and RocksDB and the brokers' clients need some.
+"""
+_LAST_ANSWER_S: Final = 0.2
+"""So long a stop waits, twice, for who asks the pages. With aiohttp's 60 one who asked and did not read, or did not end
+what he sent, held it up until the farewell was over; and the log said that the brokers do not answer.
 """
 _FAREWELL_S: Final = 3.0
 """So long the group may take to hear of a stop: milliseconds, or a coordinator's election; for ever without brokers."""
@@ -202,6 +207,11 @@ class IntentApp(faust.App):
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self, loop=self.loop)
+
+    def _new_web(self) -> Any:
+        web: Any = super()._new_web()
+        web._runner._shutdown_timeout = _LAST_ANSWER_S  # noqa: SLF001 - Faust passes nothing on to it
+        return web
 
     async def crash(self, reason: BaseException) -> NoReturn:
         """Faust may go on after a crash during a rebalance; this process does not."""
