@@ -7,6 +7,7 @@ aiohttp's runner `_shutdown_timeout`.
 """
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import signal
@@ -337,6 +338,15 @@ class Runner(faust.Worker):
         super()._install_signal_handlers_unix()
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under `nohup`
             self.loop.add_signal_handler(signal.SIGHUP, self._on_sighup)
+
+    async def _cry(self) -> None:
+        """SIGUSR1: where each thread and task is. Mode shows their variables with it, and so users and events."""
+        faulthandler.dump_traceback()
+        for task in asyncio.all_tasks():
+            task.print_stack()
+
+    def _enter_debugger(self) -> None:
+        """SIGUSR2: nothing. Mode asks a debugger's questions of standard input, and the partitions would wait."""
 
     def _on_sighup(self) -> None:
         """A closed terminal: partitions need not wait for the session's end. Shell and kernel may both tell it."""
