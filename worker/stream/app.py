@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn, cast
 
 import faust
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.tables.recovery import Recovery, ServiceStopped
 from faust.types import TP
@@ -212,6 +213,7 @@ class IntentApp(faust.App):
     def _new_web(self) -> Any:
         web: Any = super()._new_web()
         web._runner._shutdown_timeout = _LAST_ANSWER_S  # noqa: SLF001 - Faust passes nothing on to it
+        logging.getLogger("aiohttp.server").addFilter(_is_no_strangers)
         return web
 
     async def crash(self, reason: BaseException) -> NoReturn:
@@ -302,6 +304,13 @@ def _leave_in_silence() -> NoReturn:
     """The group finds out by the session's end. Nothing else is missing: RocksDB is read back as after a kill."""
     log.warning("stopped, and the group does not know: the brokers do not answer", waited_s=_FAREWELL_S)
     exit_now(0)
+
+
+def _is_no_strangers(record: logging.LogRecord) -> bool:
+    """What is no HTTP is answered with 400: a scan of the port, or a scraper that wants TLS, is no error here. What a
+    page of ours raises is told.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 async def _subscribe(stream: Any) -> None:
