@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -216,6 +217,7 @@ def test_unit_stops_as_the_worker_does_and_starts_it_again() -> None:
     assert int(told["TimeoutStopSec"]) > Settings.model_fields["worker"].default.shutdown_timeout_s
     assert told["Restart"] == "always"
     assert told["StartLimitIntervalSec"] == "0"
+    assert told["SuccessExitStatus"] == str(128 + signal.SIGTERM)  # of one that is stopped before it serves
     assert unknown(told["ExecStart"].replace("/opt/intent/bin/intent", "intent")) == []
 
 

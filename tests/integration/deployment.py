@@ -53,11 +53,12 @@ class Worker:
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, wait: bool = True) -> None:
+    def start(self, *, wait: bool = True, stdin: int | None = None) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
                 env=os.environ | dict(variables(self.settings)) | dict(self.environment),
+                stdin=stdin,
                 stdout=log,
                 stderr=log,
             )

@@ -144,6 +144,17 @@ def test_a_wrong_password_is_told_from_a_broker_that_is_down(
         look_up(made.kafka, made.topics.events, EARLIEST, LATEST, warmup_ms=0, named="setting `topics.events`")
 
 
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
+def test_a_listener_that_hangs_up_on_another_protocol_leads_to_its_setting(
+    settings: MakeSettings, guarded: Guarded, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    client = guarded.client("nobody", PASSWORD) | {"security_protocol": protocol}
+    made = settings().model_copy(update={"kafka": Kafka.model_validate(client)})
+    monkeypatch.setattr(topics, "_TIMEOUT_S", 5.0)
+    with pytest.raises(IntentError, match=r"does not answer .*check `kafka\.security_protocol`"):
+        topics.check(made)
+
+
 def test_a_topic_that_may_not_be_seen_is_told_from_one_that_is_missing(
     settings: MakeSettings, guarded: Guarded
 ) -> None:

@@ -1,5 +1,7 @@
 """A stop whose brokers do not answer: it waits for what is not committed, and for nothing else."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -37,3 +39,23 @@ def test_once_all_is_committed_a_stop_waits_for_no_broker(settings: MakeSettings
             assert [line["waited_s"] for line in worker.told() if "waited_s" in line] == [3.0]
         finally:
             worker.close()
+
+
+def test_signals_that_ask_show_no_event_and_stop_nothing(settings: MakeSettings, tmp_path: Path) -> None:
+    own = settings(worker={"web_port": free_port()})
+    worker = Worker(own, tmp_path / "worker.log", command=DIGEST, environment={"PYTHONPATH": str(ROOT)})
+    questions, answers = os.pipe()
+    try:
+        worker.start(stdin=questions)  # a debugger would wait there for its commands
+        assert worker.process is not None
+        worker.process.send_signal(signal.SIGUSR1)
+        until(lambda: "Stack for <Task" in worker.said(), worker, "it tells where its tasks are")
+        assert "VARIABLES" not in worker.log.read_text()
+        worker.process.send_signal(signal.SIGUSR2)
+        publish(own.kafka.bootstrap_servers, own.topics.events, [event("user", 1, START_MS)])
+        until(lambda: drained(worker, 1), worker, "the event is done")
+        assert worker.stop() == 0
+    finally:
+        worker.close()
+        os.close(questions)
+        os.close(answers)

@@ -52,3 +52,20 @@ def test_callers_who_never_finish_their_request_hold_nothing_for_long(worker: Wo
         newest.sendall(b"x\r\n\r\n")
         assert newest.recv(100).startswith(b"HTTP/1.1 200")
     assert worker.stop() == 0
+
+
+def test_callers_who_never_end_what_they_send_hold_up_no_stop(worker: Worker) -> None:
+    with socket.create_connection(("127.0.0.1", worker.settings.worker.web_port)) as caller:
+        caller.sendall(b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        assert caller.recv(100).startswith(b"HTTP/1.1 ")
+        assert worker.stop() == 0
+    assert [line for line in worker.told() if "waited_s" in line] == []
+
+
+def test_what_is_no_request_is_refused_and_leaves_no_traceback(worker: Worker) -> None:
+    for said in (b"\x16\x03\x01\x00\x7a\x01\x00" + bytes(200), b"\xff\xfe\r\n\r\n", b"GET /livez HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", worker.settings.worker.web_port)) as caller:
+            caller.sendall(said)
+            assert caller.recv(100).startswith(b"HTTP/1.0 400")
+    assert worker.stop() == 0
+    assert [line for line in worker.told() if "exception" in line] == []

@@ -14,12 +14,12 @@ from worker.ops import logs
 def _restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     before = (root.level, list(root.handlers))
-    levels = {name: logging.getLogger(name).level for name in logs.LIBRARIES}
+    own = logging.getLogger(logs.OWN)
+    level = own.level
     yield
     root.setLevel(before[0])
     root.handlers[:] = before[1]
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
+    own.setLevel(level)
     logging.captureWarnings(capture=False)
     structlog.reset_defaults()
 
@@ -65,6 +65,14 @@ def test_the_level_holds_for_own_lines_and_libraries(capsys: pytest.CaptureFixtu
     logging.getLogger("faust").warning("unseen")
     structlog.stdlib.get_logger("worker").error("seen")
     assert [line["event"] for line in lines(capsys)] == ["seen"]
+
+
+@pytest.mark.parametrize(("level", "quietest"), [("debug", logging.INFO), ("info", logging.WARNING)])
+@pytest.mark.parametrize("library", ["aiokafka", "numba.core.byteflow", "torch._subclasses.fake_tensor"])
+def test_a_library_is_quieter_than_the_worker(level: str, quietest: int, library: str) -> None:
+    logs.configure(level=level)
+    assert logging.getLogger("worker").getEffectiveLevel() == logging.getLevelNamesMapping()[level.upper()]
+    assert logging.getLogger(library).getEffectiveLevel() == quietest
 
 
 def test_a_command_says_only_what_is_wrong_and_not_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,11 @@ _ADVICE: Final = {
     KafkaError._RESOLVE: "check the names in `kafka.bootstrap_servers`",  # noqa: SLF001 - as above
 }
 
+_NO_CAUSE: Final = (
+    "is it running? `intent broker start` starts one here; if it is, check `kafka.security_protocol` and its port"
+)
+"""A listener that wants TLS or a login hangs up on who brings none, and librdkafka tells no cause."""
+
 
 class Trouble:
     """What keeps a client from its brokers. librdkafka raises a mere time-out, and tells its `error_cb` the cause."""
@@ -51,7 +56,7 @@ class Trouble:
         self.hear(client)
         return IntentError(
             f"Kafka at {kafka.bootstrap_servers} (setting `kafka.bootstrap_servers`) does not answer "
-            f"({self.cause or reason}); {self.advice or 'is it running? `intent broker start` starts one here'}"
+            f"({self.cause or reason}); {self.advice or _NO_CAUSE}"
         )
 
 

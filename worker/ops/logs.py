@@ -24,6 +24,12 @@ PERSONAL: Final = frozenset({"user_id", "event_id", "session_id", "key", "value"
 """Fields that are masked wherever they turn up. A guard: no line is meant to carry them."""
 
 LIBRARIES: Final = ("aiohttp", "aiokafka", "asyncio", "faust", "kafka", "mode", "transformers")
+"""Whose floods are held back."""
+
+OWN: Final = __name__.partition(".")[0]
+"""Whose level is the setting. All others have the libraries' one: of those that nobody named here, torch told its
+cache's statistics when a start was stopped, and at DEBUG numba told each byte code that it compiles.
+"""
 
 
 def configure(*, level: str = "info", format: Format = "auto") -> None:  # noqa: A002 - the setting is `log.format`
@@ -89,8 +95,8 @@ def _stdlib(*, level: str, format: Format) -> dict[str, Any]:  # noqa: A002 - as
                 "filters": ["flood"],
             }
         },
-        "loggers": {name: {"level": library_threshold} for name in LIBRARIES},
-        "root": {"level": threshold, "handlers": ["stderr"]},
+        "loggers": {OWN: {"level": threshold}},
+        "root": {"level": library_threshold, "handlers": ["stderr"]},
     }
 
 

@@ -1,11 +1,13 @@
 """The Faust app: topic, table, agent, web pages and lifecycle, put together from the settings.
 
 An engineer who knows Faust finds the usual parts here; how records move is in `consumer` and `partition`.
-Private parts of Faust in use: `App._new_transport`, `Worker._schedule_shutdown`, `Worker._shutdown_loop`,
-`Recovery._wait`, and of its web server `_runner`.
+Private parts of Faust in use: `App._new_transport`, `App._new_web`, `Worker._schedule_shutdown`,
+`Worker._shutdown_loop`, `Worker._cry`, `Worker._enter_debugger`, `Recovery._wait`, and of its web server `_runner`; of
+aiohttp's runner `_shutdown_timeout`.
 """
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import signal
@@ -17,6 +19,7 @@ from typing import Any, Final, NoReturn, cast
 
 import faust
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.tables.recovery import Recovery, ServiceStopped
 from faust.types import TP
@@ -49,6 +52,10 @@ _BEAT_S: Final = 1.0
 _CONNECTIONS: Final = 100
 """Of probes, scrapers and people to the pages. Their server knows no limit and keeps one that asks nothing for an hour:
 all files that the process may open could go there, and RocksDB and the brokers' clients need some.
+"""
+_LAST_ANSWER_S: Final = 0.2
+"""So long a stop waits, twice, for who asks the pages. With aiohttp's 60 one who asked and did not read, or did not end
+what he sent, held it up until the farewell was over; and the log said that the brokers do not answer.
 """
 _FAREWELL_S: Final = 3.0
 """So long the group may take to hear of a stop: milliseconds, or a coordinator's election; for ever without brokers."""
@@ -203,6 +210,12 @@ class IntentApp(faust.App):
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self, loop=self.loop)
 
+    def _new_web(self) -> Any:
+        web: Any = super()._new_web()
+        web._runner._shutdown_timeout = _LAST_ANSWER_S  # noqa: SLF001 - Faust passes nothing on to it
+        logging.getLogger("aiohttp.server").addFilter(_is_no_strangers)
+        return web
+
     async def crash(self, reason: BaseException) -> NoReturn:
         """Faust may go on after a crash during a rebalance; this process does not."""
         if isinstance(reason, Fatal):  # it says all there is to say
@@ -293,6 +306,13 @@ def _leave_in_silence() -> NoReturn:
     exit_now(0)
 
 
+def _is_no_strangers(record: logging.LogRecord) -> bool:
+    """What is no HTTP is answered with 400: a scan of the port, or a scraper that wants TLS, is no error here. What a
+    page of ours raises is told.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 async def _subscribe(stream: Any) -> None:
     """Makes Faust subscribe to the topic and assign the table's partitions with it; the partitions do the work."""
     async for _ in stream:
@@ -327,6 +347,15 @@ class Runner(faust.Worker):
         super()._install_signal_handlers_unix()
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under `nohup`
             self.loop.add_signal_handler(signal.SIGHUP, self._on_sighup)
+
+    async def _cry(self) -> None:
+        """SIGUSR1: where each thread and task is. Mode shows their variables with it, and so users and events."""
+        faulthandler.dump_traceback()
+        for task in asyncio.all_tasks():
+            task.print_stack()
+
+    def _enter_debugger(self) -> None:
+        """SIGUSR2: nothing. Mode asks a debugger's questions of standard input, and the partitions would wait."""
 
     def _on_sighup(self) -> None:
         """A closed terminal: partitions need not wait for the session's end. Shell and kernel may both tell it."""

@@ -94,6 +94,54 @@ def test_it_runs_where_nothing_can_be_kept(tmp_path: Path) -> None:
     assert (run.stdout.strip(), run.returncode) == ("42", 0), run.stderr
 
 
+LOOP = """
+from worker.scoring.compiled import compiled
+
+
+@compiled
+def twice(value):
+    return 2 * value
+"""
+CALL = """
+import sys
+sys.path.insert(0, {folder!r})
+import loop
+print(loop.twice(21), sum(loop.twice.stats.cache_hits.values()))
+"""
+FULL = """
+from numba.core import caching
+caching.IndexDataCacheFile._save_data = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+"""
+
+
+def call(folder: Path, *, before: str = "") -> tuple[str, int]:
+    """What a process says that calls the loop, whose folder keeps it; and its exit code."""
+    source = folder / "loop.py"
+    if not source.exists():  # numba goes by its date
+        source.write_text(LOOP)
+    run = subprocess.run(
+        [sys.executable, "-c", before + CALL.format(folder=str(folder))],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NUMBA_CACHE_DIR": str(folder / "kept")},
+        timeout=100,
+        check=False,
+    )
+    return run.stdout.strip() or run.stderr, run.returncode
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_what_a_crash_of_the_machine_left_empty_is_made_anew(tmp_path: Path, kind: str) -> None:
+    assert [call(tmp_path), call(tmp_path)] == [("42 0", 0), ("42 1", 0)]
+    (kept,) = tmp_path.rglob(f"*.{kind}")
+    kept.write_bytes(b"")
+    assert [call(tmp_path), call(tmp_path)] == [("42 0", 0), ("42 1", 0)]
+
+
+def test_it_runs_on_a_full_disk(tmp_path: Path) -> None:
+    assert call(tmp_path, before=FULL) == ("42 0", 0)
+
+
 def test_the_counts_have_a_logarithm_each() -> None:
     full = max(making.random_windows(20, seed=62, longest=200), key=len)
     assert Batch.of([full]).lengths.tolist() == [64]
