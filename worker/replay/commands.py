@@ -92,6 +92,8 @@ def replay(
 def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memory", "disk"]) -> "Report":
     import asyncio
 
+    from worker.errors import IntentError
+    from worker.kafka import topics
     from worker.registry.source import configured
     from worker.replay.report import Report, Tally
     from worker.replay.run import play
@@ -100,6 +102,7 @@ def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memo
     from worker.scoring.engine import Engine
     from worker.window import Rules
 
+    topic_id = topics.events_id(settings)  # of whose offsets the plan is
     with err.status("loading the model"):
         engine = Engine.configured(configured(settings.model)[1], settings.model)
     model, mode = engine.model, settings.worker.mode
@@ -129,6 +132,12 @@ def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memo
                     advanced=lambda offsets: progress.advance(bar, offsets),
                 )
             )
+            # A client reads on in a topic made anew, where it has such offsets. Asked before the sink leaves a file.
+            if topics.events_id(settings) != topic_id:
+                raise IntentError(
+                    f"the topic {plan.topic} was deleted and created anew while it was read, so some scores are of the "
+                    "former and some of the new one; none is written, run the same command again"
+                )
     finally:
         engine.close()
     return Report(
