@@ -45,8 +45,9 @@ def replay(
     gives them; a report tells what became of every record.
 
     Times are those of the records, when they arrived in Kafka. What lies before --from by at most --warmup is folded
-    first, so that windows are as full as they were live: 30 days is all that a window can hold. Exit code 1 where the
-    range holds no record; a file that was at --out then stays.
+    first, so that windows are as full as they were live: 30 days is all that a window can hold. Where the topic's
+    retention has deleted some of that, windows may hold less, and the report names the partitions (partitions_cut).
+    Exit code 1 where the range holds no record; a file that was at --out then stays.
 
     A day and a half: `intent replay --from 2017-08-01 --to 2017-08-02T12:00:00Z --out days.parquet`
 
