@@ -99,6 +99,9 @@ def declared(settings: Settings) -> tuple[Topic, ...]:
         return Topic(name, topics.partitions, topics.replication_factor, {**common, **named})
 
     kept = {"cleanup_policy": "delete", "retention_ms": retention_ms}
+    # The brokers delete by the records' times. By their own clock, so: what a worker whose clock stood at 1970 had
+    # published was gone within minutes. Of events the time is their producer's, and says how far ahead they may be.
+    ours = {**kept, "message_timestamp_type": "LogAppendTime"}
     compacted = {
         "cleanup_policy": "compact",
         "min_cleanable_dirty_ratio": "0.1",
@@ -109,10 +112,10 @@ def declared(settings: Settings) -> tuple[Topic, ...]:
     }
     return (
         topic(topics.events, **kept),
-        topic(topics.scores, **kept),
+        topic(topics.scores, **ours),
         topic(topics.latest, **compacted),
-        topic(topics.dead_letters, **kept, max_message_bytes=str(_MAX_DEAD_LETTER_BYTES)),
-        topic(topics.shadow, **kept),
+        topic(topics.dead_letters, **ours, max_message_bytes=str(_MAX_DEAD_LETTER_BYTES)),
+        topic(topics.shadow, **ours),
         topic(settings.changelog, **compacted),
     )
 
