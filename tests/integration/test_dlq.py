@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from typer.testing import CliRunner, Result
 
 from tests.conftest import MakeSettings
 from tests.integration.deployment import read_all, variables
+from tests.integration.test_topics import alter
 from worker import deadletter, events
 from worker.dlq.commands import dlq_app
 from worker.errors import IntentError
 from worker.events import Event
+from worker.kafka import topics
 from worker.scores import Headers
 from worker.settings import Settings
 
@@ -51,7 +54,12 @@ def put_letters(settings: Settings) -> None:
 
 @pytest.fixture
 def deployment(settings: MakeSettings) -> Settings:
+    """The letters were written at `TIME_MS` and later, so the topic takes the producer's word for it."""
     made = settings()
+    alter(made, made.topics.dead_letters, {"message.timestamp.type": "CreateTime"})
+    deadline = time.monotonic() + 15
+    while not topics.check(made):  # the controller knows of it a moment before the broker does
+        assert time.monotonic() < deadline
     put_letters(made)
     return made
 

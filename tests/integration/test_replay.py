@@ -13,12 +13,15 @@ from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
 from tests.conftest import MakeSettings
+from tests.integration.commands import called
 from tests.integration.conftest import Deploy
 from tests.integration.deployment import Worker, publish, read_all, until, variables
 from tests.integration.test_worker import drained, simulated
 from worker import cli, scores
+from worker.kafka import topics
 from worker.replay.lookup import look_up
 from worker.replay.plan import LATEST, Offsets, Stretch
+from worker.replay.run import play
 from worker.scores import HORIZONS, Score
 from worker.scoring.forward import TOLERANCE
 from worker.settings import Settings
@@ -110,6 +113,28 @@ def assert_no_trace(settings: Settings) -> None:
     asked = [TopicPartition(settings.topics.events, number) for number in range(settings.topics.partitions)]
     assert all(partition.offset < 0 for partition in consumer.committed(asked, timeout=10))
     consumer.close()
+
+
+def test_of_a_topic_that_is_made_anew_meanwhile_nothing_is_written(
+    settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = settings()
+    topic = made.topics.events
+    publish(made.kafka.bootstrap_servers, topic, itertools.islice(simulated(), 40))
+
+    async def played(*arguments: Any, **options: Any) -> None:
+        await play(*arguments, **options)
+        admin = AdminClient({"bootstrap.servers": made.kafka.bootstrap_servers})
+        admin.delete_topics([topic])[topic].result(10)
+        topics.create(made)
+
+    monkeypatch.setattr("worker.replay.run.play", played)
+    out = tmp_path / "scores" / "f.parquet"
+    out.parent.mkdir()
+    done = called(capsys, monkeypatch, made, "replay", "--out", out)
+    assert (done.code, done.out) == (1, "")
+    assert f"the topic {topic} was deleted and created anew while it was read" in done.err
+    assert list(out.parent.iterdir()) == []
 
 
 def test_a_range_of_markers_and_aborted_records_has_no_warm_up(settings: MakeSettings) -> None:

@@ -4,9 +4,11 @@ import time
 from collections.abc import Mapping
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
 
 from tests.conftest import MakeSettings
+from tests.integration.deployment import read_all
 from worker.errors import IntentError
 from worker.kafka import clients, topics
 from worker.kafka.topics import Difference
@@ -33,6 +35,19 @@ def settled(settings: Settings, count: int) -> list[Difference]:
 
 def test_created_topics_are_as_declared(settings: MakeSettings) -> None:
     assert topics.check(settings()) == []
+
+
+def test_what_the_worker_publishes_is_kept_by_the_brokers_clock(settings: MakeSettings) -> None:
+    """A worker's may stand at 1970, behind every retention; that of the changelog is compared with the outputs'."""
+    made = settings()
+    producer = Producer({"bootstrap.servers": made.kafka.bootstrap_servers})
+    ours = (*made.topics.outputs, made.topics.shadow, made.changelog)
+    for topic in ours:
+        producer.produce(topic, b"{}", b"ann", timestamp=1)
+    assert producer.flush(10) == 0
+    written = [record.timestamp_ms for topic in ours for record in read_all(made.kafka.bootstrap_servers, topic)]
+    assert len(written) == len(ours)
+    assert min(written) > (time.time() - 600) * 1000
 
 
 def test_a_topic_made_anew_has_another_id(settings: MakeSettings) -> None:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import io
+import itertools
+import signal
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -243,15 +245,20 @@ class FakeProducer:
 
     queued: list[bytes] = dataclasses.field(default_factory=list)
     sent: list[bytes] = dataclasses.field(default_factory=list)
+    answers: list[Callable[[None, None], None]] = dataclasses.field(default_factory=list)
 
-    def produce(self, _topic: str, *, key: bytes, **_: object) -> None:
+    def produce(self, _topic: str, *, key: bytes, **said: Any) -> None:
         self.queued.append(key)
+        self.answers.append(said["on_delivery"])
 
     def poll(self, _timeout_s: float) -> None: ...
 
     def flush(self, _timeout_s: float) -> int:
         self.sent += self.queued
+        for answer in self.answers:
+            answer(None, None)
         self.queued.clear()
+        self.answers.clear()
         return 0
 
 
@@ -286,6 +293,44 @@ def test_letters_before_one_that_cannot_be_read_are_sent(producer: FakeProducer)
     with pytest.raises(IntentError, match="sent nothing"):
         Redriver(Kafka(), dead_letters="letters").send(broken())
     assert (producer.queued, producer.sent) == ([], [b"ann"])
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stop_leaves_no_letter_unsent_and_tells_how_many_were(
+    monkeypatch: pytest.MonkeyPatch, producer: FakeProducer, stop: BaseException
+) -> None:
+    def stopped(*_: object) -> Iterator[Letter]:
+        yield letter(topic="clickstream.events.v1")
+        yield letter(topic="clickstream.events.v1", id="2:8")
+        raise stop
+
+    monkeypatch.setattr(commands, "_letters", stopped)
+    told = io.StringIO()
+    monkeypatch.setattr(commands, "err", Console(file=told))
+    run = CliRunner().invoke(commands.dlq_app, ["redrive"])
+    assert run.exit_code == (143 if isinstance(stop, SystemExit) else 130)
+    assert producer.sent == [b"ann", b"ann"]
+    assert "ended early: 2 sent again, the last 2:8" in told.getvalue()
+
+
+def test_a_stop_that_comes_while_headers_are_read_is_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock of the CPU: it alone strikes in the middle of C code, at random."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("worker.dlq.redrive._FLUSH_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("worker.dlq.redrive._STOPS", (signal.SIGVTALRM,))
+    one = letter(headers=[("trace", b"1")] * 50)
+    former = signal.signal(signal.SIGVTALRM, stop)
+    try:
+        for _ in range(30):
+            redriver = Redriver(Kafka(bootstrap_servers="127.0.0.1:1"), dead_letters="letters")
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0.01)
+            with pytest.raises(KeyboardInterrupt):
+                redriver.send(itertools.repeat(one))
+    finally:
+        signal.signal(signal.SIGVTALRM, former)
 
 
 def test_a_letter_goes_to_where_it_came_from_and_says_where_it_lay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,22 @@ except KeyboardInterrupt:
 """
 
 
+LOADING = """
+import os, signal, sys
+from worker.__main__ import unwind_when_stopped
+
+class Stopping:
+    def find_spec(self, name, *_):
+        if name == "numpy.linalg":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+unwind_when_stopped()
+sys.meta_path.insert(0, Stopping())
+import worker.scoring.engine
+"""
+
+
 def importing(number: signal.Signals) -> subprocess.CompletedProcess[str]:
     """The program, which gets the signal while it imports its commands."""
     command = [sys.executable, "-c", IMPORTING.format(signal=number.name)]
@@ -66,6 +82,11 @@ def test_ctrl_c_before_any_command_is_no_traceback() -> None:
 
 def test_a_stop_is_heard_before_any_command() -> None:
     done = importing(signal.SIGTERM)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
+def test_a_stop_is_heard_while_numpy_is_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, timeout=200, check=False)
     assert (done.returncode, done.stderr) == (143, "")
 
 

@@ -404,5 +404,18 @@ def test_a_report_takes_a_path_for_what_it_is() -> None:
     assert r"2 to [/x]/a\x1b[2J[bold].parquet" in shown.file.getvalue()
 
 
+def test_a_report_names_partitions_whose_windows_may_hold_less_than_live() -> None:
+    def report(*, cut: bool) -> Report:
+        plan = Plan(topic="t", stretches=(Stretch(partition=3, warm_from=10, start=10, end=20, cut=cut),))
+        return Report(plan=plan, mode="every", model=MODEL, out=Path("f"), rows=0, tally=Tally(), elapsed_s=1.0)
+
+    for cut in (False, True):
+        shown = Console(width=160, file=io.StringIO())
+        shown.print(report(cut=cut).table())
+        assert isinstance(shown.file, io.StringIO)
+        assert ("earlier ones are deleted in" in shown.file.getvalue()) is cut
+        assert report(cut=cut).document()["partitions_cut"] == [3] * cut
+
+
 def test_consumer_is_what_the_fake_stands_for() -> None:
     assert all(hasattr(Consumer, name) for name in ("assign", "consume", "close"))

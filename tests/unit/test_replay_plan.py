@@ -134,6 +134,20 @@ def test_stretches(begin: Bound, end: Bound, warmup_hours: int, stretches: list[
 
 
 @pytest.mark.parametrize(
+    ("begin", "warmup_hours", "cut"),
+    [
+        pytest.param(EARLIEST, 0, [], id="no warm-up is asked for"),
+        pytest.param(EARLIEST, 1, [1], id="what was before the beginning is deleted, or there was none"),
+        pytest.param(hour(20), 12, [1], id="some of the warm-up is deleted"),
+        pytest.param(hour(20), 9, [], id="all of it is left"),
+    ],
+)
+def test_a_warm_up_that_the_topic_no_longer_holds_is_told(begin: Bound, warmup_hours: int, cut: list[int]) -> None:
+    plan = resolve("t", begin, LATEST, warmup_ms=warmup_hours * 3_600_000, offsets=Log())
+    assert [stretch.partition for stretch in plan.stretches if stretch.cut] == cut
+
+
+@pytest.mark.parametrize(
     ("begin", "end", "said"),
     [
         pytest.param(LATEST, EARLIEST, "--from has to lie before --to", id="the wrong way round"),

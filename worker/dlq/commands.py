@@ -172,7 +172,13 @@ def dlq_redrive(
         if dry_run:
             outcome.sent = sum(1 for _ in chosen())
         else:
-            outcome.sent = Redriver(settings.kafka, dead_letters=settings.topics.dead_letters).send(chosen())
+            redriver = Redriver(settings.kafka, dead_letters=settings.topics.dead_letters)
+            try:
+                outcome.sent = redriver.send(chosen())
+            except BaseException:  # a signal's as well: who runs it again wants to know what is done
+                if redriver.last:
+                    line(f"ended early: {redriver.acknowledged:,} sent again, the last {redriver.last}", to=err)
+                raise
     if as_json:
         say_json({"dry_run": dry_run, "sent": outcome.sent, "skipped": outcome.skipped})
         return

@@ -1,8 +1,9 @@
 """Dead letters sent again to where they came from, unless they would only come back. Decides first, then sends."""
 
+import signal
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +24,7 @@ KEPT: Final = frozenset({"no_source", "other_topic"})
 """Obstacles that nothing lifts: there is no place to send such a letter to."""
 
 _FLUSH_TIMEOUT_S: Final = 60.0
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(slots=True)
@@ -74,11 +76,15 @@ class Redriver:
         with clients.accepted():
             self._producer = Producer(config)
         self._failed: Counter[str] = Counter()
+        self.acknowledged = 0
+        """Letters that have arrived, also where `send` ends early."""
+        self.last = ""
+        """Id of the last that was sent."""
 
     def send(self, letters: Iterable[Letter]) -> int:
         """Send all and wait until they are acknowledged; how many. Raises `IntentError` when one was not.
 
-        Where the letters themselves end in an error, those before it are sent all the same.
+        Where the letters themselves end in an error, or a signal ends it, those before are sent all the same.
         """
         count, topic = 0, ""
         try:
@@ -86,8 +92,9 @@ class Redriver:
                 topic = letter.topic
                 where = f"{self._dead_letters}-{letter.id.replace(':', '-')}"
                 self._produce(letter, [*letter.headers, (FROM_HEADER, where.encode())])
+                self.last = letter.id
                 count += 1
-        except IntentError:
+        except BaseException:  # Ctrl-C and SIGTERM as well
             with suppress(IntentError), clients.of_use(topic):
                 self._producer.flush(_FLUSH_TIMEOUT_S)  # else what is queued goes with the producer, unsent
             raise
@@ -104,14 +111,15 @@ class Redriver:
     def _produce(self, letter: Letter, headers: Headers) -> None:
         while True:
             try:
-                self._producer.produce(
-                    letter.topic,
-                    value=letter.value,
-                    key=letter.key,
-                    partition=letter.partition,
-                    headers=[*headers],
-                    on_delivery=self._delivered,
-                )
+                with _unheard():
+                    self._producer.produce(
+                        letter.topic,
+                        value=letter.value,
+                        key=letter.key,
+                        partition=letter.partition,
+                        headers=[*headers],
+                        on_delivery=self._delivered,
+                    )
             except BufferError:  # the local queue is full: wait for acknowledgements
                 self._poll(letter.topic, 1)
             except KafkaException as error:  # refused before it is sent: too large, or no such partition
@@ -126,5 +134,24 @@ class Redriver:
             self._producer.poll(timeout_s)
 
     def _delivered(self, error: KafkaError | None, _message: Message) -> None:
-        if error is not None:
+        if error is None:
+            self.acknowledged += 1
+        else:
             self._failed[error.str()] += 1
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Signals that stop the program are heard at its end, in the main thread, where alone it may be used.
+
+    Of what a handler raises while confluent-kafka reads names of headers it makes a `TypeError`; every third was one.
+    """
+    came: list[int] = []
+    former = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for stop, handler in former.items():
+            signal.signal(stop, handler)
+        for number in came:
+            signal.raise_signal(number)

@@ -99,7 +99,12 @@ def declared(settings: Settings) -> tuple[Topic, ...]:
         return Topic(name, topics.partitions, topics.replication_factor, {**common, **named})
 
     kept = {"cleanup_policy": "delete", "retention_ms": retention_ms}
+    # The brokers delete by the records' times: what a worker whose clock stood at 1970 had published was gone within
+    # minutes. All that a worker writes has the brokers' time, the changelog too: `stream.hanging` compares them. That
+    # of an event is its producer's, and says how far ahead the event may be.
+    ours = {"message_timestamp_type": "LogAppendTime"}
     compacted = {
+        **ours,
         "cleanup_policy": "compact",
         "min_cleanable_dirty_ratio": "0.1",
         "segment_bytes": str(64 * 2**20),  # only closed segments are compacted, and a start reads all that is not
@@ -109,10 +114,10 @@ def declared(settings: Settings) -> tuple[Topic, ...]:
     }
     return (
         topic(topics.events, **kept),
-        topic(topics.scores, **kept),
+        topic(topics.scores, **kept, **ours),
         topic(topics.latest, **compacted),
-        topic(topics.dead_letters, **kept, max_message_bytes=str(_MAX_DEAD_LETTER_BYTES)),
-        topic(topics.shadow, **kept),
+        topic(topics.dead_letters, **kept, **ours, max_message_bytes=str(_MAX_DEAD_LETTER_BYTES)),
+        topic(topics.shadow, **kept, **ours),
         topic(settings.changelog, **compacted),
     )
 

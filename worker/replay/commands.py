@@ -45,8 +45,9 @@ def replay(
     gives them; a report tells what became of every record.
 
     Times are those of the records, when they arrived in Kafka. What lies before --from by at most --warmup is folded
-    first, so that windows are as full as they were live: 30 days is all that a window can hold. Exit code 1 where the
-    range holds no record; a file that was at --out then stays.
+    first, so that windows are as full as they were live: 30 days is all that a window can hold. Where the topic's
+    retention has deleted some of that, windows may hold less, and the report names the partitions (partitions_cut).
+    Exit code 1 where the range holds no record; a file that was at --out then stays.
 
     A day and a half: `intent replay --from 2017-08-01 --to 2017-08-02T12:00:00Z --out days.parquet`
 
@@ -92,6 +93,8 @@ def replay(
 def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memory", "disk"]) -> "Report":
     import asyncio
 
+    from worker.errors import IntentError
+    from worker.kafka import topics
     from worker.registry.source import configured
     from worker.replay.report import Report, Tally
     from worker.replay.run import play
@@ -100,6 +103,7 @@ def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memo
     from worker.scoring.engine import Engine
     from worker.window import Rules
 
+    topic_id = topics.events_id(settings)  # of whose offsets the plan is
     with err.status("loading the model"):
         engine = Engine.configured(configured(settings.model)[1], settings.model)
     model, mode = engine.model, settings.worker.mode
@@ -129,6 +133,12 @@ def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memo
                     advanced=lambda offsets: progress.advance(bar, offsets),
                 )
             )
+            # A client reads on in a topic made anew, where it has such offsets. Asked before the sink leaves a file.
+            if topics.events_id(settings) != topic_id:
+                raise IntentError(
+                    f"the topic {plan.topic} was deleted and created anew while it was read, so some scores are of the "
+                    "former and some of the new one; none is written, run the same command again"
+                )
     finally:
         engine.close()
     return Report(

@@ -76,6 +76,8 @@ class Stretch:
     warm_from: int
     start: int
     end: int
+    cut: bool = False
+    """The warm-up reaches the first record that is left, and others were before it: windows may lack some of these."""
 
     @property
     def offsets(self) -> int:
@@ -180,7 +182,13 @@ def resolve(topic: str, begin: Bound, end: Bound, *, warmup_ms: int, offsets: To
     return Plan(
         topic=topic,
         stretches=tuple(
-            Stretch(partition=partition, warm_from=warm[partition], start=starts[partition], end=ends[partition])
+            Stretch(
+                partition=partition,
+                warm_from=warm[partition],
+                start=starts[partition],
+                end=ends[partition],
+                cut=warmup_ms > 0 and 0 < edges[partition][0] == warm[partition],
+            )
             for partition in partitions
         ),
     )

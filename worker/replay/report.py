@@ -104,6 +104,11 @@ class Report:
         """Records a second, those of the warm-up included."""
         return (self.tally.read + self.tally.warmed) / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
+    @property
+    def cut(self) -> list[int]:
+        """Partitions whose users may have had more in their windows live: what was before is deleted from the topic."""
+        return [stretch.partition for stretch in self.plan.stretches if stretch.cut]
+
     def document(self) -> dict[str, object]:
         """For programs; plain JSON values."""
         tally = self.tally
@@ -113,6 +118,7 @@ class Report:
                 str(stretch.partition): {"warm_from": stretch.warm_from, "start": stretch.start, "end": stretch.end}
                 for stretch in self.plan.stretches
             },
+            "partitions_cut": self.cut,
             "mode": self.mode,
             "model": {"name": self.model.name, "version": self.model.version},
             "out": str(self.out),
@@ -134,6 +140,7 @@ class Report:
         rows = {
             "partitions": f"{len(self.plan.stretches)}",
             "records folded to warm up": f"{tally.warmed:,}",
+            **({"  earlier ones are deleted in": f"{len(self.cut)} partitions"} if self.cut else {}),
             "records read": f"{tally.read:,}",
             **{f"  {fate}": f"{count:,}" for fate, count in tally.fates.most_common() if count},
             "for dead letters": f"{tally.dead_letters.total():,}",

@@ -81,8 +81,9 @@ def opened(
             database.close()
             raise Fatal(
                 f"the state folder {path} was filled from another changelog topic (id {filled_from}; the one there now "
-                f"has {changelog.topic_id}): the topic was created anew, or this is another cluster; correct "
-                "`kafka.bootstrap_servers`, or move the folder away to begin with what the topic holds"
+                f"has {changelog.topic_id}): the folder is another application's, the topic was created anew, or this "
+                "is another cluster; correct `worker.data_dir` or `kafka.bootstrap_servers`, or move the folder away "
+                "to begin with what the topic holds"
             )
         age_ms = abs(now_ms() - int(complete or 0))
         if age_ms <= _TRUSTED * changelog.tombstones_ms:

@@ -145,8 +145,11 @@ def test_what_rocksdb_says_of_itself_does_not_pile_up(tmp_path: Path) -> None:
 def test_a_folder_of_another_changelog_stops_the_start(tmp_path: Path) -> None:
     path = tmp_path / "windows-0.db"
     fill(path)
-    with pytest.raises(Fatal, match=r"windows-0.db was filled from another changelog topic.*move the folder away"):
+    with pytest.raises(
+        Fatal, match=r"windows-0.db was filled from another changelog topic.*move the folder away"
+    ) as told:
         opened(path, changelog=Changelog("two", tombstones_ms=7 * DAY_MS))
+    assert "another application's" in str(told.value)
     assert held(path) == b"window"
 
 
