@@ -60,7 +60,8 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 _EPOCH = dt.date(1970, 1, 1).toordinal()
-_MINUTES_A_DAY: Final = 24 * 60
+_DAY_MS: Final = 86_400_000
+_MINUTES = tuple(f"T{minute // 60:02d}:{minute % 60:02d}:" for minute in range(24 * 60))
 _SECONDS = tuple(f"{second:02d}" for second in range(60))
 _MILLISECONDS = tuple(f".{ms:03d}Z" for ms in range(1000))
 _encoder = msgspec.json.Encoder()
@@ -161,14 +162,14 @@ def score_id(topic: str, partition: int, offset: int) -> str:
 
 def rfc3339(time_ms: int) -> str:
     """UTC with milliseconds, e.g. ``2016-08-01T07:00:00.000Z``."""
-    minute, ms = divmod(time_ms, 60_000)
-    return f"{_minute(minute)}{_SECONDS[ms // 1000]}{_MILLISECONDS[ms % 1000]}"
+    day, ms = divmod(time_ms, _DAY_MS)
+    minute, ms = divmod(ms, 60_000)
+    return f"{_date(day)}{_MINUTES[minute]}{_SECONDS[ms // 1000]}{_MILLISECONDS[ms % 1000]}"
 
 
-@lru_cache(1 << 12)  # with the tables 0.3 µs a time; `strftime` takes 2.8
-def _minute(minutes: int) -> str:
-    day, minute = divmod(minutes, _MINUTES_A_DAY)
-    return f"{dt.date.fromordinal(_EPOCH + day).isoformat()}T{minute // 60:02d}:{minute % 60:02d}:"
+@lru_cache(1 << 10)  # a window goes back 30 days; with the tables 0.3 µs a time, where `strftime` takes 2.8
+def _date(day: int) -> str:
+    return dt.date.fromordinal(_EPOCH + day).isoformat()
 
 
 def encode(
