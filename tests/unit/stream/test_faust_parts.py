@@ -19,6 +19,7 @@ from unittest.mock import AsyncMock, Mock
 import aiokafka
 import faust
 import pytest
+from aiohttp.web_runner import BaseRunner
 from aiokafka.codec import lz4_encode
 from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher as aiokafka_fetcher
@@ -145,8 +146,12 @@ def test_what_faust_tells_of_its_own_steps_is_not_told_as_ours(part: type[Servic
         (ModeWorker._install_signal_handlers_unix, "self.loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)"),
         (ModeWorker._on_sigterm, "self._schedule_shutdown(signal.SIGTERM)"),
         (ModeWorker._on_sigint, "self._schedule_shutdown(signal.SIGINT)"),
+        (ModeWorker._on_sigusr1, "self.add_future(self._cry())"),
+        (ModeWorker._on_sigusr2, "self._enter_debugger()"),
         (ModeWorker.execute_from_commandline, "self.stop_and_shutdown()"),
         (ModeWorker.stop_and_shutdown, "self._shutdown_loop()"),
+        (faust.App, "return self._new_web()"),
+        (BaseRunner.cleanup, "await self._server.shutdown(self._shutdown_timeout)"),
         (faust.Table._new_store, "return self._new_store_by_url(self._store or self.app.conf.store)"),
         (RocksDBStore._db_for_partition, "self._dbs[partition] = self._open_for_partition(partition)"),
     ],
