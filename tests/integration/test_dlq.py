@@ -2,7 +2,6 @@
 
 import base64
 import json
-import time
 from typing import Any
 
 import pytest
@@ -11,12 +10,11 @@ from typer.testing import CliRunner, Result
 
 from tests.conftest import MakeSettings
 from tests.integration.deployment import read_all, variables
-from tests.integration.test_topics import alter
+from tests.integration.test_topics import alter, settled
 from worker import deadletter, events
 from worker.dlq.commands import dlq_app
 from worker.errors import IntentError
 from worker.events import Event
-from worker.kafka import topics
 from worker.scores import Headers
 from worker.settings import Settings
 
@@ -57,9 +55,7 @@ def deployment(settings: MakeSettings) -> Settings:
     """The letters were written at `TIME_MS` and later, so the topic takes the producer's word for it."""
     made = settings()
     alter(made, made.topics.dead_letters, {"message.timestamp.type": "CreateTime"})
-    deadline = time.monotonic() + 15
-    while not topics.check(made):  # the controller knows of it a moment before the broker does
-        assert time.monotonic() < deadline
+    assert settled(made, 1)
     put_letters(made)
     return made
 
