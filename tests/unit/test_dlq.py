@@ -389,6 +389,18 @@ def test_a_letter_that_the_brokers_refuse_is_told(monkeypatch: pytest.MonkeyPatc
         Redriver(Kafka(), dead_letters="letters").send([letter(), letter(id="2:8")])
 
 
+def test_a_redrive_to_the_end_is_not_told_as_ended_early(
+    monkeypatch: pytest.MonkeyPatch, producer: FakeProducer
+) -> None:
+    monkeypatch.setattr(producer, "flush", lambda _timeout_s: 1)
+    monkeypatch.setattr(commands, "_letters", lambda *_: iter([letter(topic="clickstream.events.v1")]))
+    told = io.StringIO()
+    monkeypatch.setattr(commands, "err", Console(file=told))
+    run = CliRunner().invoke(commands.dlq_app, ["redrive"])
+    assert "1 of 1 letters were not acknowledged" in str(run.exception)
+    assert "ended early" not in told.getvalue()
+
+
 def test_letters_that_nobody_answers_for_are_told(monkeypatch: pytest.MonkeyPatch, producer: FakeProducer) -> None:
     monkeypatch.setattr(producer, "flush", lambda _timeout_s: 1)
     with pytest.raises(IntentError, match=r"1 of 2 letters were not acknowledged \(no answer\)"):

@@ -149,7 +149,7 @@ def dlq_redrive(
     """
     from worker import clock
     from worker.config import load
-    from worker.dlq.redrive import KEPT, Outcome, Redriver, obstacle
+    from worker.dlq.redrive import KEPT, Outcome, Redriver, Unacknowledged, obstacle
 
     if ids and (reason or (begin, end) != _ALL):
         raise typer.BadParameter("name letters, or choose them by --from, --to and --reason; not both", param_hint="ID")
@@ -175,6 +175,8 @@ def dlq_redrive(
             redriver = Redriver(settings.kafka, dead_letters=settings.topics.dead_letters)
             try:
                 outcome.sent = redriver.send(chosen())
+            except Unacknowledged:  # it went through to the end, and says how many
+                raise
             except BaseException:  # a signal's as well: who runs it again wants to know what is done
                 if redriver.last:
                     line(f"ended early: {redriver.acknowledged:,} sent again, the last {redriver.last}", to=err)

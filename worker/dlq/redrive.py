@@ -27,6 +27,10 @@ _FLUSH_TIMEOUT_S: Final = 60.0
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Unacknowledged(IntentError):
+    """All letters were tried, and some have not arrived."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """What became of the letters."""
@@ -82,7 +86,7 @@ class Redriver:
         """Id of the last that was sent."""
 
     def send(self, letters: Iterable[Letter]) -> int:
-        """Send all and wait until they are acknowledged; how many. Raises `IntentError` when one was not.
+        """Send all and wait until they are acknowledged; how many. Raises `Unacknowledged` when one was not.
 
         Where the letters themselves end in an error, or a signal ends it, those before are sent all the same.
         """
@@ -102,7 +106,7 @@ class Redriver:
             left = self._producer.flush(_FLUSH_TIMEOUT_S)
         if left or self._failed:
             why = "; ".join(f"{number}: {reason}" for reason, number in self._failed.items())
-            raise IntentError(
+            raise Unacknowledged(
                 f"{left + self._failed.total()} of {count} letters were not acknowledged ({why or 'no answer'}); "
                 "the rest was sent: run the same command again, what arrived already counts once"
             )
