@@ -21,12 +21,19 @@ from worker.dlq.letters import Letter, escaped, parse
 from worker.dlq.redrive import Redriver, obstacle
 from worker.errors import IntentError, SettingError
 from worker.events import MAX_AHEAD_MS, Event
+from worker.replay.plan import Plan, Stretch
 from worker.replay.tape import Played
 from worker.scores import Headers
 from worker.settings import Kafka
 from worker.terminal import printable
 
 NOW_MS = 1_700_000_000_000
+
+
+RANGE = Plan(
+    topic="letters",
+    stretches=tuple(Stretch(partition=number, warm_from=5, start=5, end=20) for number in (1, 2, 3, 5)),
+)
 
 
 def letter(**changes: object) -> Letter:
@@ -146,6 +153,7 @@ def test_an_event_still_ahead_waits() -> None:
 @pytest.mark.parametrize("options", [pytest.param([], id="not by itself"), pytest.param(["--force"], id="nor forced")])
 def test_what_came_from_another_topic_is_never_sent(monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
     there = [letter(topic="payments"), letter(topic="")]
+    monkeypatch.setattr(commands, "_range", lambda *_: RANGE)
     monkeypatch.setattr(commands, "_letters", lambda *_: iter(there))
     run = CliRunner().invoke(commands.dlq_app, ["redrive", "--dry-run", *options])
     assert run.exit_code == 0, run.output
@@ -156,7 +164,7 @@ def test_what_came_from_another_topic_is_never_sent(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_redrive_of_nothing_tells_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(letters, "plan", lambda *_: None)
+    monkeypatch.setattr(letters, "plan", lambda *_: RANGE)
     monkeypatch.setattr(letters, "read", lambda *_: iter([letter(reason="late"), letter(reason="late")]))
     run = CliRunner().invoke(commands.dlq_app, ["redrive", "--dry-run", "--reason", "lat"])
     assert run.exit_code == 0, run.output
@@ -192,6 +200,7 @@ def test_a_list_keeps_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
             key, value, header = (bytes(1 << 20) for _ in range(3))
             yield letter(id=f"0:{offset}", key=key, value=value, headers=[("x", header)])
 
+    monkeypatch.setattr(commands, "_range", lambda *_: RANGE)
     monkeypatch.setattr(commands, "_letters", forty)
     CliRunner().invoke(commands.dlq_app, ["list", "--limit", "1"])  # what is loaded once does not count
     tracemalloc.start()
@@ -205,6 +214,7 @@ def test_a_list_keeps_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_list_on_a_narrow_terminal_shows_ids_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "_range", lambda *_: RANGE)
     monkeypatch.setattr(commands, "_letters", lambda *_: iter([letter(id="11:123456789", message="far " * 20)]))
     narrow = Console(width=40, file=io.StringIO())
     monkeypatch.setattr(commands, "out", narrow)
@@ -304,6 +314,7 @@ def test_a_stop_leaves_no_letter_unsent_and_tells_how_many_were(
         yield letter(topic="clickstream.events.v1", id="2:8")
         raise stop
 
+    monkeypatch.setattr(commands, "_range", lambda *_: RANGE)
     monkeypatch.setattr(commands, "_letters", stopped)
     told = io.StringIO()
     monkeypatch.setattr(commands, "err", Console(file=told))
@@ -311,6 +322,37 @@ def test_a_stop_leaves_no_letter_unsent_and_tells_how_many_were(
     assert run.exit_code == (143 if isinstance(stop, SystemExit) else 130)
     assert producer.sent == [b"ann", b"ann"]
     assert "ended early: 2 sent again, the last 2:8" in told.getvalue()
+    assert "the same command with --from 2:9,3:5,5:5 does the rest" in told.getvalue()
+
+
+def test_a_stop_with_letters_on_their_way_tells_no_place_to_go_on_from(
+    monkeypatch: pytest.MonkeyPatch, producer: FakeProducer
+) -> None:
+    def stopped(*_: object) -> Iterator[Letter]:
+        yield letter(topic="clickstream.events.v1")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(producer, "flush", lambda _timeout_s: 1)
+    monkeypatch.setattr(commands, "_range", lambda *_: RANGE)
+    monkeypatch.setattr(commands, "_letters", stopped)
+    told = io.StringIO()
+    monkeypatch.setattr(commands, "err", Console(file=told))
+    assert CliRunner().invoke(commands.dlq_app, ["redrive"]).exit_code == 130
+    assert "ended early: 0 sent again, the last 2:7" in told.getvalue()
+    assert "--from" not in told.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("last", "left"),
+    [
+        pytest.param("1:5", "1:6,2:5,3:5,5:5", id="of the first partition"),
+        pytest.param("3:19", "5:5", id="the last of its partition"),
+        pytest.param("5:18", "5:19", id="the last but one of all"),
+        pytest.param("5:19", "", id="the last of all"),
+    ],
+)
+def test_what_is_left_of_a_range_begins_behind_the_last_letter(last: str, left: str) -> None:
+    assert letters.behind(RANGE, last) == left
 
 
 def test_a_stop_that_comes_while_headers_are_read_is_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,6 +435,7 @@ def test_a_redrive_to_the_end_is_not_told_as_ended_early(
     monkeypatch: pytest.MonkeyPatch, producer: FakeProducer
 ) -> None:
     monkeypatch.setattr(producer, "flush", lambda _timeout_s: 1)
+    monkeypatch.setattr(commands, "_range", lambda *_: RANGE)
     monkeypatch.setattr(commands, "_letters", lambda *_: iter([letter(topic="clickstream.events.v1")]))
     told = io.StringIO()
     monkeypatch.setattr(commands, "err", Console(file=told))

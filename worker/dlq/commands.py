@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from worker.dlq.letters import Letter
+    from worker.replay.plan import Plan
     from worker.settings import Settings
 
 dlq_app = typer.Typer(
@@ -52,7 +53,8 @@ def dlq_list(
     others: Counter[str] = Counter()
     newest: dict[str, list[tuple[Letter, int]]] = {}  # with the value's length, which is all that is told of it
     with err.status("reading dead letters"):
-        for letter in _letters(load(), begin, end, reason, others):
+        settings = load()
+        for letter in _letters(settings, _range(settings, begin, end), reason, others):
             counts[letter.reason] += 1
             kept = newest.setdefault(letter.id.partition(":")[0], [])
             kept.append((letter.bare(), len(letter.value or b"")))
@@ -145,10 +147,12 @@ def dlq_redrive(
     A letter that would fail again is skipped and counted, unless --force: one that is still not a valid event, or a
     late one. A letter from another topic than the setting topics.events is never sent, nor one that does not tell where
     it came from. The letters themselves stay where they are until their retention ends. A repeated redrive does little
-    harm: the worker counts an event once while its id is among the user's last 128.
+    harm: the worker counts an event once while its id is among the user's last 128. One that is stopped says with which
+    --from to go on.
     """
     from worker import clock
     from worker.config import load
+    from worker.dlq.letters import behind
     from worker.dlq.redrive import KEPT, Outcome, Redriver, Unacknowledged, obstacle
 
     if ids and (reason or (begin, end) != _ALL):
@@ -157,11 +161,13 @@ def dlq_redrive(
     outcome = Outcome()
     others: Counter[str] = Counter()
     now_ms = clock.now_ms()
+    with err.status("looking for dead letters"):
+        asked = None if ids else _range(settings, begin, end)
 
     def chosen() -> "Iterator[Letter]":
         # all that are named are there before the first is sent
         named = [_one(settings, one) for one in dict.fromkeys(ids or ())]
-        for letter in named or _letters(settings, begin, end, reason, others):
+        for letter in named if asked is None else _letters(settings, asked, reason, others):
             why = obstacle(letter, topic=settings.topics.events, now_ms=now_ms)
             if why is None or (force and why not in KEPT):
                 yield letter
@@ -180,6 +186,9 @@ def dlq_redrive(
             except BaseException:  # a signal's as well: who runs it again wants to know what is done
                 if redriver.last:
                     line(f"ended early: {redriver.acknowledged:,} sent again, the last {redriver.last}", to=err)
+                    rest = "" if asked is None else behind(asked, redriver.last)
+                    if rest and redriver.acknowledged == redriver.sent:
+                        line(f"the same command with --from {rest} does the rest", to=err)
                 raise
     if as_json:
         say_json({"dry_run": dry_run, "sent": outcome.sent, "skipped": outcome.skipped})
@@ -197,14 +206,19 @@ def dlq_redrive(
         line(f"other_topic: not from {topic} (setting topics.events), the only topic to send to")
 
 
-def _letters(
-    settings: "Settings", begin: str, end: str, reasons: list[str] | None, others: Counter[str]
-) -> "Iterator[Letter]":
-    """Those of the range with one of the reasons; of none, all. `others` counts the rest."""
+def _range(settings: "Settings", begin: str, end: str) -> "Plan":
     from worker.dlq import letters
     from worker.replay.plan import parse_bound
 
-    chosen = letters.plan(settings, parse_bound(begin, option="--from"), parse_bound(end, option="--to"))
+    return letters.plan(settings, parse_bound(begin, option="--from"), parse_bound(end, option="--to"))
+
+
+def _letters(
+    settings: "Settings", chosen: "Plan", reasons: list[str] | None, others: Counter[str]
+) -> "Iterator[Letter]":
+    """Those of the range with one of the reasons; of none, all. `others` counts the rest."""
+    from worker.dlq import letters
+
     for letter in letters.read(settings, chosen):
         if not reasons or letter.reason in reasons:
             yield letter

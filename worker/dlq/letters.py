@@ -61,6 +61,17 @@ def plan(settings: Settings, begin: Bound, end: Bound) -> Plan:
     )
 
 
+def behind(chosen: Plan, last: str) -> str:
+    """What of a plan is behind the letter with this id, as `--from` takes it; empty where that is nothing."""
+    partition, offset = map(int, last.split(":"))
+    left = [
+        f"{stretch.partition}:{offset + 1 if stretch.partition == partition else stretch.start}"
+        for stretch in chosen.stretches
+        if stretch.partition > partition or (stretch.partition == partition and offset + 1 < stretch.end)
+    ]
+    return ",".join(left)
+
+
 def read(settings: Settings, chosen: Plan) -> Iterator[Letter]:
     """The letters of a plan, partition by partition, oldest first. Blocks; raises `IntentError` as a tape does."""
     consumer = reader(settings.kafka)

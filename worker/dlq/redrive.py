@@ -82,6 +82,8 @@ class Redriver:
         self._failed: Counter[str] = Counter()
         self.acknowledged = 0
         """Letters that have arrived, also where `send` ends early."""
+        self.sent = 0
+        """Letters that were given to the client, the last of them `last`."""
         self.last = ""
         """Id of the last that was sent."""
 
@@ -90,14 +92,14 @@ class Redriver:
 
         Where the letters themselves end in an error, or a signal ends it, those before are sent all the same.
         """
-        count, topic = 0, ""
+        topic = ""
         try:
             for letter in letters:
                 topic = letter.topic
                 where = f"{self._dead_letters}-{letter.id.replace(':', '-')}"
                 self._produce(letter, [*letter.headers, (FROM_HEADER, where.encode())])
                 self.last = letter.id
-                count += 1
+                self.sent += 1
         except BaseException:  # Ctrl-C and SIGTERM as well
             with suppress(IntentError), clients.of_use(topic):
                 self._producer.flush(_FLUSH_TIMEOUT_S)  # else what is queued goes with the producer, unsent
@@ -107,10 +109,10 @@ class Redriver:
         if left or self._failed:
             why = "; ".join(f"{number}: {reason}" for reason, number in self._failed.items())
             raise Unacknowledged(
-                f"{left + self._failed.total()} of {count} letters were not acknowledged ({why or 'no answer'}); "
+                f"{left + self._failed.total()} of {self.sent} letters were not acknowledged ({why or 'no answer'}); "
                 "the rest was sent: run the same command again, what arrived already counts once"
             )
-        return count
+        return self.sent
 
     def _produce(self, letter: Letter, headers: Headers) -> None:
         while True:
