@@ -3,21 +3,24 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Final, NoReturn
 
+_Handler = Callable[[int, FrameType | None], NoReturn]
 _INTERRUPTED: Final = 130
 
 
 def main() -> None:
     """Entry of the console script."""
-    try:
-        open_closed_streams()
-        unwind_when_stopped()
-        from worker import cli
+    open_closed_streams()
+    _hear(_ended, _ended)  # of what is raised while modules are imported some make an error of their own
+    from worker import cli
 
+    try:
+        unwind_when_stopped()
         cli.main()
-    except KeyboardInterrupt:  # while modules are imported; later typer hears it
+    except KeyboardInterrupt:  # in this moment; later typer hears it
         sys.exit(_INTERRUPTED)
 
 
@@ -37,11 +40,18 @@ def unwind_when_stopped() -> None:
     The kernel's default would leave windows and half-written files behind, and in a container, as its first process,
     do nothing at all. Under `nohup` the terminal's end stays unheard, and Ctrl-C where the shell has it ignored.
     """
-    signal.signal(signal.SIGTERM, _terminated)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _terminated)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupted)
+    _hear(_terminated, _interrupted)
+
+
+def _hear(stop: _Handler, interrupt: _Handler) -> None:
+    signal.signal(signal.SIGTERM, stop)
+    for number, handler in ((signal.SIGHUP, stop), (signal.SIGINT, interrupt)):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _ended(number: int, _: FrameType | None) -> NoReturn:
+    os._exit(128 + number)
 
 
 def _interrupted(_number: int, _: FrameType | None) -> NoReturn:

@@ -1,5 +1,10 @@
 """The program `intent`: which command does what. Bodies live with what they command and are imported when called."""
 
+if __name__ == "__main__":  # before all that is slow: `python -m worker.cli` is the program, which hears Ctrl-C
+    from worker.__main__ import main as program
+
+    program()
+
 import sys
 from typing import Annotated
 
@@ -178,9 +183,3 @@ def main() -> None:
             f"this needs the package {error.name}; install the extra `{extra}`: pip install 'intent-worker[{extra}]'",
         )
         sys.exit(IntentError.exit_code)
-
-
-if __name__ == "__main__":  # `python -m worker.cli` ended with 0 and had done nothing
-    from worker.__main__ import main as program
-
-    program()

@@ -12,14 +12,21 @@ import os, signal, sys, time
 
 class Stopping:
     def find_spec(self, name, *_):
-        if name == "worker.cli":
-            os.kill(os.getpid(), signal.{signal})
-            time.sleep(10)
+        if name == "typer":
+            try:
+                os.kill(os.getpid(), signal.{signal})
+                time.sleep(10)
+            except BaseException as error:  # as a class does whose attribute is being named
+                raise RuntimeError("an error of its own") from error
 
-from worker.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests' shell has it ignored
 sys.meta_path.insert(0, Stopping())
-main()
+{start}
 """
+STARTS = {
+    "intent": "from worker.__main__ import main; main()",
+    "python -m worker.cli": "import runpy; runpy.run_module('worker.cli', run_name='__main__')",
+}
 WORKING = """
 import sys, tempfile, time
 from worker import cli
@@ -69,20 +76,13 @@ import worker.scoring.engine
 """
 
 
-def importing(number: signal.Signals) -> subprocess.CompletedProcess[str]:
-    """The program, which gets the signal while it imports its commands."""
-    command = [sys.executable, "-c", IMPORTING.format(signal=number.name)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-
-
-def test_ctrl_c_before_any_command_is_no_traceback() -> None:
-    done = importing(signal.SIGINT)
-    assert (done.returncode, done.stderr) == (130, "")
-
-
-def test_a_stop_is_heard_before_any_command() -> None:
-    done = importing(signal.SIGTERM)
-    assert (done.returncode, done.stderr) == (143, "")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_a_stop_before_any_command_is_no_traceback(start: str, number: signal.Signals) -> None:
+    """It comes while the program imports its commands."""
+    command = [sys.executable, "-c", IMPORTING.format(signal=number.name, start=start)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, "")
 
 
 def test_a_stop_is_heard_while_numpy_is_imported() -> None:
