@@ -119,10 +119,7 @@ def _brokers(settings: "Settings") -> Iterator[Finding]:
     except KafkaException:
         trouble.hear(admin)
         cause = f" ({trouble.cause})" if trouble.cause else ""
-        advice = "start Kafka (here: `intent broker start`), or set `kafka.bootstrap_servers` to where it is"
-        yield Finding(
-            "brokers", f"{servers} does not answer within {_TIMEOUT_S:.0f} s{cause}", trouble.advice or advice
-        )
+        yield Finding("brokers", f"{servers} does not answer within {_TIMEOUT_S:.0f} s{cause}", trouble.advice)
         return
     count = len(described.brokers)
     wanted = settings.topics.replication_factor

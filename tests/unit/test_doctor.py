@@ -88,6 +88,7 @@ def test_no_broker_is_said_once_and_the_rest_looked_at(monkeypatch: pytest.Monke
     (finding,) = wrong()
     assert finding.found == "127.0.0.1:9092 does not answer within 5 s"
     assert "intent broker start" in finding.advice
+    assert finding.advice == clients.Trouble().advice  # as every other command says it
     assert len(list(doctor.examine())) == 7  # all but the topics
 
 

@@ -26,7 +26,8 @@ _ADVICE: Final = {
 }
 
 _NO_CAUSE: Final = (
-    "is it running? `intent broker start` starts one here; if it is, check `kafka.security_protocol` and its port"
+    "is it running? `intent broker start` starts one here; if it is, check the port in `kafka.bootstrap_servers`, and "
+    "`kafka.security_protocol`"
 )
 """A listener that wants TLS or a login hangs up on who brings none, and librdkafka tells no cause."""
 
@@ -37,8 +38,8 @@ class Trouble:
     def __init__(self) -> None:
         self.cause = ""
         """In librdkafka's words; empty while none was told that a person can mend in the settings."""
-        self.advice = ""
-        """What to do about the cause."""
+        self.advice = _NO_CAUSE
+        """What to do about the cause, or for want of one."""
 
     def __call__(self, error: KafkaError) -> None:
         """To be the client's `error_cb`."""
@@ -56,7 +57,7 @@ class Trouble:
         self.hear(client)
         return IntentError(
             f"Kafka at {kafka.bootstrap_servers} (setting `kafka.bootstrap_servers`) does not answer "
-            f"({self.cause or reason}); {self.advice or _NO_CAUSE}"
+            f"({self.cause or reason}); {self.advice}"
         )
 
 

@@ -93,6 +93,7 @@ def test_what_can_be_mended_in_the_settings_is_kept(code: int, text: str, advice
     trouble(KafkaError(KafkaError._TRANSPORT, "Disconnected"))
     assert trouble.cause == text
     assert advice in trouble.advice
+    assert trouble.advice != clients.Trouble().advice
 
 
 ASKING: dict[str, Callable[[Settings], object]] = {
