@@ -115,7 +115,7 @@ def table(found: dict[str, tuple[float, Doubles]]) -> Table:
     for name in ("windows", "weight", "its events are worth"):
         shown.add_column(name, justify="right")
     for code, (weight, falls) in sorted(found.items(), key=lambda one: -abs(one[1][0])):
-        shown.add_row(code, f"{len(falls)}", f"{weight:+.2f}", interval(estimate(falls)))
+        shown.add_row(code, f"{len(falls)}", f"{weight:+z.2f}", interval(estimate(falls)))
     trials = agreement(found)
     if len(trials):
         shown.caption = f"the logit moves as the weight says in {100 * trials.mean():.0f} % of {len(trials)} trials"

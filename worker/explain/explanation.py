@@ -120,7 +120,7 @@ def headline(found: Explanation) -> str:
     """The score in one sentence."""
     return (
         f"{found.model.name} {found.model.version} gives {found.story.user_id} "
-        f"{found.horizon} = {found.probability:.4f} (logit {found.logit:+.2f}) after {len(found.story.steps)} events"
+        f"{found.horizon} = {found.probability:.4f} (logit {found.logit:+z.2f}) after {len(found.story.steps)} events"
     )
 
 
@@ -133,11 +133,11 @@ def notes(found: Explanation) -> list[str]:
     said = [first]
     if found.integrated is not None:
         said.append(
-            f"Integrated gradients explain a change of {found.integrated.change:+.2f} from a window that says nothing; "
-            f"embeddings, aggregates and context add up to it but for {abs(found.integrated.gap):.3f}."
+            f"Integrated gradients explain a change of {found.integrated.change:+z.2f} from a window that says "
+            f"nothing; embeddings, aggregates and context add up to it but for {abs(found.integrated.gap):.3f}."
         )
     if found.codes:
-        codes = ", ".join(f"{code} {weight:+.2f}" for code, weight in found.codes.items())
+        codes = ", ".join(f"{code} {weight:+z.2f}" for code, weight in found.codes.items())
         said.append(f"Reason codes on the stream (a linear surrogate of the 24 h score): {codes}.")
     if found.story.dropped:
         said.append(f"{found.story.dropped} events were duplicates or late and are not in the window.")
@@ -181,4 +181,4 @@ def _signed(value: float) -> Text:
     if np.isnan(value):
         return Text("·")
     style = "green" if value >= 0.05 else "red" if value <= -0.05 else "dim"
-    return Text(f"{value:+.2f}", style=style)
+    return Text(f"{value:+z.2f}", style=style)

@@ -178,4 +178,4 @@ def tables(found: Study) -> tuple[Table, Table]:
 
 def interval(one: Estimate) -> str:
     """``0.42 (0.38–0.47)``."""
-    return f"{one.value:.2f} ({one.low:.2f}–{one.high:.2f})"
+    return f"{one.value:z.2f} ({one.low:z.2f}–{one.high:z.2f})"

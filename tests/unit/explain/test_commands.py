@@ -1,5 +1,6 @@
 """From a file of events to a table, a document and a page."""
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.unit.scoring import making
@@ -19,7 +21,8 @@ from worker.cli import app
 from worker.errors import IntentError
 from worker.events import Context, Event, Item
 from worker.explain import story
-from worker.explain.explanation import explain
+from worker.explain.explanation import OCCLUSION, explain, tables
+from worker.explain.picture import write_page
 from worker.facts import hash32
 from worker.scores import HORIZONS
 from worker.scoring import encode
@@ -90,6 +93,21 @@ def test_a_longer_horizon_is_never_less_likely_than_a_shorter_one() -> None:
     with Engine(lambda: crossed, device="cpu", threads=1) as engine:
         assert told == pytest.approx(engine.score_now([making.window_of(visit()[:4])]).intent[0].tolist(), abs=1e-5)
     assert told[0] < told[1] == told[2]
+
+
+def test_nothing_is_shown_as_minus_zero(tmp_path: Path) -> None:
+    found = explain(making.bundle(), story.tell(visit()), horizon=HORIZONS[0], methods=(OCCLUSION,), device="cpu")
+    one = found.methods[OCCLUSION]
+    slight = replace(
+        one, **{part: np.full_like(getattr(one, part), -0.001) for part in ("events", "aggregates", "context")}
+    )
+    found = replace(found, methods={OCCLUSION: slight}, logit=-0.001, codes={"cart": -0.001})
+    console = Console(width=160, file=io.StringIO())
+    console.print(tables(found))
+    write_page(found, tmp_path / "why.html")
+    for shown in (console.file.getvalue(), (tmp_path / "why.html").read_text()):  # type: ignore[attr-defined]  # a StringIO
+        assert "(logit +0.00)" in shown
+        assert "-0.00" not in shown
 
 
 def test_a_model_that_gives_no_numbers_explains_nothing() -> None:
