@@ -331,7 +331,7 @@ def retire_model(name: _Name = None, *, store: _Store = None, as_json: options.J
 
     opened, model = meant.opened(store), meant.model_name(name)
     if not opened.forget(model, CHALLENGER):
-        raise SettingError(f"the model {model} in {opened.url} has no {CHALLENGER}; nothing was changed")
+        raise SettingError(f"{opened.lacks(model, CHALLENGER)}; nothing was changed")
     if as_json:
         say_json({"name": model, "alias": CHALLENGER, "version": None})
         return

@@ -90,10 +90,16 @@ def test_from_push_to_rollback(run: Run, made: Versions, tmp_path: Path) -> None
         assert "champion" in text
 
 
-def test_there_is_a_challenger_to_retire_or_a_sentence_on_every_store(run: Run, store: Store) -> None:
+def test_there_is_a_challenger_to_retire_or_a_sentence_on_every_store(run: Run, filled: Store) -> None:
+    result = run("retire", "--store", filled.url)
+    assert isinstance(result.exception, SettingError)
+    assert str(result.exception) == f"the model {NAME} in {filled.url} has no alias challenger; nothing was changed"
+
+
+def test_of_a_model_that_is_not_there_no_challenger_is_retired(run: Run, store: Store) -> None:
     result = run("retire", "--store", store.url)
     assert isinstance(result.exception, SettingError)
-    assert str(result.exception) == f"the model {NAME} in {store.url} has no challenger; nothing was changed"
+    assert str(result.exception) == f"{store.url} holds no model {NAME}, nor any other; nothing was changed"
 
 
 def test_a_model_that_is_not_there_lacks_no_version(run: Run, filled: Store) -> None:
