@@ -1,6 +1,7 @@
 """`intent model`: bundles in folders and in a store, and the aliases that say which of them scores."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ from worker.registry import meant
 from worker.terminal import err, folded, line, out, printable, say_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from worker.registry.alias import Alias
     from worker.registry.compare import Row
     from worker.registry.source import Source
@@ -244,48 +247,29 @@ def promote_model(
     now = source.store.alias(source.name, moved)
     before = None if now is None else now.version
     if version is None:
-        version = source.version(CHALLENGER)
-        if version is None and source.name not in source.store.names():
-            raise SettingError(f"which version of {source.name}? {source.store.lacks(source.name, CHALLENGER)}")
-        if version is None or moved == CHALLENGER:
-            raise SettingError(f"which version of {source.name}? Name it, or push one with --challenger first")
+        version = _challenger(source, unlike=moved)
     rows: list[Row] = []
     with source.fresh() as there:
         loaded = tried(there.load(version))
         if before is not None and before != version and moved != CHALLENGER:
-            recorded = None if data is None else opened(data, mapping)
-            try:
-                if recorded is None:
-                    rows = _carried(there, before, version)
-                else:
-                    rows = _measured(there.load(before), loaded, recorded, since=since, until=until, runs=runs)
-            except SettingError as error:
-                if not force:
-                    raise SettingError(
-                        f"{version} cannot be compared with {before}, which {moved} names: {error}; "
-                        "--force promotes it all the same"
-                    ) from None
-                line(f"{version} was not compared with {before}: {error}", to=err)
+            if data is None:
+                way = partial(_carried, there, before, version)
             else:
-                if not rows:
-                    line(
-                        f"{version} was not compared with {before}: they carry no numbers of the same instants; "
-                        "--data measures both",
-                        to=err,
-                    )
+                recorded = opened(data, mapping)
+                way = partial(_measured, there, before, loaded, recorded, since=since, until=until, runs=runs)
+            rows = _compared(way, before=before, version=version, alias=moved, force=force)
         elif data is not None:
             line(f"{version} was not compared: there is no other {moved} to compare it with", to=err)
     worse = [row for row in rows if row.worse]
-    if not worse or force:
+    goes = force or not worse
+    if goes:
         _move(source.store, source.name, moved, now, promoted(now, version, at=_now()))
     if as_json:
         document = {"name": source.name, "alias": moved, "before": before, "version": version}
-        say_json(
-            document | {"moved": not worse or force, "comparison": [asdict(row) | {"worse": row.worse} for row in rows]}
-        )
+        say_json(document | {"moved": goes, "comparison": [asdict(row) | {"worse": row.worse} for row in rows]})
     elif before is not None and rows:
         out.print(comparison(rows, before=before, after=version))
-    if worse and not force:
+    if not goes:
         raise CheckFailed(
             f"{version} is worse than {before} in {len(worse)} of {len(rows)} numbers, beyond their intervals; "
             f"{moved} stays (--force moves it)"
@@ -338,6 +322,39 @@ def retire_model(name: _Name = None, *, store: _Store = None, as_json: options.J
     line(f"{model} has no {CHALLENGER} any more")
 
 
+def _challenger(source: "Source", *, unlike: str) -> str:
+    """The version that is promoted where none is named; `unlike` is the alias that is to name it."""
+    from worker.registry.alias import CHALLENGER
+
+    version = source.version(CHALLENGER)
+    if version is None and source.name not in source.store.names():
+        raise SettingError(f"which version of {source.name}? {source.store.lacks(source.name, CHALLENGER)}")
+    if version is None or unlike == CHALLENGER:
+        raise SettingError(f"which version of {source.name}? Name it, or push one with --challenger first")
+    return version
+
+
+def _compared(way: "Callable[[], list[Row]]", *, before: str, version: str, alias: str, force: bool) -> "list[Row]":
+    """The version beside the one that the alias names; no rows where that cannot be, which is said, or refused."""
+    try:
+        rows = way()
+    except SettingError as error:
+        if not force:
+            raise SettingError(
+                f"{version} cannot be compared with {before}, which {alias} names: {error}; "
+                "--force promotes it all the same"
+            ) from None
+        line(f"{version} was not compared with {before}: {error}", to=err)
+        return []
+    if not rows:
+        line(
+            f"{version} was not compared with {before}: they carry no numbers of the same instants; "
+            "--data measures both",
+            to=err,
+        )
+    return rows
+
+
 def _carried(source: "Source", before: str, after: str) -> "list[Row]":
     """Both by the numbers in their bundles. The former need not load: its numbers outlive its format."""
     from worker.registry.compare import compare
@@ -348,17 +365,25 @@ def _carried(source: "Source", before: str, after: str) -> "list[Row]":
 
 
 def _measured(
-    before: "Bundle", after: "Bundle", recorded: "Recorded", *, since: str | None, until: str | None, runs: Path
+    source: "Source",
+    before: str,
+    newer: "Bundle",
+    recorded: "Recorded",
+    *,
+    since: str | None,
+    until: str | None,
+    runs: Path,
 ) -> "list[Row]":
     """Both on the labels of a slice of recorded events; minutes."""
     from worker.registry.compare import paired
     from worker.training.succession import compared
 
+    former = source.load(before)
     since_ms = options.time_ms(recorded, since, "--since") or recorded.splits.test
     until_ms = options.time_ms(recorded, until, "--until") or recorded.splits.test
     if since_ms >= until_ms:
         raise typer.BadParameter("with --data, name a day before --until", param_hint="--since")
-    return paired(compared(before, after, recorded, since_ms=since_ms, until_ms=until_ms, runs=runs, draws=_DRAWS))
+    return paired(compared(former, newer, recorded, since_ms=since_ms, until_ms=until_ms, runs=runs, draws=_DRAWS))
 
 
 def _move(store: "Store", name: str, alias: str, now: "Alias | None", after: "Alias") -> None:
