@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from worker import options
-from worker.errors import IntentError
 from worker.terminal import err, line, out, say_json
 from worker.whole import written
 
@@ -196,7 +195,7 @@ def _story(
                 with events.open("rb") as lines:
                     told = story.read(lines, source=str(events), user=visitor)
             except OSError as error:
-                raise IntentError(f"{events} cannot be read ({error.strerror})") from None
+                raise typer.BadParameter(f"{events} cannot be read ({error.strerror})", param_hint="--events") from None
     told = [event for event in told if until_ms is None or event.time_ms <= until_ms]
     if not told:
         raise typer.BadParameter(f"{until} is before the user's first event", param_hint="--until")

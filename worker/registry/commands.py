@@ -210,7 +210,7 @@ def promote_model(
     ] = False,
     data: Annotated[
         Path | None,
-        typer.Option(help="Recorded events to compare the two on now, as `intent train` takes them."),
+        typer.Option(exists=True, help="Recorded events to compare the two on now, as `intent train` takes them."),
     ] = None,
     mapping: options.Map = None,
     since: Annotated[

@@ -20,7 +20,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from worker.errors import IntentError
+from worker.errors import IntentError, SettingError
 from worker.events import MAX_TIME_MS
 from worker.shop import quoting
 from worker.shop.mapping import Time
@@ -83,9 +83,9 @@ class Rejects:
 def read(path: Path, columns: Sequence[str], rejects: Rejects) -> tuple[pa.Table, NDArray[np.int64]]:
     """The named columns, and which of the file's rows each row is. A CSV's are text, so that an id keeps its zeros.
 
-    Raises `IntentError` for a file or a column that is not there, is there twice or cannot be read as text, a number or
-    a time, and for a CSV whose quoted values do not end. A CSV line of another width is rejected; an empty field is
-    nothing.
+    Raises `SettingError` for a file that is not there, `IntentError` for one that cannot be read, for a column that is
+    not there, is there twice or cannot be read as text, a number or a time, and for a CSV whose quoted values do not
+    end. A CSV line of another width is rejected; an empty field is nothing.
     """
     parquet = path.suffix == ".parquet"
     try:
@@ -104,7 +104,7 @@ def read(path: Path, columns: Sequence[str], rejects: Rejects) -> tuple[pa.Table
             return _csv(path, columns, rejects)
         table = pq.read_table(path, columns=list(columns))
     except FileNotFoundError:
-        raise IntentError(f"{path} does not exist; give a CSV or Parquet file") from None
+        raise SettingError(f"{path} does not exist; give a CSV or Parquet file") from None
     except UnicodeDecodeError as error:
         raise IntentError(f"{path} is not in UTF-8 ({error}); save it in UTF-8") from None
     except (OSError, pa.ArrowInvalid) as error:

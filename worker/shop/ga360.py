@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from worker.errors import IntentError
+from worker.errors import IntentError, SettingError
 from worker.events import Context, Event, Item
 from worker.shop.source import Splits
 
@@ -236,7 +236,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
-        raise IntentError(f"{path} does not exist; give the folder with hits.parquet and sessions.parquet") from None
+        raise SettingError(f"{path} does not exist; give the folder with hits.parquet and sessions.parquet") from None
     except (OSError, pa.ArrowException) as error:
         raise IntentError(f"{path} cannot be read as parquet: {error}") from None
 

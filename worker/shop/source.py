@@ -76,7 +76,8 @@ class Source(Protocol):
 def opened(path: Path, mapping: Path | None) -> Source:
     """The GA360 sample in a folder; with a mapping, a table of any shop's events.
 
-    Raises `SettingError` for a file without a mapping and for a mapping that is none, `IntentError` for any other path.
+    Raises `SettingError` for a path that is not there, a file without a mapping and a mapping that is none,
+    `IntentError` for what is there and cannot be used.
     """
     from worker.shop.ga360 import Sample
     from worker.shop.table import Table

@@ -47,7 +47,8 @@ class _Batch(NamedTuple):
 class Table:
     """A file and its mapping. Opening it reads the columns, times them and sorts them.
 
-    Raises `IntentError` where the file, a column or every row is unusable, `SettingError` for a mapping that is none.
+    Raises `IntentError` where the file, a column or every row is unusable, `SettingError` for a file that is not there
+    and for a mapping that is none.
     """
 
     def __init__(self, path: Path, mapping: Path) -> None:

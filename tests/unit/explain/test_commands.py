@@ -287,6 +287,7 @@ def test_occlusion_does_without_captum_and_the_module(file: Path, folder: Path) 
         pytest.param([], "--events", id="neither"),
         pytest.param(["--data", "."], "--visitor", id="no visitor"),
         pytest.param(["--events", "-", "--map", "m.toml"], "--map", id="events are mapped already"),
+        pytest.param(["--events", "/nowhere/u.jsonl"], "/nowhere/u.jsonl cannot be read (No such", id="no file"),
         pytest.param(["--events", "-", "--until", "yesterday"], "--until", id="no time"),
         pytest.param(["--events", "-", "--page", "/nowhere/x.html"], "--page", id="no folder"),
     ],

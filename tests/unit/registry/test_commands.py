@@ -102,6 +102,11 @@ def test_of_a_model_that_is_not_there_no_challenger_is_retired(run: Run, store: 
     assert str(result.exception) == f"{store.url} holds no model {NAME}, nor any other; nothing was changed"
 
 
+def test_events_to_compare_on_that_are_not_there_are_wrong_usage(run: Run, filled: Store) -> None:
+    result = run("promote", NAME, "--data", "/nowhere", "--store", filled.url)
+    assert (result.exit_code, "'/nowhere' does not exist" in result.output) == (2, True)
+
+
 def test_a_model_that_is_not_there_lacks_no_version(run: Run, filled: Store) -> None:
     """A version given in a name's place: to name one, or push one, would not help."""
     result = run("promote", "68c373a72826", "--store", filled.url)

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.training import samples
 from tests.unit.training.samples import hit, product, session, write
 from worker import events
-from worker.errors import IntentError
+from worker.errors import IntentError, SettingError
 from worker.events import Context, Event
 from worker.shop.ga360 import Sample, parse_time
 from worker.training.labels import START
@@ -125,10 +125,10 @@ def test_a_time_that_is_none_is_refused(text: str) -> None:
 
 
 def test_broken_tables_are_named(tmp_path: Path) -> None:
-    with pytest.raises(IntentError, match=r"hits\.parquet does not exist; give the folder"):
+    with pytest.raises(SettingError, match=r"hits\.parquet does not exist; give the folder"):
         Sample(tmp_path)
     (tmp_path / "one.csv").touch()
-    with pytest.raises(IntentError, match=r"one\.csv.hits\.parquet does not exist; give the folder"):
+    with pytest.raises(SettingError, match=r"one\.csv.hits\.parquet does not exist; give the folder"):
         Sample(tmp_path / "one.csv")
     write(tmp_path, [hit(timestamp_ms=START + 1), hit()], [session()])
     with pytest.raises(IntentError, match="not sorted by `timestamp_ms`"):

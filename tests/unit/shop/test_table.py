@@ -406,7 +406,7 @@ def test_a_mapping_that_is_none_is_told(tmp_path: Path, text: str, sentence: str
 
 def test_tables_that_are_none_are_told(tmp_path: Path) -> None:
     mapping = mapped(tmp_path, LEAST)
-    with pytest.raises(IntentError, match=r"absent\.csv does not exist"):
+    with pytest.raises(SettingError, match=r"absent\.csv does not exist"):
         Table(tmp_path / "absent.csv", mapping)
     with pytest.raises(IntentError, match="has no column 'n', which the mapping names; it has u, t"):
         Table(write(tmp_path / "t.csv", [], "ut"), mapping)
