@@ -20,7 +20,7 @@ from tests.integration.test_worker import drained, simulated
 from worker import cli, scores
 from worker.kafka import topics
 from worker.replay.lookup import look_up
-from worker.replay.plan import LATEST, Offsets, Stretch
+from worker.replay.plan import LATEST, Offsets, Plan, Stretch
 from worker.replay.run import play
 from worker.scores import HORIZONS, Score
 from worker.scoring.forward import TOLERANCE
@@ -115,26 +115,55 @@ def assert_no_trace(settings: Settings) -> None:
     consumer.close()
 
 
+@pytest.mark.parametrize("when", ["once the offsets are known", "while it is read"])
 def test_of_a_topic_that_is_made_anew_meanwhile_nothing_is_written(
-    settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    settings: MakeSettings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
 ) -> None:
     made = settings()
     topic = made.topics.events
     publish(made.kafka.bootstrap_servers, topic, itertools.islice(simulated(), 40))
 
-    async def played(*arguments: Any, **options: Any) -> None:
-        await play(*arguments, **options)
+    def make_anew() -> None:
         admin = AdminClient({"bootstrap.servers": made.kafka.bootstrap_servers})
         admin.delete_topics([topic])[topic].result(10)
-        topics.create(made)
+        while not topics.create(made)[topic]:  # its name is free a moment later
+            pass
+        publish(made.kafka.bootstrap_servers, topic, itertools.islice(simulated(), 40))
 
-    monkeypatch.setattr("worker.replay.run.play", played)
+    def looked_up(*arguments: Any, **options: Any) -> Plan:
+        plan = look_up(*arguments, **options)
+        if plan.stretches:  # the offsets of what is to be read
+            make_anew()
+        return plan
+
+    async def played(*arguments: Any, **options: Any) -> None:
+        await play(*arguments, **options)
+        make_anew()
+
+    if when == "while it is read":
+        monkeypatch.setattr("worker.replay.run.play", played)
+    else:
+        monkeypatch.setattr("worker.replay.lookup.look_up", looked_up)
     out = tmp_path / "scores" / "f.parquet"
     out.parent.mkdir()
     done = called(capsys, monkeypatch, made, "replay", "--out", out)
     assert (done.code, done.out) == (1, "")
     assert f"the topic {topic} was deleted and created anew while it was read" in done.err
     assert list(out.parent.iterdir()) == []
+
+
+def test_a_topic_that_is_not_there_is_told_at_once(
+    settings: MakeSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its id would be waited for."""
+    monkeypatch.setattr(topics, "events_id", lambda _: pytest.fail("the id was asked for"))
+    done = called(capsys, monkeypatch, settings(), "replay", "--topic", "nowhere", "--out", tmp_path / "f.parquet")
+    assert (done.code, done.out) == (2, "")
+    assert "the topic nowhere (--topic) is not there" in done.err
 
 
 def test_a_range_of_markers_and_aborted_records_has_no_warm_up(settings: MakeSettings) -> None:

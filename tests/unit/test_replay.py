@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -326,8 +327,24 @@ async def test_a_batch_is_bounded_by_bytes_as_a_live_one_and_headers_are_read_wi
     assert read == [0]
 
 
-async def test_a_silent_broker_is_told(tmp_path: Path) -> None:
-    with pytest.raises(IntentError, match="sent nothing for 60 s"):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        pytest.param(None, r"; is its broker up\?", id="the topic is there"),
+        pytest.param(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), ": the topic is gone", id="it is gone"),
+        pytest.param(KafkaException(KafkaError(KafkaError._TRANSPORT)), r"; is its broker up\?", id="nobody answers"),
+    ],
+)
+async def test_a_silent_broker_is_told_from_a_topic_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: KafkaError | KafkaException | None, said: str
+) -> None:
+    def listed(*_: object, **__: object) -> SimpleNamespace:
+        if isinstance(error, KafkaException):
+            raise error
+        return SimpleNamespace(topics={"t": SimpleNamespace(error=error)})
+
+    monkeypatch.setattr(FakeConsumer, "list_topics", listed, raising=False)
+    with pytest.raises(IntentError, match="partition 0 of t sent nothing for 60 s" + said):
         await played(tmp_path, [FETCH[:2]], WHOLE)
 
 
@@ -346,6 +363,7 @@ def test_a_range_without_records_leaves_the_file_that_was_there(
     out = tmp_path / "scores.parquet"
     out.write_text("before")
     monkeypatch.setattr("worker.replay.lookup.look_up", lambda *_, **__: Plan(topic="t", stretches=()))
+    monkeypatch.setattr("worker.kafka.topics.events_id", lambda _: "a-topic-id")
     run = CliRunner().invoke(cli.app, ["replay", "--from", "2999-01-01", "--out", str(out)])
     assert isinstance(run.exception, IntentError)
     assert "t holds no record from --from 2999-01-01 to --to latest" in str(run.exception)

@@ -205,6 +205,9 @@ class Broker:
 
     def unassign(self) -> None: ...
 
+    def list_topics(self, topic: str, **_: float) -> Any:
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))})
+
     def poll(self, _timeout_s: float) -> Message | None:
         return self.answer
 
@@ -245,7 +248,7 @@ def test_behind_the_offset_are_only_markers() -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        pytest.param(None, "sent nothing for 15 s", id="silence"),
+        pytest.param(None, "sent nothing for 15 s: the topic is gone", id="silence"),
         pytest.param(Message(error=KafkaError(KafkaError._AUTO_OFFSET_RESET)), "cannot be read: ", id="deleted since"),
     ],
 )

@@ -1,6 +1,7 @@
 """`intent replay`: what it takes and how it says what came of it. The work is done next door."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -55,8 +56,9 @@ def replay(
     """
     from worker.config import load
     from worker.errors import IntentError
+    from worker.kafka import topics
     from worker.replay.lookup import look_up
-    from worker.replay.plan import parse_bound, parse_duration
+    from worker.replay.plan import LATEST, parse_bound, parse_duration
 
     model: dict[str, object] = {} if device is None else {"device": device}
     if bundle is not None:  # in place of whatever the settings have
@@ -68,21 +70,19 @@ def replay(
             "topics": {} if topic is None else {"events": topic},
         }
     )
+    bounds = parse_bound(begin, option="--from"), parse_bound(end, option="--to")
+    warmup_ms = parse_duration(warmup, option="--warmup")
+    look = partial(look_up, settings.kafka, settings.topics.events, named=options.topic(topic))
     with err.status("asking for offsets"):
-        plan = look_up(
-            settings.kafka,
-            settings.topics.events,
-            parse_bound(begin, option="--from"),
-            parse_bound(end, option="--to"),
-            warmup_ms=parse_duration(warmup, option="--warmup"),
-            named=options.topic(topic),
-        )
+        look(LATEST, LATEST, warmup_ms=0)  # only whether it is there: for its id one that is not would be waited for
+        topic_id = topics.events_id(settings)  # before the offsets, which may be of none that came before it
+        plan = look(*bounds, warmup_ms=warmup_ms)
     if not plan.stretches:  # before anything takes the place of a file that was there
         raise IntentError(
             f"there is nothing to score: {plan.topic} holds no record from --from {begin} to --to {end}; "
             "times are those at which records arrived in Kafka"
         )
-    report = _run(settings, plan, file=file, state=state)
+    report = _run(settings, plan, topic_id, file=file, state=state)
     if as_json:
         say_json(report.document())
     else:
@@ -90,7 +90,10 @@ def replay(
     report.check()
 
 
-def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memory", "disk"]) -> "Report":
+def _run(
+    settings: "Settings", plan: "Plan", topic_id: str, *, file: Path, state: Literal["memory", "disk"]
+) -> "Report":
+    """`topic_id` is that of the topic whose offsets the plan has."""
     import asyncio
 
     from worker.errors import IntentError
@@ -103,7 +106,6 @@ def _run(settings: "Settings", plan: "Plan", *, file: Path, state: Literal["memo
     from worker.scoring.engine import Engine
     from worker.window import Rules
 
-    topic_id = topics.events_id(settings)  # of whose offsets the plan is
     with err.status("loading the model"):
         engine = Engine.configured(configured(settings.model)[1], settings.model)
     model, mode = engine.model, settings.worker.mode

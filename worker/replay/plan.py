@@ -8,6 +8,7 @@ import datetime as dt
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -230,6 +231,15 @@ def _warm_from(
     }
 
 
+def silent(consumer: Consumer, topic: str, what: str) -> IntentError:
+    """The sentence for a consumer to which nothing was sent, as `what` says. Nobody tells it that a topic is gone."""
+    with suppress(KafkaException):
+        error = consumer.list_topics(topic, timeout=ASK_TIMEOUT_S).topics[topic].error
+        if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return IntentError(f"{what}: the topic is gone, it was deleted meanwhile")
+    return IntentError(f"{what}; is its broker up?")
+
+
 class KafkaOffsets:
     """`TopicOffsets` answered by a broker. Blocks, at most `ASK_TIMEOUT_S` a question; commits nothing.
 
@@ -304,7 +314,7 @@ class KafkaOffsets:
             self._consumer.unassign()
         where = f"partition {partition} of {topic} at offset {offset}"
         if message is None:
-            raise IntentError(f"{where} sent nothing for {ASK_TIMEOUT_S:.0f} s; is its broker up?")
+            raise silent(self._consumer, topic, f"{where} sent nothing for {ASK_TIMEOUT_S:.0f} s")
         if (error := message.error()) is None:
             return message.timestamp()[1]
         # Behind the offset may be only markers and aborted records: then the end of the partition comes first.

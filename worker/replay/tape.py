@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from worker.errors import IntentError
 from worker.fold import BATCH_BYTES, sizes
 from worker.kafka import clients
-from worker.replay.plan import Stretch
+from worker.replay.plan import Stretch, silent
 from worker.scores import Headers
 from worker.settings import Kafka
 
@@ -58,6 +58,7 @@ class Tape:
 
     def __init__(self, consumer: Consumer, topic: str, stretch: Stretch, *, max_records: int = 2000) -> None:
         self._consumer = consumer
+        self._topic = topic
         self._stretch = stretch
         self._max_records = max_records
         self._ahead: deque[Message] = deque()
@@ -113,7 +114,7 @@ class Tape:
                 raise IntentError(f"{self.name} cannot be read on: {error.str()}")
         self._silent_s = 0.0 if messages else self._silent_s + POLL_S
         if self._silent_s > SILENCE_S:
-            raise IntentError(f"{self.name} sent nothing for {SILENCE_S:.0f} s; is its broker up?")
+            raise silent(self._consumer, self._topic, f"{self.name} sent nothing for {SILENCE_S:.0f} s")
 
 
 _headers = methodcaller("headers")
