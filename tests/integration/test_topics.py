@@ -9,10 +9,12 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from tests.conftest import MakeSettings
 from tests.integration.deployment import read_all
-from worker.errors import IntentError
+from worker.errors import Fatal, IntentError
 from worker.kafka import clients, topics
 from worker.kafka.topics import Difference
 from worker.settings import Settings
+from worker.stream import transaction
+from worker.stream.output import OutRecord
 
 pytestmark = pytest.mark.broker
 
@@ -48,6 +50,24 @@ def test_what_the_worker_publishes_is_kept_by_the_brokers_clock(settings: MakeSe
     written = [record.timestamp_ms for topic in ours for record in read_all(made.kafka.bootstrap_servers, topic)]
     assert len(written) == len(ours)
     assert min(written) > (time.time() - 600) * 1000
+
+
+async def test_a_worker_whose_clock_is_far_ahead_is_told_what_to_do(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the topics have the records' own times, as those made by others have."""
+    made = settings()
+    alter(made, made.topics.scores, {"message.timestamp.type": "CreateTime"})
+    assert settled(made, 1)
+    monkeypatch.setattr(transaction, "now_ms", lambda: time.time_ns() // 1_000_000 + 7_200_000)
+    sender = transaction.producer(made, 0)
+    await sender.start()
+    try:
+        with pytest.raises(Fatal, match=rf"{made.topics.scores} refuses records of .*set the clock, or alter") as told:
+            await transaction.commit(sender, {made.topics.scores: [OutRecord(b"ann", b"{}", [])]}, partition=0)
+        assert told.value.__cause__ is None
+    finally:
+        await sender.stop()
 
 
 def test_a_topic_made_anew_has_another_id(settings: MakeSettings) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.codec import lz4_encode
-from aiokafka.errors import KafkaError
+from aiokafka.errors import InvalidTimestampError, KafkaError
 from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.record._crecords import default_records
 from aiokafka.structs import TopicPartition
@@ -21,6 +21,7 @@ from aiokafka.structs import TopicPartition
 from worker.clock import now_ms
 from worker.errors import Fatal
 from worker.kafka import clients
+from worker.scores import rfc3339
 from worker.settings import Settings
 from worker.stream import marks
 from worker.stream.output import OutRecord
@@ -99,6 +100,12 @@ async def commit(
             # `send_batch` acknowledges the *base* offset of a record batch
             try:
                 base = (await acknowledged).offset
+            except InvalidTimestampError:
+                raise Fatal(
+                    f"{topic} refuses records of {rfc3339(now_ms())}, which is now by this machine's clock and too far "
+                    "from the brokers': set the clock, or alter the topics that `intent topics check` names to "
+                    "message.timestamp.type=LogAppendTime"
+                ) from None
             except KafkaError as error:
                 cause = error.__cause__ or error  # the sender's end is told with its reason
                 raise Fatal(f"{topic} did not take a batch of {count} records: {cause!r}") from error

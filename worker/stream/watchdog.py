@@ -11,6 +11,8 @@ from typing import Final, NoReturn
 
 import structlog
 
+from worker.errors import Fatal
+
 EXIT_FATAL: Final = 1
 _POLL_S: Final = 0.2
 _LAST_WORDS_S: Final = 2.0
@@ -23,8 +25,13 @@ log = structlog.get_logger(__name__)
 
 
 def end_process(why: str, error: BaseException | None = None) -> NoReturn:
-    """Log and exit non-zero at once, without a commit and without clean-up. Callable from any thread."""
-    told = {"why": why, "error": repr(error) if error else None, "exc_info": error}
+    """Log and exit non-zero at once, without a commit and without clean-up. Callable from any thread.
+
+    Where an error is `Fatal` and has no cause, its sentence says all there is to say: no traceback then.
+    """
+    said = isinstance(error, Fatal) and error.__cause__ is None
+    shown = str(error) if said else repr(error) if error else None
+    told = {"why": why, "error": shown, "exc_info": None if said else error}
     teller = threading.Thread(target=log.critical, args=("fatal",), kwargs=told, name="last words", daemon=True)
     try:
         teller.start()

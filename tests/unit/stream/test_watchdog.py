@@ -1,5 +1,6 @@
 """What ends the process, whatever stands still in it."""
 
+import json
 import subprocess
 import sys
 
@@ -28,6 +29,34 @@ def test_a_deadline_that_passes_ends_the_process(meanwhile: str) -> None:
             assert late.wait(20) == 1
         finally:
             late.kill()
+
+
+ENDING = """
+from worker.errors import Fatal
+from worker.ops import logs
+from worker.stream.watchdog import end_process
+logs.configure(format="json")
+try:
+    raise {error}
+except Exception as error:
+    end_process("it failed", error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "shown", "traced"),
+    [
+        pytest.param("Fatal('set the clock') from None", "set the clock", False, id="it says all"),
+        pytest.param("Fatal('no answer') from OSError(5)", "Fatal('no answer')", True, id="it has a cause"),
+        pytest.param("OSError(5)", "OSError(5)", True, id="unexpected"),
+    ],
+)
+def test_an_error_that_says_what_to_do_has_no_traceback(error: str, shown: str, *, traced: bool) -> None:
+    program = [sys.executable, "-c", ENDING.format(error=error)]
+    ended = subprocess.run(program, stderr=subprocess.PIPE, timeout=200, check=False)
+    line = json.loads(ended.stderr)
+    assert (ended.returncode, line["why"], line["error"]) == (1, "it failed", shown)
+    assert ("exception" in line) == traced
 
 
 TWICE = """
