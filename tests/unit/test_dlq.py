@@ -225,6 +225,14 @@ def test_a_list_on_a_narrow_terminal_shows_ids_whole(monkeypatch: pytest.MonkeyP
     assert "…" not in shown
 
 
+def test_a_value_is_shown_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = b'{"words": "' + b"many of them " * 50 + b'[bold]"}'
+    monkeypatch.setattr(commands, "_one", lambda *_: letter(value=value))
+    run = CliRunner().invoke(commands.dlq_app, ["show", "2:7"])
+    assert run.exit_code == 0, run.output
+    assert run.stdout.splitlines()[-2:] == [f"value, {len(value)} bytes:", value.decode()]
+
+
 def test_a_certificate_that_is_none_is_a_sentence(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("no certificate")

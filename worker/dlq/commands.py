@@ -97,6 +97,7 @@ def dlq_show(
     """Show one dead letter whole: why it failed, its key, its headers and its raw bytes.
 
     This is the user's data. Bytes that are not printable are escaped; with --json key, value and headers are base64.
+    The value is the last line, whole; its bytes: `intent dlq show ID --json | jq -r .value | base64 -d`
     """
     from worker.config import load
     from worker.dlq.letters import escaped
@@ -122,11 +123,12 @@ def dlq_show(
         "message": letter.message,
         "key": escaped(letter.key),
         **{f"header {name}": escaped(content) for name, content in letter.headers},
-        f"value, {len(letter.value or b''):,} bytes": escaped(letter.value),
     }
     for name, content in rows.items():
         table.add_row(escape(printable(name)), escape(printable(content)))
     out.print(table)
+    line(f"value, {len(letter.value or b''):,} bytes:")
+    line(escaped(letter.value))  # as JSON is copied, and piped on: folded in a cell it is none
 
 
 @dlq_app.command("redrive")
