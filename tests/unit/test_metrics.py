@@ -1,5 +1,7 @@
 """The metrics as Prometheus would see them."""
 
+import asyncio
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,6 +20,22 @@ def sample(metrics: Metrics, name: str, /, **labels: str) -> float | None:
 
 def test_every_fate_is_there_from_the_start(metrics: Metrics) -> None:
     assert {fate: sample(metrics, "intent_events_total", fate=fate) for fate in FATES} == dict.fromkeys(FATES, 0.0)
+
+
+async def test_all_who_ask_at_once_get_one_rendering(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[CollectorRegistry] = []
+
+    def render(registry: CollectorRegistry) -> bytes:
+        rendered.append(registry)
+        return generate_latest(registry)
+
+    async def ask() -> bytes:
+        return metrics.page()
+
+    monkeypatch.setattr("worker.ops.metrics.generate_latest", render)
+    assert len(set(await asyncio.gather(*(ask() for _ in range(100))))) == len(rendered) == 1
+    metrics.count_fates({"scored": 7})
+    assert b'intent_events_total{fate="scored"} 7.0' in await ask()
 
 
 def test_fates_add_up(metrics: Metrics) -> None:

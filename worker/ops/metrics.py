@@ -4,12 +4,13 @@ Knows neither where a number comes from nor how it is served. Labels are only wh
 (fate, reason, partition, model): never a user and never an offset, since each label value is a time series for ever.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -83,6 +84,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._page: bytes | None = None
         # Else each counter has a second series, its birth time, which nothing here asks for.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
 
@@ -259,6 +261,20 @@ class Metrics:
             self.model_reloads_total.labels(result=result)
         for reason in DROPS:
             self.shadow_dropped_total.labels(reason=reason)
+
+    def page(self) -> bytes:
+        """All of it, as Prometheus reads it. Called on an event loop.
+
+        Rendered once for all who ask in the same turn of the loop: it takes milliseconds, and a hundred callers with
+        many requests each kept the health pages from being answered in time.
+        """
+        if self._page is None:
+            self._page = generate_latest(self.registry)
+            asyncio.get_running_loop().call_soon(self._forget_page)
+        return self._page
+
+    def _forget_page(self) -> None:
+        self._page = None
 
     def count_fates(self, counts: Mapping[str, int]) -> None:
         """Add a committed batch's events by fate."""

@@ -25,7 +25,7 @@ from faust.tables.recovery import Recovery, ServiceStopped
 from faust.types import TP
 from mode import Service
 from mode import loop as event_loop
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from worker.errors import Fatal
 from worker.kafka import clients, topics
@@ -294,7 +294,7 @@ class IntentApp(faust.App):
         return self._answer(self._readiness())
 
     async def _metrics_page(self, request: Any) -> Any:  # noqa: ARG002
-        return self.web.bytes(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return self.web.bytes(self.metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def _answer(self, answer: health.Answer) -> Any:
         return self.web.bytes(answer.body, content_type=health.CONTENT_TYPE, status=answer.status)
