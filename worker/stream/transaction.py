@@ -6,6 +6,7 @@ Private parts of aiokafka 0.14.0 in use: `BatchBuilder._builder`, `BatchBuilder.
 `TransactionManager._sequence_numbers`.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import partial
@@ -128,6 +129,12 @@ async def renew(sender: AIOKafkaProducer, topics: Iterable[str], *, partition: i
     await sender.commit_transaction()
 
 
+def _hear(acknowledged: asyncio.Future[Any]) -> None:
+    """Of several batches that fail the first one is raised; of the others asyncio would say that nobody listened."""
+    if not acknowledged.cancelled():
+        acknowledged.exception()
+
+
 async def _send(
     sender: AIOKafkaProducer, topic: str, partition: int, records: Sequence[OutRecord]
 ) -> list[tuple[Awaitable[Any], int]]:
@@ -138,7 +145,9 @@ async def _send(
     async def send(batch: Any, count: int) -> None:
         batch._relative_offset = count  # noqa: SLF001
         batch.close()
-        sent.append((await sender.send_batch(batch, topic, partition=partition), count))
+        acknowledged = await sender.send_batch(batch, topic, partition=partition)
+        acknowledged.add_done_callback(_hear)
+        sent.append((acknowledged, count))
 
     batch = append = None
     count = 0

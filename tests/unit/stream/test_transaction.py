@@ -1,10 +1,11 @@
 """What is made of records on their way to aiokafka's producer, and what that does when a topic is refused."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
-from aiokafka.errors import TopicAuthorizationFailedError
+from aiokafka.errors import InvalidTimestampError, TopicAuthorizationFailedError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.record.memory_records import MemoryRecords
@@ -49,6 +50,29 @@ class Sender:
     async def send_batch(self, batch: Any, topic: str, *, partition: int) -> Any:
         self.sent.append((topic, partition, bytes(batch._build())))
         return asyncio.get_running_loop().create_future()
+
+
+class Refusing(Sender):
+    async def send_batch(self, batch: Any, topic: str, *, partition: int) -> Any:
+        await super().send_batch(batch, topic, partition=partition)
+        refused = asyncio.get_running_loop().create_future()
+        refused.set_exception(InvalidTimestampError())
+        return refused
+
+
+async def test_of_several_batches_that_are_refused_none_is_told_as_unheard() -> None:
+    """The first one is raised; asyncio would log each other one, with a traceback."""
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    sender: Any = Refusing(batch_bytes=2_000)
+    sent = await transaction._send(sender, "scores", 0, [OutRecord(b"ann", bytes(100), [])] * 60)
+    assert len(sent) > 1
+    with pytest.raises(InvalidTimestampError):
+        await sent[0][0]
+    await asyncio.sleep(0)
+    del sent
+    gc.collect()
+    assert unheard == []
 
 
 async def test_records_are_of_the_moment_in_which_they_are_sent_in_as_many_batches_as_it_takes() -> None:
