@@ -1,6 +1,7 @@
 """`intent model`: bundles in folders and in a store, and the aliases that say which of them scores."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -358,7 +359,8 @@ def _measured(
     until_ms = options.time_ms(recorded, until, "--until") or recorded.splits.test
     if since_ms >= until_ms:
         raise typer.BadParameter("with --data, name a day before --until", param_hint="--since")
-    return paired(compared(before, after, recorded, since_ms=since_ms, until_ms=until_ms, runs=runs, draws=_DRAWS))
+    span = {"since_ms": since_ms, "until_ms": until_ms}
+    return paired(compared(before, after, recorded, **span, runs=runs, draws=_DRAWS, say=partial(line, to=err)))
 
 
 def _move(store: "Store", name: str, alias: str, now: "Alias | None", after: "Alias") -> None:
