@@ -115,7 +115,7 @@ def _list_folder(folder: Path | None, *, as_json: bool) -> None:
         count = entry["parameters"]
         shown = f"{count:,}" if isinstance(count, int) else ""
         cells = (entry["name"], entry["version"] or "", shown, entry["folder"], entry["state"])
-        table.add_row(*(escape(str(cell)) for cell in cells))
+        table.add_row(*(escape(printable(str(cell))) for cell in cells))
     out.print(table)
 
 
@@ -134,7 +134,7 @@ def show_model(which: _Which = None, *, store: _Store = None, as_json: options.J
     for name, alias in aliases.items():
         table = folded("at", "how", "version", title=f"{name} is {alias.version}")
         for move in reversed(alias.moves):
-            table.add_row(escape(move.at), move.how, move.version)
+            table.add_row(escape(printable(move.at)), move.how, move.version)
         out.print(table)
     card = "\n".join(map(printable, loaded.card.split("\n")))
     if out.is_terminal:
