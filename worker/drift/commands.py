@@ -166,7 +166,7 @@ def reference(
     from_ms, to_ms = options.span(source, from_, to)
     loaded = _loaded(bundle)
     with err.status(f"folding and scoring {source.name}"):
-        events, windows = build(source, runs / "cache")
+        events, windows = build(source, runs / "cache", say=partial(line, to=err))
         start = source.splits.validation if from_ms is None else from_ms
         end = source.splits.test if to_ms is None else to_ms
         places = np.flatnonzero((events.time_ms >= start) & (events.time_ms < end))

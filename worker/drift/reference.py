@@ -84,11 +84,14 @@ class Reference:
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Self:
         """Raises `LookupError`, `TypeError` or `ValueError` for anything that `document` did not make."""
+        features = tuple(_feature(entry) for entry in document["features"])
+        if not features:
+            raise ValueError("it has no feature")
         return cls(
             about=str(document["about"]),
             windows=int(document["windows"]),
             visitors=int(document["visitors"]),
-            features=tuple(_feature(entry) for entry in document["features"]),
+            features=features,
         )
 
 

@@ -1,5 +1,6 @@
 """`intent evaluate`: what it takes, and how it says what was found."""
 
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -92,6 +93,7 @@ def evaluate(
             cache=runs / "cache",
             device=str(place),
             report=status.update,
+            say=partial(line, to=err),
         )
         document = reports.document(found)
         if attach and bundle is not None:

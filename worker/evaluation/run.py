@@ -81,14 +81,16 @@ def evaluate(
     cache: Path,
     device: str = "cpu",
     report: Callable[[str], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Half a minute for the bundle alone; with rivals two the first time, four more for `all` of them.
 
     Rivals learn from what the bundle learnt from. Of a refitted bundle's validation slice, the visitors count that were
-    held out of the refit. `report` hears what is being done. Raises `IntentError` for data that lacks the slice.
+    held out of the refit. `report` hears what is being done, `say` what of the source became no event. Raises
+    `IntentError` for data that lacks the slice.
     """
     report("folding events into windows")
-    events, kept = windows.build(source, cache)
+    events, kept = windows.build(source, cache, say=say)
     learnt = Learnt.by(bundle)
     inside = member(events, learnt.measured(which))
     places = np.flatnonzero(inside.any(axis=1))

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -143,7 +144,8 @@ def check(
     loaded = load(bundle)
     at = list(_HORIZONS).index(horizon)
     with err.status(f"folding {data}") as status:
-        chosen = draw(opened(data, mapping), runs=runs, count=windows, least=least, horizon=at, seed=seed)
+        say = partial(line, to=err)
+        chosen = draw(opened(data, mapping), runs=runs, count=windows, least=least, horizon=at, seed=seed, say=say)
         found = study(loaded, chosen, horizon=at, seed=seed, device=where, report=status.update)
         worth = codes.worth(Scorer(loaded, device=where), chosen, horizon=at)
     folder.mkdir(parents=True, exist_ok=True)

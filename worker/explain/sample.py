@@ -1,5 +1,6 @@
 """Windows of a source's validation slice for studies: one a visitor, of at least so many events."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,21 @@ from worker.training.labels import member
 from worker.training.windows import build
 
 
-def draw(source: Source, *, runs: Path, count: int, least: int, horizon: int, seed: int) -> list[bytes]:
-    """At most `count` windows at random. Raises `IntentError` where the slice has none."""
-    events, kept = build(source, runs / "cache")
+def draw(
+    source: Source,
+    *,
+    runs: Path,
+    count: int,
+    least: int,
+    horizon: int,
+    seed: int,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[bytes]:
+    """At most `count` windows at random. `say` hears what of the source became no event.
+
+    Raises `IntentError` where the slice has none.
+    """
+    events, kept = build(source, runs / "cache", say=say)
     pool = np.flatnonzero(member(events, "validation")[:, horizon])
     pool = np.random.default_rng(seed).permutation(pool)
     _, first = np.unique(events.visitor[pool], return_index=True)

@@ -117,7 +117,7 @@ def _list_folder(folder: Path | None, *, as_json: bool) -> None:
         count = entry["parameters"]
         shown = f"{count:,}" if isinstance(count, int) else ""
         cells = (entry["name"], entry["version"] or "", shown, entry["folder"], entry["state"])
-        table.add_row(*(escape(str(cell)) for cell in cells))
+        table.add_row(*(escape(printable(str(cell))) for cell in cells))
     out.print(table)
 
 
@@ -136,7 +136,7 @@ def show_model(which: _Which = None, *, store: _Store = None, as_json: options.J
     for name, alias in aliases.items():
         table = folded("at", "how", "version", title=f"{name} is {alias.version}")
         for move in reversed(alias.moves):
-            table.add_row(escape(move.at), move.how, move.version)
+            table.add_row(escape(printable(move.at)), move.how, move.version)
         out.print(table)
     card = "\n".join(map(printable, loaded.card.split("\n")))
     if out.is_terminal:
@@ -383,7 +383,10 @@ def _measured(
     until_ms = options.time_ms(recorded, until, "--until") or recorded.splits.test
     if since_ms >= until_ms:
         raise typer.BadParameter("with --data, name a day before --until", param_hint="--since")
-    return paired(compared(former, newer, recorded, since_ms=since_ms, until_ms=until_ms, runs=runs, draws=_DRAWS))
+    say = partial(line, to=err)
+    return paired(
+        compared(former, newer, recorded, since_ms=since_ms, until_ms=until_ms, runs=runs, draws=_DRAWS, say=say)
+    )
 
 
 def _move(store: "Store", name: str, alias: str, now: "Alias | None", after: "Alias") -> None:

@@ -145,7 +145,8 @@ def write_habits(habits: Habits) -> bytes:
 def read_shape(parsed: Mapping[str, Any]) -> Shape:
     """The head's sizes are bounded here; the BERT's by `Sizes.of`."""
     shape = Shape(**parsed)
-    for name, least, most in (("members", 1, 64), ("aside", 0, 64), ("head_width", 1, 4096), ("context_width", 1, 256)):
+    bounds = {"members": (1, 64), "aside": (0, 64), "head_width": (1, 4096), "context_width": (1, 256)}
+    for name, (least, most) in (bounds | dict.fromkeys(("dropout", "head_dropout"), (0, 1))).items():
         if not least <= getattr(shape, name) <= most:
             raise ValueError(f"{name} is {getattr(shape, name)}; {least} to {most} are accepted")
     return shape

@@ -25,15 +25,15 @@ def grouped(
     if not columns.ids:
         return order, np.arange(len(order))
     user, kind, *ids = (_texts(content[name], order) for name in (columns.user_id, columns.type, *columns.ids))
-    codes = _codes(pc.binary_join_element_wise(user, *ids, _SEPARATOR))
+    names = pc.binary_join_element_wise(*ids, _DASH)  # the ids that the events will have
+    codes = _codes(pc.binary_join_element_wise(user, names, _SEPARATOR))
     without = pc.equal(pc.binary_join_element_wise(*ids, _NOTHING, _NOTHING), "").to_numpy()
     codes = np.where(without, len(order) + np.arange(len(order)), codes)
     _, first, which = np.unique(codes, return_index=True, return_inverse=True)
     owner = first[which]
     kinds, times = _codes(kind), time_ms[order]
     others = np.flatnonzero((kinds != kinds[owner]) | (times != times[owner]))
-    names = pc.binary_join_element_wise(*ids, _DASH).take(pa.array(others)).to_pylist()
-    for place, name in zip(others, names, strict=True):
+    for place, name in zip(others, names.take(pa.array(others)).to_pylist(), strict=True):
         rejects.add(
             "id",
             int(numbers[order[place]]),

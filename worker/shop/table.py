@@ -269,7 +269,7 @@ class Table:
                 "type": kind,
                 "session_id": text(told.get("session_id")),
                 "items": list({item["item_id"]: item for item in items if item}.values())[:_MAX_ITEMS],
-                "value": self._amount(text(told.get("value"))),
+                "value": self._amount("value", text(told.get("value"))),
                 "currency": text(told.get("currency")) or (self.mapping.money.currency if "value" in told else None),
                 "search_term": text(told.get("search_term")),
                 "page": _path(told.get("page")),
@@ -287,13 +287,17 @@ class Table:
         if "item_id" not in item:
             return None
         if "price" in item:
-            item["price"] = self._amount(item["price"])
+            item["price"] = self._amount("price", item["price"])
         if "quantity" in item:
             item["quantity"] = _whole("quantity", item["quantity"])
         return item
 
-    def _amount(self, value: str | None) -> float | None:
-        return None if value is None else float(value) * self.mapping.money.scale
+    def _amount(self, field: str, told: str | None) -> float | None:
+        """Raises `ValueError` for what is no number."""
+        try:
+            return None if told is None else float(told) * self.mapping.money.scale
+        except ValueError:
+            raise ValueError(f"{field} is {told!r}, which is no number; give one in digits, with a point") from None
 
 
 def _transaction(value: Any) -> str | None:
@@ -302,9 +306,12 @@ def _transaction(value: Any) -> str | None:
 
 
 def _path(value: Any) -> str | None:
-    """A path as it is; of a URL its path."""
+    """A path as it is; of a URL its path. Raises `ValueError` for a URL that is none."""
     page = text(value) or ""
-    return (urlsplit(page).path or "/" if "://" in page else page) or None
+    try:
+        return (urlsplit(page).path or "/" if "://" in page else page) or None
+    except ValueError as error:
+        raise ValueError(f"page is {page!r}, which is no URL: {error}") from None
 
 
 def _context(name: str, value: Any) -> str | int | None:

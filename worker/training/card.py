@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from worker.scores import REASONS
 from worker.scoring.reasons import Surrogate
-from worker.training.evaluate import Line, markdown
+from worker.training.evaluate import UNMEASURED, Line, markdown
 from worker.training.finetune import Plan
 from worker.training.labels import CALIBRATING, REFIT_HELD_OUT
 
@@ -110,9 +110,9 @@ def write(
         best=best,
         refit=_REFIT.format(one_in=REFIT_HELD_OUT) if plan.refit else "",
         optimistic=f"of the model before its refit; {_CHOSEN}" if plan.refit else _CHOSEN,
-        test=markdown(test) if test else "Not scored in this run.",
+        test=markdown(test) if test else UNMEASURED,
         calibrating=CALIBRATING,
-        validation=markdown(validation),
+        validation=markdown(validation) if validation else UNMEASURED,
         r2=surrogate.r2,
         reasons="\n".join(
             f"| {code} | {weight:+.2f} |" for code, weight in zip(REASONS, surrogate.weights.tolist(), strict=True)

@@ -294,9 +294,12 @@ def train(
         result = {"bundle": str(found.bundle), "name": name, "version": found.version, "run": str(found.folder)}
         say_json(result | {"test": evaluation.document(found.test)})
         return
-    out.print(evaluation.table(found.validation, title="validation slice (chosen on it: optimistic)"))
-    if found.test:
-        out.print(evaluation.table(found.test, title="test slice"))
+    titles = {"validation slice (chosen on it: optimistic)": found.validation, "test slice": found.test}
+    for title, lines in titles.items():
+        if lines:
+            out.print(evaluation.table(lines, title=title))
+        else:
+            line(f"{title}\n{evaluation.UNMEASURED}")
     line(f"bundle {name} {found.version} in {found.bundle}; the run's history in {found.folder}")
 
 

@@ -15,11 +15,16 @@ from worker import terminal
 from worker.scoring.bundle import Bundle
 from worker.training import finetune
 from worker.training.labels import NAMES, Events, decision_points, labels, member
-from worker.training.metrics import Estimate, bootstrap
+from worker.training.metrics import LEAST_USERS, Estimate, bootstrap, resamples_tell
 from worker.training.windows import Windows
 
 DAY: Final = 1
 """Place of the 24 h horizon, which is measured at every decision point; the others at every instant."""
+
+UNMEASURED: Final = (
+    f"Not scored in this run, or on fewer than {LEAST_USERS} visitors of either outcome, who tell nothing."
+)
+"""What is said where there is no line."""
 
 HEADINGS: Final = {"auc": "ROC-AUC", "ap": "AP", "log_loss": "log loss", "ece": "ECE"}
 """Of the metrics that a table of the bundle alone shows."""
@@ -40,7 +45,10 @@ class Line:
 def evaluate(
     bundle: Bundle, events: Events, windows: Windows, *, which: str, draws: int, seed: int = 0, device: str = "cpu"
 ) -> list[Line]:
-    """Every line of a slice (`labels.SLICES`). Intervals: 95 %, from `draws` resamples of the visitors. Minutes."""
+    """Every line of a slice (`labels.SLICES`) of which a resample tells something. Minutes.
+
+    Intervals: 95 %, from `draws` resamples of the visitors.
+    """
     inside, y = member(events, which), labels(events)
     places = np.flatnonzero(inside.any(axis=1))
     logits = finetune.predict(bundle.weights, bundle.vocabulary, windows, places, device=device)
@@ -52,8 +60,8 @@ def evaluate(
             if at != DAY and population != "every instant":
                 continue
             truth, visitor = y[places[rows], at], events.visitor[places[rows]]
-            if truth.all() or not truth.any():
-                continue  # too few instants to measure anything on
+            if not resamples_tell(truth, visitor):
+                continue
             lines.append(
                 Line(
                     horizon=horizon,

@@ -15,6 +15,7 @@ from worker.training import loop, succession, update
 from worker.training.adapt import METHODS
 from worker.training.continual import Update
 from worker.training.finetune import Plan
+from worker.training.metrics import LEAST_USERS
 from worker.training.succession import day
 
 OPTIONS = ("since", "until", "peft", "head", "replay", "bound")
@@ -140,5 +141,8 @@ def show(found: update.Outcome, *, as_json: bool) -> None:
         }
         say_json(result)
         return
-    out.print(succession.table(found.pairs, before=found.before, after=found.version))
+    if found.pairs:
+        out.print(succession.table(found.pairs, before=found.before, after=found.version))
+    else:
+        line(f"not compared: fewer than {LEAST_USERS} of the visitors who judge had either outcome, for every horizon")
     line(f"{found.version} in {found.bundle}, from {found.before}; the history in {found.folder}")

@@ -3,6 +3,7 @@
 Scores come from the code that serves, calibration included. Knows labels and windows, not how anything was trained.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,22 @@ def differences(
 
 
 def compared(
-    before: Bundle, after: Bundle, source: Source, *, since_ms: int, until_ms: int, runs: Path, draws: int
+    before: Bundle,
+    after: Bundle,
+    source: Source,
+    *,
+    since_ms: int,
+    until_ms: int,
+    runs: Path,
+    draws: int,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """As `document`, of any two bundles, measured now on every label that became known in (since, until].
 
-    Raises `IntentError` where there are too few. It is for the caller to choose dates that neither has learnt from.
+    `say` hears what of the source became no event. Raises `IntentError` where there are too few. It is for the caller
+    to choose dates that neither has learnt from.
     """
-    events, kept = windows.build(source, runs / "cache")
+    events, kept = windows.build(source, runs / "cache", say=say)
     member = continual.known(events, from_ms=since_ms, until_ms=until_ms)
     pairs = compare(before, after, events, kept, member, draws=draws) if member.any() else []
     span = f"{day(since_ms)} to {day(until_ms)}"

@@ -61,7 +61,7 @@ def update(
             "an earlier --since gives it the same labels as new"
         )
     say(f"folding the events of {source.name} into windows")
-    events, kept = windows.build(source, runs / "cache")
+    events, kept = windows.build(source, runs / "cache", say=say)
     parts = continual.split(events, since_ms=change.since_ms, until_ms=change.until_ms)
     asked = {"from": was.version, **asdict(change), "seed": plan.seed, "bf16": plan.bf16, "device": plan.device}
     run = Run.begin(runs, f"{was.name}-further", plan=asked, data=source.files, command=command)

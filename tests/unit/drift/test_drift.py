@@ -148,6 +148,15 @@ def test_a_reference_of_what_is_not_watched_is_refused_with_the_bundle(
         bundles.load(tmp_path)
 
 
+def test_a_reference_of_nothing_is_refused_with_the_bundle(watched: Bundle, tmp_path: Path) -> None:
+    bundles.save(tmp_path, watched)
+    content = json.loads((tmp_path / "drift.json").read_text())
+    (tmp_path / "drift.json").write_text(json.dumps(content | {"features": []}))
+    bundles.seal(tmp_path)
+    with pytest.raises(SettingError, match=r"drift\.json does not hold what it should: it has no feature"):
+        bundles.load(tmp_path)
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0

@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
 import structlog
 from typer.testing import CliRunner, Result
 
@@ -54,6 +56,19 @@ def test_a_card_does_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
     shown = run("show", tmp_path / "made").output
     assert "# mine\n\\x1b[2Jgone\n" in shown
     assert "\x1b" not in shown
+
+
+def test_neither_do_names_in_a_folder_or_a_store(run: Run, made: Versions, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made.folder / "first", tmp_path / "\x1b]0;mine"))
+    safetensors.numpy.save_file({"\x1b[2J": np.zeros(1, np.float32)}, folder / "head.safetensors")
+    bundles.seal(folder)
+    listed = run("list", tmp_path).output
+    assert "tensor \\x1b[2J" in listed.replace("\n", "")
+    run("push", made.folder / "first")
+    Store(str(tmp_path / "store")).move(NAME, "champion", promoted(None, made.first, at="\x1b[2Jnow"))
+    shown = run("show", NAME).output
+    assert "\\x1b[2Jnow" in shown
+    assert "\x1b" not in listed + shown
 
 
 def test_from_push_to_rollback(run: Run, made: Versions, tmp_path: Path) -> None:

@@ -267,6 +267,11 @@ def poison(name: str) -> Callable[[Path], object]:
             edit("config.json", lambda value: value["shape"].update(members=10**9)), "members is", id="too many members"
         ),
         pytest.param(
+            edit("config.json", lambda value: value["shape"].update(head_dropout=math.nan)),
+            "head_dropout is nan",
+            id="a share that is no number",
+        ),
+        pytest.param(
             edit("vocabulary.json", lambda value: value.update(items=[3, 2, 1])), "vocabulary.json", id="not sorted"
         ),
         pytest.param(

@@ -231,6 +231,18 @@ def test_an_id_that_is_an_orders_hides_no_event(tmp_path: Path, place: int) -> N
     assert table.account(0, 5) == {"rows": 6, "in_events": 2, "left_out": 0, "rejected": 3, "outside": 1}
 
 
+def test_columns_that_make_the_same_id_in_two_ways_hide_no_event(tmp_path: Path) -> None:
+    """The second would be the first one's duplicate in every window, and be counted as an event all the same."""
+    rows = [
+        {"u": "a", "t": 1, "n": "view_item", "i": "7-1", "k": "2"},
+        {"u": "a", "t": 2, "n": "view_item", "i": "7", "k": "1-2"},
+    ]
+    text = LEAST + 'event_id = ["i", "k"]\n[time]\nformat = "ms"'
+    table = Table(write(tmp_path / "t.csv", rows, "utnik"), mapped(tmp_path, text))
+    assert [event.event_id for event in table.events()] == ["7-1-2"]
+    assert table.rejects.counts == {"id": 1}
+
+
 def test_a_row_is_named_by_its_place_in_the_file(tmp_path: Path) -> None:
     lines = ["u,t,n", "1,10,page_view", "1,2", "1,soon,page_view", "1,12", "1,13,zap", "1,14,page_view"]
     (tmp_path / "t.csv").write_text("\n".join(lines))
@@ -356,6 +368,25 @@ def test_many_reports_are_looked_at_in_parts(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("worker.shop.table._ROWS", 2)
     table = bought(tmp_path, ["A", "B", "C", "A", "B", "C", "A"], ["-1", *["1"] * 6])
     assert [event.type for event in table.events()] == [*["purchase"] * 3, *["page_view"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("field", "told", "why"),
+    [
+        *(
+            pytest.param(field, told, "is no number; give one in digits, with a point", id=f"{field} {told}")
+            for field in ("price", "value")
+            for told in ("12,50", "$1", "1.234,5")
+        ),
+        pytest.param("page", "http://[x", "is no URL: Invalid IPv6 URL", id="page"),
+    ],
+)
+def test_a_field_that_is_none_is_named(tmp_path: Path, field: str, told: str, why: str) -> None:
+    rows = [{"u": 1, "t": 1, "n": "view_item", "q": told}, {"u": 1, "t": 2, "n": "view_item", "q": "1.5"}]
+    text = f'{LEAST}item_id = "u"\n{field} = "q"\n[time]\nformat = "ms"'
+    table = Table(write(tmp_path / "t.csv", rows, "utnq"), mapped(tmp_path, text))
+    assert len(list(table.events())) == 1
+    assert table.rejects.document() == {"bounds": {"rows": 1, "first": f"row 1: {field} is {told!r}, which {why}"}}
 
 
 @pytest.mark.parametrize("number", ["inf", "-inf", "1e999"])

@@ -99,6 +99,26 @@ def test_train_evaluate_and_score_on_the_command_line(table: Path, mapping: Path
     assert {reason: entry["rows"] for reason, entry in told["table"]["rejected"].items()} == {"time": 1, "user": 1}
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(["evaluate", "--rivals", "none", "--draws", "10", "--bundle"], id="evaluate"),
+        pytest.param(["explain", "check", "--windows", "10", "--least", "3", "--bundle"], id="explain check"),
+        pytest.param(["train", "--since", "2016-09-17", "--windows", "1000", "--draws", "10", "--from"], id="train"),
+        pytest.param(["drift", "reference", "--bundle"], id="drift reference"),
+    ],
+)
+def test_rows_that_are_no_events_are_told_by_whatever_reads_them(
+    table: Path, mapping: Path, tmp_path: Path, command: list[str]
+) -> None:
+    bundles.save(tmp_path / "b", making.bundle())
+    data = [str(table)] if command[0] == "drift" else ["--data", str(table)]
+    out = [] if command[0] == "evaluate" else ["--out", str(tmp_path / "out")]
+    arguments = [*command, str(tmp_path / "b"), *data, "--map", str(mapping), "--runs", str(tmp_path / "runs"), *out]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert "2 rows rejected: time 1 (row 4: 'noon' is not a time by 'us')" in done.stderr, done.output
+
+
 def test_a_table_too_short_to_train_on_is_told(table: Path, mapping: Path, tmp_path: Path) -> None:
     first = "".join(table.read_text().splitlines(keepends=True)[:40])
     (tmp_path / "short[a].csv").write_text(first)

@@ -33,10 +33,11 @@ from worker.scoring.engine import Engine
 from worker.scoring.head import Shape
 from worker.scoring.model import weights
 from worker.shop.ga360 import ORDER_COMPLETED, SPLITS, Sample
-from worker.training import finetune, validation, windows
+from worker.training import evaluate, finetune, validation, windows
 from worker.training.examples import Examples, fresh
-from worker.training.labels import START, labels
+from worker.training.labels import START, labels, member
 from worker.training.loop import Progress
+from worker.training.metrics import LEAST_USERS
 from worker.training.runs import Run
 from worker.training.score import PERCENTILES, SCHEMA, score
 from worker.training.train import Outcome, train
@@ -387,6 +388,18 @@ def test_a_killed_run_goes_on_to_the_same_bundle(shop: Path, whole: Outcome, tmp
         for one in (whole, resumed)
     ]
     assert sorted(histories[0]) == sorted(histories[1])
+
+
+@pytest.mark.parametrize("buyers", [LEAST_USERS - 1, LEAST_USERS])
+def test_a_slice_of_few_buyers_is_not_measured(shop: Path, tmp_path: Path, buyers: int) -> None:
+    """Their resamples make a narrow interval that says nothing, by which `intent model promote` would judge."""
+    events, kept = windows.build(Sample(shop), tmp_path)
+    buying = labels(events)[:, 0] & member(events, "validation")[:, 0]
+    few = np.isin(events.visitor, np.unique(events.visitor[buying])[:buyers])
+    measured = evaluate.evaluate(
+        making.bundle(), replace(events, purchase=events.purchase & few), kept, which="validation", draws=2
+    )
+    assert any(line.horizon == "30 min" for line in measured) is (buyers == LEAST_USERS)
 
 
 def test_without_the_test_slice_nothing_of_it_is_told(whole: Outcome) -> None:
