@@ -168,6 +168,7 @@ def why_it_ended(node: Node) -> str:
             ("insufficient memory", "Could not reserve enough space", "OutOfMemoryError", "Cannot allocate memory"),
             "there was not enough memory for it; stop something else, or give the container more",
         ),
+        (("Too many open files",), "it may not open enough files; raise the limit, e.g. by `ulimit -n 4096`"),
         (("No space left on device",), f"the disk that holds {node.folder} is full"),
         (("Failed to acquire lock",), f"another broker works on {node.data}; stop that one, or choose another folder"),
     ):

@@ -126,12 +126,22 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         jars.classpath()
 
 
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user no file of it names."""
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", str)  # as Python's own where nobody has that number
+    with pytest.raises(IntentError, match=r"this user has no home folder .*; point XDG_CACHE_HOME"):
+        jars.classpath()
+
+
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
         ("ERROR Socket server failed to bind: Address already in use.", "was taken in the meantime; try again"),
         ("There is insufficient memory for the Java Runtime Environment to continue.", "not enough memory for it"),
         ("Error: Could not reserve enough space for object heap", "not enough memory for it"),
+        ("java.io.IOException: Too many open files", "may not open enough files; raise the limit"),
         ("java.io.IOException: No space left on device", "the disk that holds .* is full"),
         ("KafkaException: Failed to acquire lock on file .lock in /data", "another broker works on"),
         (
@@ -140,7 +150,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         ),
         ("", "it did not say why"),
     ],
-    ids=["port", "memory", "heap", "disk", "lock", "error", "silence"],
+    ids=["port", "memory", "heap", "files", "disk", "lock", "error", "silence"],
 )
 def test_a_node_that_ends_while_it_starts(said: str, sentence: str, tmp_path: Path) -> None:
     ended = node.plan(tmp_path, nodes=1)[0]
