@@ -87,8 +87,16 @@ def test_a_folder_of_another_cluster(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(IntentError, match=r"folder .*/file/broker cannot be made: Not a directory; choose another"):
+    with pytest.raises(IntentError, match=r"folder .*/file/broker cannot be written: Not a directory; choose another"):
         EmbeddedBroker(tmp_path / "file" / "broker").start()
+
+
+@pytest.mark.parametrize("file", ["log4j2.properties", "broker-1.log"])
+def test_a_folder_on_a_full_disk(file: str, tmp_path: Path) -> None:
+    one = node.plan(tmp_path, nodes=1)[0]
+    (tmp_path / file).symlink_to("/dev/full")
+    with pytest.raises(IntentError, match=rf"folder {tmp_path} cannot be written: No space left on device; choose"):
+        node.prepare(one, [one], node.Java(Path("java"), "", 1), {})
 
 
 @pytest.fixture
