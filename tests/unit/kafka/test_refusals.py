@@ -53,7 +53,11 @@ def test_a_java_of_the_machine_serves(says: str, tmp_path: Path, monkeypatch: py
 @pytest.mark.usefixtures("without_java")
 @pytest.mark.parametrize(
     ("says", "why"),
-    [('openjdk version "11.0.2"', "is Java 11"), ('java version "1.8.0_392"', "is Java 8"), ("no", "does not run")],
+    [
+        ('openjdk version "11.0.2"', "is Java 11"),
+        ('java version "1.8.0_392"', "is Java 8"),
+        ("Could not allocate\nmetaspace", r"does not run \(Could not allocate metaspace\)"),
+    ],
     ids=["11", "8", "broken"],
 )
 def test_a_java_named_but_unusable_is_not_replaced_in_silence(
@@ -62,6 +66,15 @@ def test_a_java_named_but_unusable_is_not_replaced_in_silence(
     monkeypatch.setenv("INTENT_JAVA", str(fake_java(tmp_path / "old", says)))
     monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "new", 'openjdk version "25"').parent.parent))
     with pytest.raises(SettingError, match=rf"INTENT_JAVA .*{why}"):
+        java.find()
+
+
+@pytest.mark.usefixtures("without_java")
+def test_a_java_that_may_not_be_run_tells_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = fake_java(tmp_path, 'openjdk version "25"')
+    program.chmod(0o644)
+    monkeypatch.setenv("INTENT_JAVA", str(program))
+    with pytest.raises(SettingError, match=r"INTENT_JAVA .* does not run \(Permission denied\)"):
         java.find()
 
 
