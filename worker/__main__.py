@@ -1,5 +1,6 @@
 """What the console script starts, also `python -m worker`: signals are heard before anything slow is imported."""
 
+import io
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ _INTERRUPTED: Final = 130
 def main() -> None:
     """Entry of the console script."""
     open_closed_streams()
+    write_what_can_be()
     _hear(_ended, _ended)  # of what is raised while modules are imported some make an error of their own
     from worker import cli
 
@@ -32,6 +34,12 @@ def open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - for the life of the process
+
+
+def write_what_can_be() -> None:
+    """What standard output has no characters for, in an old locale, it gets as escapes, as standard error does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def unwind_when_stopped() -> None:

@@ -169,10 +169,20 @@ _EXTRAS = dict.fromkeys(("captum", "jinja2", "lightgbm", "matplotlib", "peft", "
 """Imported by what a worker does not do: packages, and the extra that brings each."""
 
 
+def _refuse_bytes(arguments: list[str]) -> None:
+    """A name that is no text neither Java opens, nor pyarrow, which raises."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise SettingError(f"the argument {argument!r} is no UTF-8; give what it names another name") from None
+
+
 def main() -> None:
     """The program: a package that is missing is one line on stderr and an exit code, as other errors are."""
     try:
         with told(_NAME):
+            _refuse_bytes(sys.argv[1:])
             app()
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get(error.name or "")

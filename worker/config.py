@@ -139,11 +139,15 @@ def _file() -> Path:
 def _toml() -> TomlConfigSettingsSource:
     path = _file()
     try:
-        return TomlConfigSettingsSource(_Sources, path)
+        source = TomlConfigSettingsSource(_Sources, path)
     except OSError as error:
         raise SettingError(f"the file of settings {path} cannot be read: {error.strerror}") from None
     except ValueError as error:  # of tomllib, or of text that is not UTF-8
         raise SettingError(f"the file of settings {path} is no TOML: {error}") from None
+    for name, value in source().items():  # where another source sets a part of it, pydantic drops what is no table
+        if name in Settings.model_fields and not isinstance(value, dict):
+            raise SettingError(_is_section(name))
+    return source
 
 
 def _secrets_folder() -> Path | None:
@@ -151,7 +155,7 @@ def _secrets_folder() -> Path | None:
     named = os.environ.get(PREFIX + "SECRETS_DIR")
     if named is None:
         return None
-    folder = Path(named).expanduser()
+    folder = Path(os.path.expanduser(named))  # noqa: PTH111 - Path's own raises where nobody has that name
     if not named or not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
         raise SettingError(
             f"the environment variable {PREFIX}SECRETS_DIR is {named!r}: it must name a folder that can be read"
@@ -193,8 +197,6 @@ def _sentence(error: ValidationError, origin: Callable[[str], str]) -> str:
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "together":
         return first["msg"]
-    if first["type"] == "model_type":
-        return _is_section(name)
     source = origin(name)
     stands = "" if source in {"flag", "default"} else f" (it stands in: {source})"
     if first["type"] == "extra_forbidden":

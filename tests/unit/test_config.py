@@ -178,7 +178,7 @@ def test_a_file_of_settings_that_is_none_is_refused(monkeypatch: pytest.MonkeyPa
         config.load()
 
 
-@pytest.mark.parametrize("named", ["", "/nonexistent/secrets", __file__])
+@pytest.mark.parametrize("named", ["", "/nonexistent/secrets", "~nobody-of-this-name/secrets", __file__])
 def test_a_folder_of_secrets_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, named: str) -> None:
     monkeypatch.setenv("INTENT_SECRETS_DIR", named)
     with pytest.raises(SettingError, match=f"INTENT_SECRETS_DIR is '{named}': it must name a folder"):
@@ -213,6 +213,9 @@ def test_a_section_given_a_value_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     file.write_text("worker = 3\n")
     with monkeypatch.context() as patch:
         patch.setenv("INTENT_CONFIG", str(file))
+        with pytest.raises(SettingError, match="`worker` is a section"):
+            config.load()
+        patch.setenv("INTENT_WORKER__MODE", "latest")  # of the two, pydantic keeps the table
         with pytest.raises(SettingError, match="`worker` is a section"):
             config.load()
     with monkeypatch.context() as patch:

@@ -1,5 +1,6 @@
-"""Signals, as the program hears them: in its first moment, and while a command works."""
+"""Signals, as the program hears them: in its first moment, and while a command works; its arguments and streams."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -130,6 +131,22 @@ def test_a_closed_stream_is_the_null_device(closed: str, *, said: bool) -> None:
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", *program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert (done.returncode, done.stderr, done.stdout != "") == (0, "", said)
+
+
+def test_a_character_that_the_output_has_not_is_an_escape() -> None:
+    program = [sys.executable, "-m", "worker", "dlq", "redrive", "--help"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "COLUMNS": "40"}
+    done = subprocess.run(program, env=ascii_only, capture_output=True, timeout=200, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u2026" in done.stdout
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    """The sample's reader had raised, in a traceback."""
+    command = [sys.executable, "-m", "worker", "evaluate", "--data", os.fsdecode(b"a\xff")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    said = "intent: the argument 'a\\udcff' is no UTF-8; give what it names another name\n"
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 @pytest.mark.parametrize("module", ["worker", "worker.cli"])

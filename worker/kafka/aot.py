@@ -30,8 +30,8 @@ def make() -> None:
     from worker.kafka.broker import EmbeddedBroker
 
     program = java.find()
-    cache = _file(program)
-    if cache.exists() or (java.version(program) or 0) < _OLDEST_JAVA:
+    cache, version = _file(program), java.version(program)
+    if cache.exists() or isinstance(version, str) or version < _OLDEST_JAVA:
         return
     Console(stderr=True).print("teaching Java to start Apache Kafka quickly (about 15 s, first time only)")
     part = cache.with_suffix(".part")

@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 
 from worker.errors import IntentError
 from worker.kafka import aot, jars, java
-from worker.kafka.node import HEAP_MB, Java, Node, alive, plan, prepare, spawn, why_it_ended
+from worker.kafka.node import HEAP_MB, Java, Node, alive, plan, prepare, spawn, why_it_ended, written_to
 from worker.ports import HOST
 
 START_TIMEOUT_S = 180.0  # one that fails ends, and that is seen at once; a crowded machine took 34 s for the usual 3
@@ -169,10 +169,8 @@ class EmbeddedBroker:
 
 def make_folder(folder: Path) -> None:
     """Does nothing where it is there. Raises `IntentError`."""
-    try:
+    with written_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise IntentError(f"the broker's folder {folder} cannot be made: {error.strerror}; choose another") from None
 
 
 def stop(processes: Collection[psutil.Process], *, timeout_s: float = STOP_TIMEOUT_S) -> None:

@@ -20,7 +20,7 @@ from worker.alone import alone
 from worker.errors import IntentError
 from worker.kafka import broker
 from worker.kafka.broker import EmbeddedBroker
-from worker.kafka.node import alive
+from worker.kafka.node import alive, written_to
 from worker.whole import written
 
 
@@ -132,7 +132,7 @@ def _state(started: EmbeddedBroker) -> State:
 
 
 def _write(folder: Path, state: State) -> None:
-    with written(_state_file(folder)) as beside:
+    with written_to(folder), written(_state_file(folder)) as beside:
         beside.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
 
 

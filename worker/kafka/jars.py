@@ -59,8 +59,17 @@ def pinned() -> tuple[Jar, ...]:
 
 
 def repository() -> Path:
-    """The folder that keeps the jars between runs, below the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """The folder that keeps the jars between runs, below the user's cache folder.
+
+    Raises `IntentError` for a user without a home, as a container's may be.
+    """
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise IntentError(
+            "this user has no home folder to keep Apache Kafka's jars in; point XDG_CACHE_HOME to a folder that can be "
+            "written"
+        ) from None
     return Path(base) / "intent-worker" / "maven"
 
 

@@ -15,6 +15,7 @@ from worker.errors import SettingError
 
 OLDEST = 17  # Kafka 4 brokers need Java 17
 _TIMEOUT_S = 20
+_MAX_WORDS = 200  # characters
 
 
 def find() -> Path:
@@ -28,9 +29,10 @@ def find() -> Path:
             refused.append(f"{place} is not there")
             continue
         major = version(program)
-        if major is not None and major >= OLDEST:
+        if isinstance(major, int) and major >= OLDEST:
             return program
-        refused.append(f"{place} ({program}) {'does not run' if major is None else f'is Java {major}'}")
+        why = f"is Java {major}" if isinstance(major, int) else f"does not run ({major})"
+        refused.append(f"{place} ({program}) {why}")
         if place == "INTENT_JAVA":
             break  # who names one wants that one, not another in silence
     raise SettingError(
@@ -54,11 +56,15 @@ def _candidates() -> Iterator[tuple[str, Path | None]]:
     yield "java on PATH", Path(on_path) if on_path else None
 
 
-def version(program: Path) -> int | None:
-    """The major version it reports (`1.8` is 8), or None when it does not run."""
+def version(program: Path) -> int | str:
+    """The major version it reports (`1.8` is 8), or why it does not run: a limit on memory or processes, perhaps."""
     try:
-        run = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
+        run = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except OSError as error:
+        return str(error.strerror)
+    except subprocess.TimeoutExpired:
+        return f"it did not answer within {_TIMEOUT_S} s"
     found = re.search(r'version "(?:1\.)?(\d+)', run.stderr)
-    return int(found[1]) if found else None
+    if found and not run.returncode:
+        return int(found[1])
+    return " ".join(f"{run.stdout} {run.stderr}".split())[:_MAX_WORDS] or f"exit code {run.returncode}"

@@ -10,8 +10,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,14 +108,14 @@ def plan(folder: Path, *, nodes: int, port: int = 0) -> list[Node]:
 
 def prepare(node: Node, peers: Sequence[Node], java: Java, extra: Mapping[str, str]) -> None:
     """Writes the node's properties (`extra` over ours) and formats its data folder, once: that takes a second."""
-    node.folder.mkdir(parents=True, exist_ok=True)
-    node.log_settings.write_text(properties.LOG4J)
-    node.properties.write_text(properties.render({**_server_properties(node, peers), **extra}))
+    with written_to(node.folder):
+        node.folder.mkdir(parents=True, exist_ok=True)
+        node.log_settings.write_text(properties.LOG4J)
+        node.properties.write_text(properties.render({**_server_properties(node, peers), **extra}))
     if (node.data / "meta.properties").exists():
         return
     command = java.command(node, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(node.properties))
-    with node.log.open("a") as log:
-        print(_STARTS, file=log, flush=True)
+    with _begun(node) as log:
         done = subprocess.run(
             command,
             stdout=log,
@@ -136,16 +137,34 @@ def spawn(node: Node, java: Java, *, leashed: bool) -> psutil.Process:
     command = java.command(node, "kafka.Kafka", str(node.properties))
     if leashed:
         command = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *command]
-    log = os.open(node.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.write(log, f"{_STARTS}\n".encode())
-    streams = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_DUP2, log, 1),
-        (os.POSIX_SPAWN_DUP2, log, 2),
-    ]
-    try:
+    with _begun(node) as log:
+        streams = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, log, 1),
+            (os.POSIX_SPAWN_DUP2, log, 2),
+        ]
         spawned = _forker.submit(os.posix_spawn, command[0], command, _environment(), file_actions=streams, setsid=True)
         return psutil.Process(spawned.result())
+
+
+@contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """Raises `IntentError` for a folder of a broker that cannot be written, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise IntentError(f"the broker's folder {folder} cannot be written: {error.strerror}; choose another") from None
+
+
+@contextmanager
+def _begun(node: Node) -> Iterator[int]:
+    """Its log, open, behind the line that tells a start."""
+    with written_to(node.folder):
+        log = os.open(node.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        with written_to(node.folder):
+            os.write(log, f"{_STARTS}\n".encode())
+        yield log
     finally:
         os.close(log)
 
@@ -168,6 +187,7 @@ def why_it_ended(node: Node) -> str:
             ("insufficient memory", "Could not reserve enough space", "OutOfMemoryError", "Cannot allocate memory"),
             "there was not enough memory for it; stop something else, or give the container more",
         ),
+        (("Too many open files",), "it may not open enough files; raise the limit, e.g. by `ulimit -n 4096`"),
         (("No space left on device",), f"the disk that holds {node.folder} is full"),
         (("Failed to acquire lock",), f"another broker works on {node.data}; stop that one, or choose another folder"),
     ):

@@ -53,7 +53,11 @@ def test_a_java_of_the_machine_serves(says: str, tmp_path: Path, monkeypatch: py
 @pytest.mark.usefixtures("without_java")
 @pytest.mark.parametrize(
     ("says", "why"),
-    [('openjdk version "11.0.2"', "is Java 11"), ('java version "1.8.0_392"', "is Java 8"), ("no", "does not run")],
+    [
+        ('openjdk version "11.0.2"', "is Java 11"),
+        ('java version "1.8.0_392"', "is Java 8"),
+        ("Could not allocate\nmetaspace", r"does not run \(Could not allocate metaspace\)"),
+    ],
     ids=["11", "8", "broken"],
 )
 def test_a_java_named_but_unusable_is_not_replaced_in_silence(
@@ -62,6 +66,15 @@ def test_a_java_named_but_unusable_is_not_replaced_in_silence(
     monkeypatch.setenv("INTENT_JAVA", str(fake_java(tmp_path / "old", says)))
     monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "new", 'openjdk version "25"').parent.parent))
     with pytest.raises(SettingError, match=rf"INTENT_JAVA .*{why}"):
+        java.find()
+
+
+@pytest.mark.usefixtures("without_java")
+def test_a_java_that_may_not_be_run_tells_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = fake_java(tmp_path, 'openjdk version "25"')
+    program.chmod(0o644)
+    monkeypatch.setenv("INTENT_JAVA", str(program))
+    with pytest.raises(SettingError, match=r"INTENT_JAVA .* does not run \(Permission denied\)"):
         java.find()
 
 
@@ -87,8 +100,16 @@ def test_a_folder_of_another_cluster(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(IntentError, match=r"folder .*/file/broker cannot be made: Not a directory; choose another"):
+    with pytest.raises(IntentError, match=r"folder .*/file/broker cannot be written: Not a directory; choose another"):
         EmbeddedBroker(tmp_path / "file" / "broker").start()
+
+
+@pytest.mark.parametrize("file", ["log4j2.properties", "broker-1.log"])
+def test_a_folder_on_a_full_disk(file: str, tmp_path: Path) -> None:
+    one = node.plan(tmp_path, nodes=1)[0]
+    (tmp_path / file).symlink_to("/dev/full")
+    with pytest.raises(IntentError, match=rf"folder {tmp_path} cannot be written: No space left on device; choose"):
+        node.prepare(one, [one], node.Java(Path("java"), "", 1), {})
 
 
 @pytest.fixture
@@ -126,12 +147,22 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         jars.classpath()
 
 
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user no file of it names."""
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", str)  # as Python's own where nobody has that number
+    with pytest.raises(IntentError, match=r"this user has no home folder .*; point XDG_CACHE_HOME"):
+        jars.classpath()
+
+
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
         ("ERROR Socket server failed to bind: Address already in use.", "was taken in the meantime; try again"),
         ("There is insufficient memory for the Java Runtime Environment to continue.", "not enough memory for it"),
         ("Error: Could not reserve enough space for object heap", "not enough memory for it"),
+        ("java.io.IOException: Too many open files", "may not open enough files; raise the limit"),
         ("java.io.IOException: No space left on device", "the disk that holds .* is full"),
         ("KafkaException: Failed to acquire lock on file .lock in /data", "another broker works on"),
         (
@@ -140,7 +171,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         ),
         ("", "it did not say why"),
     ],
-    ids=["port", "memory", "heap", "disk", "lock", "error", "silence"],
+    ids=["port", "memory", "heap", "files", "disk", "lock", "error", "silence"],
 )
 def test_a_node_that_ends_while_it_starts(said: str, sentence: str, tmp_path: Path) -> None:
     ended = node.plan(tmp_path, nodes=1)[0]
