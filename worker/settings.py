@@ -2,6 +2,7 @@
 what uses it.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ _Port = Annotated[int, Field(ge=0, le=65535)]
 
 def _named(path: object) -> object:
     """An empty path would be the current folder in silence; RocksDB and the log take no name that is not UTF-8, and
-    the system none with a zero byte.
+    the system none with a zero byte. `~` is the user's home, as in a shell, which has not seen what stands in a file.
     """
     if path == "":
         raise PydanticCustomError("empty", "name a file or a folder; `.` is the current one")
@@ -60,7 +61,8 @@ def _named(path: object) -> object:
         str(path).encode()
     except UnicodeEncodeError:
         raise PydanticCustomError("encoding", "write its name in UTF-8") from None
-    return path
+    # Path's own raises where nobody has that name.
+    return os.path.expanduser(path) if isinstance(path, str) else path  # noqa: PTH111
 
 
 _Path = Annotated[Path, BeforeValidator(_named)]

@@ -30,6 +30,14 @@ def test_a_later_source_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [origin[f"worker.{name}"] for name in names] == [str(file), "secret file", "environment", "flag", "default"]
 
 
+def test_a_home_folder_is_found_where_no_shell_has_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("INTENT_WORKER__DATA_DIR", "~/state")
+    found = config.load(config.flags(["model.bundle=~/a~b", "model.cache_dir=~nobody-of-that-name/x"]))
+    assert (found.worker.data_dir, found.model.bundle) == (tmp_path / "state", tmp_path / "a~b")
+    assert found.model.cache_dir == Path("~nobody-of-that-name/x")
+
+
 @pytest.mark.parametrize(
     ("assignment", "said"),
     [
