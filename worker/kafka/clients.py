@@ -26,8 +26,8 @@ _ADVICE: Final = {
 }
 
 _NO_CAUSE: Final = (
-    "is it running? `intent broker start` starts one here; if it is, check the port in `kafka.bootstrap_servers`, and "
-    "`kafka.security_protocol`"
+    "is it running? `intent broker start` starts one here; if it is, check `kafka.security_protocol`, and the port in "
+    "`kafka.bootstrap_servers`"
 )
 """A listener that wants TLS or a login hangs up on who brings none, and librdkafka tells no cause."""
 
