@@ -4,12 +4,18 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 _Handler = Callable[[int, FrameType | None], NoReturn]
 _INTERRUPTED: Final = 130
+_AGAIN_S: Final = 0.02
 
 
 def main() -> None:
@@ -24,6 +30,11 @@ def main() -> None:
         cli.main()
     except KeyboardInterrupt:  # in this moment; later typer hears it
         sys.exit(_INTERRUPTED)
+    except Exception as error:  # a command may import more
+        number = _raised_by(error.__cause__)
+        if not number:
+            raise
+        sys.exit(128 + number)
 
 
 def open_closed_streams() -> None:
@@ -49,6 +60,30 @@ def unwind_when_stopped() -> None:
     do nothing at all. Under `nohup` the terminal's end stays unheard, and Ctrl-C where the shell has it ignored.
     """
     _hear(_terminated, _interrupted)
+    sys.unraisablehook = _again
+
+
+def _again(told: "UnraisableHookArgs") -> None:
+    """A stop that was raised where Python drops what is raised comes again a moment later: else it would go unheard.
+
+    Each import ends with such a call, of a weak reference's; a finalizer is another.
+    """
+    number = _raised_by(told.exc_value)
+    if not number:
+        sys.__unraisablehook__(told)
+        return
+    if number == signal.SIGHUP:
+        signal.signal(number, _terminated)
+    with suppress(RuntimeError):  # no thread begins any more: the program ends anyway
+        threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number)).start()
+
+
+def _raised_by(error: BaseException | None) -> int:
+    """The signal for which one of the two below raised it; 0 for any other error."""
+    if isinstance(error, KeyboardInterrupt):
+        return signal.SIGINT
+    code = error.code if isinstance(error, SystemExit) else 0
+    return code - 128 if isinstance(code, int) and code > 128 else 0
 
 
 def _hear(stop: _Handler, interrupt: _Handler) -> None:

@@ -61,6 +61,45 @@ except KeyboardInterrupt:
 """
 
 
+DROPPED = """
+import signal, time
+from worker import cli
+from worker.__main__ import main
+
+class Ending:
+    def __del__(self):
+        signal.raise_signal(signal.{signal})
+
+@cli.app.command()
+def slow() -> None:
+    Ending()
+    for _ in range(6000):
+        time.sleep(0.01)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests' shell has it ignored
+main()
+"""
+
+
+NAMED = """
+import signal
+from worker import cli
+from worker.__main__ import main
+
+class Stopping:
+    def __set_name__(self, *_):
+        signal.raise_signal(signal.{signal})
+
+@cli.app.command()
+def slow() -> None:
+    class Importing:
+        attribute = Stopping()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests' shell has it ignored
+main()
+"""
+
+
 LOADING = """
 import os, signal, sys
 from worker.__main__ import unwind_when_stopped
@@ -95,6 +134,18 @@ def test_a_stop_is_heard_while_numpy_is_imported() -> None:
 def test_a_stop_unwinds_a_command_that_kafkas_client_calls(number: signal.Signals) -> None:
     command = [sys.executable, "-c", CALLED.format(signal=number.name)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, "")
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("program", [DROPPED, NAMED], ids=["in a finalizer", "while a class is made"])
+def test_a_stop_is_heard_wherever_it_comes(program: str, number: signal.Signals) -> None:
+    """As while a command imports: Python drops what a weak reference's callback raises, and 3.11 takes what comes while
+    an attribute is named for the class's mistake.
+    """
+    command = [sys.executable, "-c", program.format(signal=number.name), "slow"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stderr) == (128 + number, "")
 
 
