@@ -7,6 +7,7 @@ import gc
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -73,9 +74,10 @@ class _Sender:
         """As the worker's producer is set."""
         return BatchBuilder(transaction.MAX_RECORD_BATCH_BYTES, DefaultRecordBatch.CODEC_LZ4, is_transactional=1)
 
-    async def send_batch(self, batch: BatchBuilder, _topic: str, *, partition: int) -> None:  # noqa: ARG002
-        """Not sent."""
+    async def send_batch(self, batch: BatchBuilder, _topic: str, *, partition: int) -> Future[Any]:  # noqa: ARG002
+        """Not sent, and never acknowledged."""
         self.batches.append(batch)
+        return Future()
 
 
 def measure(records: Sequence[tuple[bytes, bytes]], folder: Path) -> dict[str, float]:

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from rich.console import Console
 
-from loadtest import standings, workload
+from loadtest import parts, standings, workload
 from loadtest.contenders import light
 from loadtest.contenders.jobs import MODEL, RATING, Full, Light
 from loadtest.contenders.task import Taken, Task
@@ -134,3 +134,9 @@ def test_the_innermost_listed_frame_names_the_stage() -> None:
     assert sampler._stage(frame("/x/worker/window.py", "fold", fold)) == "fold a window"
     assert sampler._stage(frame("/x/json/decoder.py", "decode", fold)) == "the loop around these"
     assert sampler._stage(frame("/x/nowhere.py", "anything")) == "other Python"
+
+
+def test_each_part_of_the_worker_is_timed(tmp_path: Path) -> None:
+    found = parts.measure(workload.make("full", 2 * parts.BATCH, sample=None).records, tmp_path)
+    assert found.keys() == set(parts.PARTS)
+    assert all(found[part] > 0 for part in ("decode", "fold a window", "encode scores", "append records"))
