@@ -79,10 +79,11 @@ class FakeScores:
 
 
 class FakeEngine:
-    """30 min probability: the share of a full window."""
+    """30 min probability: the share of a full window. `ranks`: where each score stands, by a model that knows it."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Sequence[float] | None = None) -> None:
         self.windows = 0
+        self._ranks = ranks
 
     async def score(self, windows: Sequence[bytes]) -> FakeScores:
         self.windows += len(windows)
@@ -95,6 +96,7 @@ class FakeEngine:
             reason_codes=np.tile(np.array([5, 255, 255], dtype=np.uint8), (n, 1)),
             reason_weights=np.tile(np.array([0.75, 0, 0], dtype=np.float32), (n, 1)),
             model=MODEL,
+            intent_percentile=None if self._ranks is None else np.tile(np.array(self._ranks), (n, 1)),
         )
 
 
@@ -105,11 +107,12 @@ async def played(
     *,
     state: State = "memory",
     mode: Any = "every",
+    ranks: Sequence[float] | None = None,
 ) -> tuple[list[dict[str, Any]], Report, FakeEngine]:
     consumer = FakeConsumer(fetches)
     plan = Plan(topic="t", stretches=(stretch,))
     advanced: list[int] = []
-    tally, engine, out = Tally(), FakeEngine(), folder / "scores.parquet"
+    tally, engine, out = Tally(), FakeEngine(ranks), folder / "scores.parquet"
     with ParquetSink(out, topic="t", origin={"topic": "t"}) as sink:
         await play(
             plan,
@@ -155,6 +158,12 @@ async def test_every_event_gets_its_row(tmp_path: Path, state: State) -> None:
     assert first["reasons"] == [{"code": "item_viewed_again", "weight": 0.75}]
     assert first["event_time"].timestamp() * 1000 == START_MS
     assert report.document()["fates"] == {"scored": 6}
+
+
+@pytest.mark.parametrize("ranks", [None, (0.5, 0.625, 0.75)], ids=["no reference", "ranked"])
+async def test_percentiles_are_the_scores(tmp_path: Path, ranks: tuple[float, ...] | None) -> None:
+    (row,), _, _ = await played(tmp_path, [FETCH], Stretch(partition=0, warm_from=0, start=0, end=1), ranks=ranks)
+    assert tuple(row[f"percentile_{horizon}"] for horizon in ("30m", "24h", "7d")) == (ranks or (None,) * 3)
 
 
 async def test_warming_up_folds_and_publishes_nothing(tmp_path: Path) -> None:

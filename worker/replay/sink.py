@@ -34,6 +34,7 @@ SCHEMA: Final = pa.schema(
         ("event_type", _NAME),
         ("event_time", _TIME),
         *((horizon, pa.float64()) for horizon in HORIZONS),
+        *((horizon.replace("purchase", "percentile"), pa.float64()) for horizon in HORIZONS),
         ("risk", pa.float64()),
         ("risk_reasons", pa.list_(pa.string())),
         ("reasons", pa.list_(pa.struct([("code", pa.string()), ("weight", pa.float64())]))),
@@ -44,7 +45,9 @@ SCHEMA: Final = pa.schema(
         ("model_version", _NAME),
     ]
 )
-"""One row per score: what the scores topic tells, flat, without `scored_at`: a replay has no such moment."""
+"""One row per score: what the scores topic tells, flat, without `scored_at`: a replay has no such moment. Percentiles
+are null where the model has no reference.
+"""
 
 
 class ParquetSink:
@@ -103,6 +106,7 @@ class ParquetSink:
             event.type,
             event.time_ms,
             *(getattr(score.intent, horizon) for horizon in HORIZONS),
+            *(getattr(score.intent_percentile, horizon, None) for horizon in HORIZONS),  # of what is unset, none
             score.risk.score,
             score.risk.reasons,
             [{"code": reason.code, "weight": reason.weight} for reason in score.reasons],
