@@ -102,13 +102,14 @@ def fingerprint(data: Iterable[Path]) -> dict[str, str]:
 
 def commit() -> str | None:
     """Of the checkout that this package runs from, `+` behind it where files were changed; None outside of one."""
-    package = Path(__file__).parent
+    here = Path(__file__)
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", here.name)  # installed in a checkout of something else, that one is not ours
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
