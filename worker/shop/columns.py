@@ -4,10 +4,12 @@ Knows the file and how a time is written, nothing of events.
 """
 
 import datetime as dt
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +32,7 @@ BAD: Final = -1
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND: Final = dt.timedelta(milliseconds=1)
-_PER_MS: Final = {"s": 0.001, "ms": 1, "us": 1000, "ns": 1_000_000}
+_PER_MS: Final[dict[str, int | Decimal]] = {"s": Decimal("0.001"), "ms": 1, "us": 1000, "ns": 1_000_000}
 _NULLS: Final = ["", "NULL", "null", "NaN", "nan", r"\N"]
 TEXT: Final = pa.large_string()
 """Of every text here: Arrow puts a column in one piece at times, and of its other kind one holds 2 GiB at most."""
@@ -278,10 +280,10 @@ def _there(local_ms: Any, zone: ZoneInfo) -> int:
     return (shown.replace(tzinfo=zone) - _EPOCH) // _MILLISECOND
 
 
-def _count(value: Any, per_ms: float) -> int:
+def _count(value: Any, per_ms: int | Decimal) -> int:
     try:
         if per_ms >= 1 and not isinstance(value, float):
             return int(value) // int(per_ms)
-        return round(float(value) / per_ms)
-    except (ValueError, TypeError, OverflowError):  # the last one for what has no end
+        return math.floor(Decimal(str(value)) / per_ms)  # by doubles .123 s may be 122.9999 ms
+    except (ValueError, TypeError, ArithmeticError):  # the last one for what is no number, or has no end
         raise _Unreadable from None

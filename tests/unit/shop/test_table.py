@@ -135,6 +135,8 @@ def test_what_a_shop_exports_comes_back_as_its_events(tmp_path: Path) -> None:
     ("how", "text", "time_ms"),
     [
         pytest.param('format = "s"', "1714521600.5", 1_714_521_600_500, id="seconds"),
+        pytest.param('format = "s"', "1714521600.123", 1_714_521_600_123, id="a fraction that no double holds"),
+        pytest.param('format = "s"', "1714521600.1239", 1_714_521_600_123, id="a finer fraction of seconds is cut off"),
         pytest.param('format = "ms"', "1714521600123", 1_714_521_600_123, id="ms"),
         pytest.param('format = "ns"', "1714521600123999999", 1_714_521_600_123, id="ns"),
         pytest.param("", "2024-05-01T00:00:00+02:00", 1_714_514_400_000, id="offset"),
@@ -165,6 +167,17 @@ def test_a_typed_time_is_what_a_written_one_is(tmp_path: Path, shown: str, time_
     pq.write_table(pa.table({"u": ["a"], "t": typed, "n": ["page_view"]}), tmp_path / "t.parquet")
     for table in (written, Table(tmp_path / "t.parquet", tmp_path / "mapping.toml")):
         assert [event.time_ms for event in table.events()] == [time_ms]
+
+
+@pytest.mark.parametrize(
+    ("unit", "count"),
+    [("s", 1_714_521_600.123), ("s", 1_714_521_600.1239), ("ms", 1_714_521_600_123.9), ("us", 1_714_521_600_123_999.0)],
+)
+def test_a_count_that_pandas_made_a_float_is_cut_off_too(tmp_path: Path, unit: str, count: float) -> None:
+    (tmp_path / "mapping.toml").write_text(f'{LEAST}[time]\nformat = "{unit}"')
+    pq.write_table(pa.table({"u": ["a"], "t": [count], "n": ["page_view"]}), tmp_path / "t.parquet")
+    table = Table(tmp_path / "t.parquet", tmp_path / "mapping.toml")
+    assert [event.time_ms for event in table.events()] == [1_714_521_600_123]
 
 
 def test_every_row_has_its_fate(tmp_path: Path) -> None:
