@@ -2,16 +2,19 @@
 
 import signal
 import struct
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.chaos import changelog
+from tests.conftest import MakeSettings
 from tests.integration.conftest import Deploy
-from tests.integration.deployment import Read, Worker, publish, read_all, until
+from tests.integration.deployment import DIGEST, ROOT, Read, Worker, publish, read_all, until
 from tests.integration.stories import event
 from worker.kafka import topics
+from worker.ports import free_port
 
 pytestmark = pytest.mark.broker
 
@@ -136,3 +139,22 @@ def test_events_that_were_deleted_unread_are_counted_and_the_rest_is_done(deploy
     assert sum(worker.metric("intent_lost_offsets_total").values()) == 20
     assert "events were deleted before they were read" in worker.log.read_text()
     assert worker.stop() == 0
+
+
+def test_a_topic_that_is_deleted_under_a_worker_ends_it(settings: MakeSettings, tmp_path: Path) -> None:
+    """The offsets of its group are of a topic that is gone: while they were committed again and again the rebalance did
+    not go on, for ever.
+    """
+    own = settings(topics={"partitions": 1}, worker={"web_port": free_port()})
+    worker = Worker(own, tmp_path / "worker.log", command=DIGEST, environment={"PYTHONPATH": str(ROOT)})
+    try:
+        send(worker, 0, 10)
+        worker.start()
+        until(lambda: scored(worker) == 10, worker, "the events are done")
+        admin = AdminClient({"bootstrap.servers": own.kafka.bootstrap_servers})
+        for done in admin.delete_topics([own.topics.events]).values():
+            done.result(10)
+        assert worker.await_end() == 1
+        assert f"the brokers do not list {own.topics.events}" in worker.log.read_text()
+    finally:
+        worker.close()

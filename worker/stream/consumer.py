@@ -5,7 +5,7 @@ Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which 
 - faust `Consumer`: `_drain_messages`, `_filter_tps_with_pending_acks`, `_filter_committable_offsets`,
   `_wait_next_records`, `_getmany`, `_read_offset`, `_committed_offset`, `_is_changelog_tp`, `_new_consumer_thread`,
   `_thread`, `flow_active`
-- faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
+- faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`, `_commit`
 - aiokafka: `AIOKafkaConsumer._isolation_level`, `_fetch_max_wait_ms`, `_subscription`, `_client._conns`,
   `_client.cluster`, `_coordinator.check_errors`, `_fetcher._prefetch_backoff`; `SubscriptionState._last_fetch_ended`;
   `sender.BACKOFF_OVERRIDE`; `AIOKafkaConnection._writer`, `_loop`; what `records` says
@@ -15,6 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
@@ -48,6 +49,9 @@ _TAKEN_S: Final = 0.005
 """aiokafka's is 0.1: so long a partition whose queue is full would hold up the others. With none, each fetch leaves out
 those whose records were about to be taken, and they wait for it.
 """
+
+_COMMIT_S: Final = 3.0
+"""So long the group's offsets may take: milliseconds, or a coordinator's election."""
 
 _FAREWELL_S: Final = 1.0
 """A broker does not read the end of a TLS connection while a request of it waits there; uvloop is patient for 30 s."""
@@ -91,6 +95,16 @@ class ReadCommittedThread(AIOKafkaConsumerThread):
         await super().on_start()
         assert self._consumer is not None
         self._consumer._fetcher._prefetch_backoff = _TAKEN_S  # noqa: SLF001
+
+    async def _commit(self, offsets: Any) -> bool:
+        """Whether it was done. Those of a topic that is gone aiokafka would commit again and again, for ever: in the
+        rebalance that tells of it the worker stood still, neither ready nor at its end. They only serve lag tools.
+        """
+        with suppress(TimeoutError):  # aiokafka has told what was refused
+            async with asyncio.timeout(_COMMIT_S):
+                done: bool = await super()._commit(offsets)
+                return done
+        return False
 
 
 class Consumer(FaustConsumer):
