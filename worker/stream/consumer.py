@@ -117,6 +117,8 @@ class Consumer(FaustConsumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.catch_up = CatchUp(self.app, position=self._position, fatal=end_process)
+        self._looked_into: dict[TP, int] = {}
+        """Below that offset it has been told what was deleted unread."""
 
     def _new_consumer_thread(self) -> ReadCommittedThread:
         return ReadCommittedThread(self, loop=self.loop, beacon=self.beacon)
@@ -174,7 +176,7 @@ class Consumer(FaustConsumer):
                     if not self.assignment():
                         self._show_activity()
                     self.catch_up.end_by_position()
-                    self._end_by_position()
+                    await self._end_by_position()
                     await asyncio.sleep(0)
                     continue
                 if not self.flow_active:  # a rebalance began while the fetch was under way
@@ -234,23 +236,26 @@ class Consumer(FaustConsumer):
     async def _tell_lost(self, tp: TP, due: int, found: int) -> None:
         """A hole in the source is passed over: markers and compaction leave some, retention takes what nobody has read.
 
-        Where nothing was read before, there is nothing to miss: a new application begins with what the topic holds.
+        Each is looked into once. Where nothing was read before, there is nothing to miss: a new application begins with
+        what the topic holds.
         """
-        if due == 0:
+        since = max(due, self._looked_into.get(tp, 0))
+        if due == 0 or since >= found:
             return
+        self._looked_into[tp] = found
         try:
             beginning = (await self.earliest_offsets(tp))[tp]
         except (KafkaError, TimeoutError) as error:
             log.warning("the beginning of a topic is not known, some of it may have been deleted", error=repr(error))
             return
-        lost = min(beginning, found) - due
+        lost = min(beginning, found) - since
         if lost > 0:
             self.app.metrics.lost_offsets_total.inc(lost)
             log.error(
                 "events were deleted before they were read",
                 topic=tp.topic,
                 partition=tp.partition,
-                offset=due,
+                offset=since,
                 lost=lost,
             )
 
@@ -267,12 +272,15 @@ class Consumer(FaustConsumer):
             end = records[-1].offset + 1
         return end
 
-    def _end_by_position(self) -> None:
-        """Behind the last record may lie markers and aborted records only: a later fetch passes them without a word."""
-        for tp in self.app.partitions.due():
+    async def _end_by_position(self) -> None:
+        """Behind the last record may lie markers and aborted records only, and of what was deleted perhaps nothing is
+        left: a later fetch passes them without a word.
+        """
+        for tp, due in self.app.partitions.due().items():
             position = self._position(tp)
             if position is not None and position.stable_end is not None and position.following >= position.stable_end:
                 self.app.partitions.read_to_the_end(tp)
+                await self._tell_lost(tp, due, position.stable_end)
 
     # -- recovery ------------------------------------------------------------------------------------------------------
 
