@@ -2,16 +2,20 @@
 
 import signal
 import struct
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.chaos import changelog
+from tests.conftest import MakeSettings
 from tests.integration.conftest import Deploy
-from tests.integration.deployment import Read, Worker, publish, read_all, until
+from tests.integration.deployment import DIGEST, ROOT, Read, Worker, publish, read_all, until
 from tests.integration.stories import event
 from worker.kafka import topics
+from worker.ports import free_port
 
 pytestmark = pytest.mark.broker
 
@@ -136,3 +140,50 @@ def test_events_that_were_deleted_unread_are_counted_and_the_rest_is_done(deploy
     assert sum(worker.metric("intent_lost_offsets_total").values()) == 20
     assert "events were deleted before they were read" in worker.log.read_text()
     assert worker.stop() == 0
+
+
+@pytest.fixture
+def quick(settings: MakeSettings, tmp_path: Path) -> Iterator[Worker]:
+    """One whose starts take a second."""
+    own = settings(topics={"partitions": 1}, worker={"instance_id": "only", "web_port": free_port()})
+    worker = Worker(own, tmp_path / "worker.log", command=DIGEST, environment={"PYTHONPATH": str(ROOT)})
+    yield worker
+    worker.close()
+
+
+def test_events_of_which_none_is_left_are_told_before_another_comes_and_once(quick: Worker) -> None:
+    settings = quick.settings
+    servers, topic = settings.kafka.bootstrap_servers, settings.topics.events
+
+    def lost() -> float:
+        return sum(quick.metric("intent_lost_offsets_total").values())
+
+    send(quick, 0, 10)
+    quick.start()
+    until(lambda: scored(quick) == 10, quick, "the first events are done")
+    assert quick.stop() == 0
+    send(quick, 10, 30)
+    admin = AdminClient({"bootstrap.servers": servers})
+    for done in admin.delete_records([TopicPartition(topic, 0, 30)]).values():
+        done.result(10)
+    quick.start()
+    until(lambda: lost() == 20, quick, "what is gone is told")
+    send(quick, 30, 40)
+    until(lambda: scored(quick) == 20, quick, "what comes then is done")
+    assert lost() == 20
+    assert len(quick.told("events were deleted before they were read")) == 1
+
+
+def test_a_topic_that_is_deleted_under_a_worker_ends_it(quick: Worker) -> None:
+    """The offsets of its group are of a topic that is gone: while they were committed again and again the rebalance did
+    not go on, for ever.
+    """
+    kafka, topic = quick.settings.kafka, quick.settings.topics.events
+    send(quick, 0, 10)
+    quick.start()
+    until(lambda: scored(quick) == 10, quick, "the events are done")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    for done in admin.delete_topics([topic]).values():
+        done.result(10)
+    assert quick.await_end() == 1
+    assert f"the brokers do not list {topic}" in quick.log.read_text()

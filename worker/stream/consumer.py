@@ -5,7 +5,7 @@ Extends faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0, which 
 - faust `Consumer`: `_drain_messages`, `_filter_tps_with_pending_acks`, `_filter_committable_offsets`,
   `_wait_next_records`, `_getmany`, `_read_offset`, `_committed_offset`, `_is_changelog_tp`, `_new_consumer_thread`,
   `_thread`, `flow_active`
-- faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`
+- faust `AIOKafkaConsumerThread._create_worker_consumer`, `_consumer`, `_commit`
 - aiokafka: `AIOKafkaConsumer._isolation_level`, `_fetch_max_wait_ms`, `_subscription`, `_client._conns`,
   `_client.cluster`, `_coordinator.check_errors`, `_fetcher._prefetch_backoff`; `SubscriptionState._last_fetch_ended`;
   `sender.BACKOFF_OVERRIDE`; `AIOKafkaConnection._writer`, `_loop`; what `records` says
@@ -15,6 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
@@ -48,6 +49,9 @@ _TAKEN_S: Final = 0.005
 """aiokafka's is 0.1: so long a partition whose queue is full would hold up the others. With none, each fetch leaves out
 those whose records were about to be taken, and they wait for it.
 """
+
+_COMMIT_S: Final = 3.0
+"""So long the group's offsets may take: milliseconds, or a coordinator's election."""
 
 _FAREWELL_S: Final = 1.0
 """A broker does not read the end of a TLS connection while a request of it waits there; uvloop is patient for 30 s."""
@@ -92,6 +96,16 @@ class ReadCommittedThread(AIOKafkaConsumerThread):
         assert self._consumer is not None
         self._consumer._fetcher._prefetch_backoff = _TAKEN_S  # noqa: SLF001
 
+    async def _commit(self, offsets: Any) -> bool:
+        """Whether it was done. Those of a topic that is gone aiokafka would commit again and again, for ever: in the
+        rebalance that tells of it the worker stood still, neither ready nor at its end. They only serve lag tools.
+        """
+        with suppress(TimeoutError):  # aiokafka has told what was refused
+            async with asyncio.timeout(_COMMIT_S):
+                done: bool = await super()._commit(offsets)
+                return done
+        return False
+
 
 class Consumer(FaustConsumer):
     """Faust's consumer without a message, event and task per record."""
@@ -103,6 +117,8 @@ class Consumer(FaustConsumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.catch_up = CatchUp(self.app, position=self._position, fatal=end_process)
+        self._looked_into: dict[TP, int] = {}
+        """Below that offset it has been told what was deleted unread."""
 
     def _new_consumer_thread(self) -> ReadCommittedThread:
         return ReadCommittedThread(self, loop=self.loop, beacon=self.beacon)
@@ -160,7 +176,7 @@ class Consumer(FaustConsumer):
                     if not self.assignment():
                         self._show_activity()
                     self.catch_up.end_by_position()
-                    self._end_by_position()
+                    await self._end_by_position()
                     await asyncio.sleep(0)
                     continue
                 if not self.flow_active:  # a rebalance began while the fetch was under way
@@ -220,23 +236,26 @@ class Consumer(FaustConsumer):
     async def _tell_lost(self, tp: TP, due: int, found: int) -> None:
         """A hole in the source is passed over: markers and compaction leave some, retention takes what nobody has read.
 
-        Where nothing was read before, there is nothing to miss: a new application begins with what the topic holds.
+        Each is looked into once. Where nothing was read before, there is nothing to miss: a new application begins with
+        what the topic holds.
         """
-        if due == 0:
+        since = max(due, self._looked_into.get(tp, 0))
+        if due == 0 or since >= found:
             return
+        self._looked_into[tp] = found
         try:
             beginning = (await self.earliest_offsets(tp))[tp]
         except (KafkaError, TimeoutError) as error:
             log.warning("the beginning of a topic is not known, some of it may have been deleted", error=repr(error))
             return
-        lost = min(beginning, found) - due
+        lost = min(beginning, found) - since
         if lost > 0:
             self.app.metrics.lost_offsets_total.inc(lost)
             log.error(
                 "events were deleted before they were read",
                 topic=tp.topic,
                 partition=tp.partition,
-                offset=due,
+                offset=since,
                 lost=lost,
             )
 
@@ -253,12 +272,15 @@ class Consumer(FaustConsumer):
             end = records[-1].offset + 1
         return end
 
-    def _end_by_position(self) -> None:
-        """Behind the last record may lie markers and aborted records only: a later fetch passes them without a word."""
-        for tp in self.app.partitions.due():
+    async def _end_by_position(self) -> None:
+        """Behind the last record may lie markers and aborted records only, and of what was deleted perhaps nothing is
+        left: a later fetch passes them without a word.
+        """
+        for tp, due in self.app.partitions.due().items():
             position = self._position(tp)
             if position is not None and position.stable_end is not None and position.following >= position.stable_end:
                 self.app.partitions.read_to_the_end(tp)
+                await self._tell_lost(tp, due, position.stable_end)
 
     # -- recovery ------------------------------------------------------------------------------------------------------
 

@@ -109,20 +109,24 @@ async def settle(sender: AIOKafkaProducer, topics: Topics, *, partition: int, do
                     place = topics.place(record.headers)
                     newest = newest if place is None else max(newest, place)
             # Behind an open transaction of others stand ours that are committed, before the one that hangs.
-            await _end(sender, tp, stray, commit=newest <= done)
+            if not await _end(sender, tp, stray, commit=newest <= done):
+                log.warning("readers wait for others", topic=tp.topic, partition=tp.partition, offset=stray)
 
 
 async def _end(
     sender: AIOKafkaProducer, tp: TopicPartition, stray: int, *, also: Iterable[str] = (), commit: bool
-) -> None:
-    """Returns when the end is marked."""
+) -> bool:
+    """Returns when the end is marked; whether readers get past it: what still stands there is of others."""
     tps = [TopicPartition(topic, tp.partition) for topic in (tp.topic, *also)]
     last = {tp: end - 1 for tp, end in (await marks.ends(sender, tps, marks.UNCOMMITTED)).items()}
     await sender.begin_transaction()
     add(sender, [tp.topic, *also], tp.partition)
     await (sender.commit_transaction() if commit else sender.abort_transaction())
     await marks.seen(sender, last)
+    if (await marks.ends(sender, [tp], marks.COMMITTED))[tp] == stray:
+        return False
     log.error("hanging transaction ended", topic=tp.topic, partition=tp.partition, offset=stray, aborted=not commit)
+    return True
 
 
 async def _left_open(sender: AIOKafkaProducer, tp: TopicPartition) -> int | None:

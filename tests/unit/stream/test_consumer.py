@@ -1,5 +1,6 @@
 """What the consumer says of its place in the group."""
 
+import asyncio
 import time
 from types import MethodType, SimpleNamespace
 from typing import Any
@@ -11,7 +12,8 @@ from faust.types import TP
 
 from worker.errors import Fatal
 from worker.settings import Settings
-from worker.stream.consumer import Consumer
+from worker.stream import consumer as consumer_module
+from worker.stream.consumer import Consumer, ReadCommittedThread
 
 
 def test_a_session_that_the_brokers_do_not_allow_is_told_by_the_setting() -> None:
@@ -55,6 +57,21 @@ async def test_only_a_stop_gives_the_group_a_limited_time_and_not_before_all_is_
     consumer: Any = SimpleNamespace(app=app, commit_and_end_transactions=commit)
     await Consumer.wait_empty(consumer)
     assert heard == told
+
+
+@pytest.mark.parametrize("taken", [True, False], ids=["milliseconds", "of a topic that is gone, for ever"])
+async def test_nothing_waits_long_for_the_group_s_offsets(monkeypatch: pytest.MonkeyPatch, *, taken: bool) -> None:
+    monkeypatch.setattr(consumer_module, "_COMMIT_S", 0.05)
+
+    async def commit(_: Any, offsets: Any) -> bool:
+        assert offsets == {TP("events", 0): 3}
+        if not taken:
+            await asyncio.Event().wait()
+        return True
+
+    monkeypatch.setattr(AIOKafkaConsumerThread, "_commit", commit)
+    thread = ReadCommittedThread.__new__(ReadCommittedThread)
+    assert await asyncio.wait_for(thread._commit({TP("events", 0): 3}), 10) is taken
 
 
 def test_a_connection_that_is_made_meanwhile_does_not_break_the_health_page() -> None:

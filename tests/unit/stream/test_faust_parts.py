@@ -138,6 +138,7 @@ def test_what_faust_tells_of_its_own_steps_is_not_told_as_ours(part: type[Servic
         (ThreadDelegateConsumer.__init__, "self._thread = self._new_consumer_thread()"),
         (AIOKafkaConsumerThread._create_consumer, "return self._create_worker_consumer(transport)"),
         (AIOKafkaConsumerThread.on_start, "self._consumer = self._create_consumer(loop=self.thread_loop)"),
+        (AIOKafkaConsumerThread.commit, "return await self.call_thread(self._commit, offsets)"),
         (FaustTransport.create_consumer, "return self.Consumer(self, callback=callback, loop=self.loop, **kwargs)"),
         (faust.App._on_partitions_revoked, "await T(self._consumer_wait_empty)(consumer, on_timeout)"),
         (faust.App._consumer_wait_empty, "await consumer.wait_empty()"),

@@ -311,8 +311,12 @@ async def test_how_far_apart_the_records_of_one_transaction_may_be(made: Made, a
 
 async def test_what_cannot_be_ended_stops_the_start_with_the_command_that_ends_it(made: Made) -> None:
     kafka = made({CHANGELOG: Log([*BEFORE, *HANGS], hangs=5), SCORES: Log()}, forgotten=True)
-    with pytest.raises(Fatal, match=r"began at offset 5 of changelog in partition 0 hangs.*--start-offset 5"):
+    with (
+        capture_logs() as told,
+        pytest.raises(Fatal, match=r"began at offset 5 of changelog in partition 0 hangs.*--start-offset 5"),
+    ):
         await ended(kafka)
+    assert told == []
 
 
 async def test_another_one_behind_it_is_no_reason_to_stop(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,6 +370,21 @@ async def test_where_nothing_hangs_nothing_is_settled(made: Made) -> None:
 async def test_an_output_counts_as_far_as_its_events_are_done(made: Made, records: list[Rec], end: str) -> None:
     kafka = made({SCORES: Log([Rec(0, 99), *records], hangs=2)})
     assert await settled(kafka, 5) == ["begin", "add scores 0", end, f"seen scores {records[-1].offset + 1}"]
+
+
+@pytest.mark.parametrize(
+    ("of_others", "event"),
+    [
+        pytest.param(False, "hanging transaction ended", id="ours"),
+        pytest.param(True, "readers wait for others", id="of a writer that may be at work"),
+    ],
+)
+async def test_only_what_is_ended_is_told_to_be(made: Made, event: str, *, of_others: bool) -> None:
+    kafka = made({SCORES: Log([Rec(0, 5), Rec(1, None)], hangs=1)}, forgotten=of_others)
+    with capture_logs() as told:
+        await settled(kafka, 5)
+    (line,) = told
+    assert (line["event"], line["topic"], line["partition"], line["offset"]) == (event, "scores", 0, 1)
 
 
 async def test_each_output_is_ended_by_itself(made: Made) -> None:
