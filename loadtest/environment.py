@@ -34,7 +34,7 @@ def runtimes(say: Callable[[str], None]) -> Path:
 def _made(lock: Path, what: str, say: Callable[[str], None]) -> Path:
     """The environment's folder. Makes it first where it is missing: less than a minute, and a network is needed.
 
-    Raises `IntentError` with the installer's own words when that fails; nothing half made is left.
+    Raises `IntentError` with the installer's own words when that fails; nothing half made is left, by a stop neither.
     """
     mark = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:16]
     folder = jars.repository().parent / f"{lock.stem}-{mark}"
@@ -48,10 +48,10 @@ def _made(lock: Path, what: str, say: Callable[[str], None]) -> Path:
         _run([sys.executable, "-m", "venv", str(folder)], what)
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--require-hashes"]
         _run([*pip, "-r", str(lock)], what)
-    except IntentError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    ready.touch()
+        ready.touch()
+    finally:
+        if not ready.exists():
+            shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 

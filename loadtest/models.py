@@ -4,6 +4,7 @@ One worker, one load, three phases in turn, several rounds: *plain*, *reload* (t
 *shadow* (a challenger of the same size scores every user). Phases are compared with those beside them, not across runs.
 """
 
+import math
 import shutil
 import tempfile
 import threading
@@ -24,6 +25,7 @@ from loadtest.generator import APART, MAX_US, Load
 from loadtest.options import Json, out
 from loadtest.scrape import scrape
 from worker.errors import CheckFailed, IntentError
+from worker.ops import logs
 from worker.registry.alias import CHALLENGER, CHAMPION, promoted
 from worker.registry.store import Store
 from worker.scores import rfc3339
@@ -38,16 +40,18 @@ _SETTLE_S: Final = 30.0
 
 
 class Registry:
-    """Three versions of one bundle, that differ in their cards alone."""
+    """Three versions of one bundle, that differ in their cards alone. Raises `SettingError` where it is none."""
 
     def __init__(self, folder: Path, bundle: Path | None) -> None:
         from worker.registry.source import push
         from worker.scoring import bundle as bundles
 
+        source = bundle or bundles.SHIPPED
+        bundles.verify(source)  # what is wrong is to be told of it, not of a copy
         self.store = Store(str(folder / "store"))
         self.versions: list[str] = []
         for number in range(3):
-            copy = Path(shutil.copytree(bundle or bundles.SHIPPED, folder / f"bundle-{number}"))
+            copy = Path(shutil.copytree(source, folder / f"bundle-{number}"))
             with (copy / bundles.CARD).open("a") as card:
                 card.write(f"\nCopy {number}.\n")
             bundles.seal(copy)
@@ -95,6 +99,7 @@ def models(
     """
     from loadtest.system import running
 
+    logs.quiet()
     load_before = taken.load_before(err)
     histograms = {phase: HdrHistogram(1, MAX_US, 3) for phase in PHASES}
     wrong = reloads = 0
@@ -196,7 +201,7 @@ def _table(document: Mapping[str, Any]) -> Table:
         shown.add_column(name, justify="right", no_wrap=True)
     plain = document["phases"]["plain"]
     for phase, found in document["phases"].items():
-        ratios = (f"{found[name] / plain[name]:.2f}" for name in ("p50", "p99"))
+        ratios = (f"{found[name] / (plain[name] or math.nan):.2f}" for name in ("p50", "p99"))  # nothing may have come
         shown.add_row(phase, *(f"{found[name]:,.1f}" for name in names), *ratios, f"{found['events']:,.0f}")
     shadow = document["shadow"]
     dropped = ", ".join(f"{count:,.0f} {reason}" for reason, count in shadow["dropped"].items() if count) or "none"

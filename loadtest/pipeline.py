@@ -17,14 +17,16 @@ from typing import Annotated, Final, Literal
 
 import orjson
 import typer
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from loadtest import environment, outputs, standings, taken, workload
 from loadtest.conclude import conclude
 from loadtest.contenders.task import Job, Taken, Task
-from loadtest.options import Json, out
+from loadtest.options import Json, Sample, out
 from loadtest.standings import Place
 from loadtest.workload import Workload
+from worker import config
 from worker.errors import CheckFailed, IntentError
 from worker.kafka import clients
 from worker.kafka.broker import EmbeddedBroker
@@ -44,6 +46,7 @@ class Contender(StrEnum):
 
 PARTITIONS: Final = 4
 _RUN_TIMEOUT_S: Final = 180
+_ANSWER_S: Final = 10.0
 _HEAP_MB: Final = 1024
 _MARK: Final = f"loadtest-{os.getpid()}"
 _QUICK: Final = 5
@@ -78,10 +81,7 @@ def pipeline(
     runs: Annotated[int, typer.Option(min=1, help="Of each contender and job, in turn.")] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="Two runs each, of a fifth of the events.")] = False,
     scale: Annotated[float, typer.Option(min=0.001, help="Times as many events in each run.")] = 1.0,
-    sample: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the GA360 sample, for the full job; default: INTENT_GA360, or else simulated."),
-    ] = None,
+    sample: Sample = None,
     bootstrap_servers: Annotated[str | None, typer.Option(help="Your own Kafka; default: one is started here.")] = None,
     folder: Annotated[Path, out("pipeline.json and pipeline.png")] = Path("runs/pipeline"),
     as_json: Json = False,
@@ -99,6 +99,12 @@ def pipeline(
     runs, scale = (2, scale / _QUICK) if quick else (runs, scale)
     load_before = taken.load_before(err)
     programs = _programs(chosen)
+    counts = {
+        each: {name: max(PARTITIONS, round(ENTRIES[name].events[each] * scale)) for name in programs} for each in jobs
+    }
+    source = sample or workload.sample_folder()
+    if "full" in jobs and source is not None:
+        workload.opened(source, max(counts["full"].values()))  # *light* may take minutes before it is read
     measured: dict[Job, dict[Contender, list[Taken]]] = {each: {name: [] for name in programs} for each in jobs}
     sources: dict[Job, str] = {}
 
@@ -131,14 +137,14 @@ def pipeline(
         kafka = end.enter_context(_brokers(bootstrap_servers))
         for each in jobs:
             status.update(f"{each}: making events")
-            counts = {name: max(PARTITIONS, round(ENTRIES[name].events[each] * scale)) for name in programs}
-            load = workload.make(each, max(counts.values()), sample=sample or workload.sample_folder())
+            load = workload.make(each, max(counts[each].values()), sample=source)
             sources[each] = load.source
-            with _events(kafka, load, each, sorted(set(counts.values()))):
+            with _events(kafka, load, each, sorted(set(counts[each].values()))):
                 for number in range(runs):
                     for name in programs:
                         status.update(f"{each}: run {number + 1} of {runs}, {standings.NAMES[name]}")
-                        took = _run(name, programs[name], kafka, load, job=each, count=counts[name], number=number)
+                        count = counts[each][name]
+                        took = _run(name, programs[name], kafka, load, job=each, count=count, number=number)
                         measured[each][name].append(took)
                         rate, spent = took.events / took.seconds, took.cpu_s / took.events * 1e6
                         err.print(
@@ -172,15 +178,31 @@ def profiled(load: Workload, *, count: int, samples: Path) -> Taken:
 
 @contextmanager
 def _brokers(servers: str | None) -> Iterator[Kafka]:
-    """The user's own, or one that is started here and gone afterwards."""
+    """The user's own, or one that is started here and gone afterwards.
+
+    Raises `SettingError` for an address that is none, `IntentError` for brokers that do not answer.
+    """
     if servers is not None:
-        yield Kafka(bootstrap_servers=servers)
+        given = config.load({"kafka": {"bootstrap_servers": servers}}).kafka
+        theirs = Kafka(bootstrap_servers=given.bootstrap_servers)  # contenders are told nothing else of it
+        _asked(theirs)
+        yield theirs
         return
     with (
         tempfile.TemporaryDirectory(prefix="intent-pipeline-") as temporary,
         EmbeddedBroker(Path(temporary) / "kafka", heap_mb=_HEAP_MB) as broker,
     ):
         yield Kafka(bootstrap_servers=broker.bootstrap_servers)
+
+
+def _asked(kafka: Kafka) -> None:
+    """Raises `IntentError` where nobody answers."""
+    trouble = clients.Trouble()
+    admin = clients.admin(kafka, trouble)
+    try:
+        admin.list_topics(timeout=_ANSWER_S)
+    except KafkaException as error:
+        raise trouble.unanswered(admin, kafka, error.args[0].str()) from None
 
 
 def _programs(chosen: Sequence[Contender]) -> dict[Contender, Path]:
@@ -284,8 +306,12 @@ def _outputs(kafka: Kafka, task: Task) -> Iterator[None]:
 
 def _make_topics(kafka: Kafka, *names: str) -> None:
     admin: AdminClient = clients.admin(kafka)
-    for made in admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names], operation_timeout=10).values():
-        made.result(10)
+    topics = [NewTopic(name, PARTITIONS, 1) for name in names]
+    for name, made in admin.create_topics(topics, operation_timeout=10).items():
+        try:
+            made.result(10)
+        except KafkaException as error:  # of the user's own brokers, above all
+            raise IntentError(f"the topic {name} cannot be created: {error.args[0].str()}") from None
 
 
 def _drop_topics(kafka: Kafka, names: Sequence[str]) -> None:

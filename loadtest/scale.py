@@ -169,7 +169,10 @@ def _throughput(place: Path, servers: str, *, workers: int, events: int) -> Thro
 
 
 def _worked_off(members: Sequence[Member], events: int) -> tuple[float, float]:
-    """Events a second and CPU microseconds an event, between a tenth and nine tenths of the events."""
+    """Events a second and CPU microseconds an event, between a tenth and nine tenths of the events.
+
+    Raises `IntentError` where both are done at one look.
+    """
 
     def done() -> float:
         return sum(member.metrics("intent_events_total")["intent_events_total"] for member in members)
@@ -178,6 +181,8 @@ def _worked_off(members: Sequence[Member], events: int) -> tuple[float, float]:
     began, first, cpu = time.monotonic(), done(), _cpu_s(members)
     members[0].until(lambda: done() >= 0.9 * events, "nine tenths are done", within_s=_READY_S)
     count, seconds = done() - first, time.monotonic() - began
+    if not count:
+        raise IntentError(f"{events:,} events were done before they could be timed; give more --events")
     return round(count / seconds), round((_cpu_s(members) - cpu) / count * 1e6, 1)
 
 

@@ -67,11 +67,17 @@ def make(job: Job, count: int, *, sample: Path | None) -> Workload:
         return Workload(_poisoned(records), "simulated shoppers")
     from worker import events
 
-    real = ga360.Sample(sample)
-    if count > len(real):
-        raise IntentError(f"the sample has {len(real):,} events; {count:,} are wanted: give a smaller --scale")
+    real = opened(sample, count)
     records = [(event.user_id.encode(), events.encode(event)) for event in islice(real.events(), count)]
     return Workload(_poisoned(records), "the GA360 sample")
+
+
+def opened(folder: Path, count: int) -> ga360.Sample:
+    """The real sample. Raises `IntentError` where it is none, or has fewer events than so many."""
+    real = ga360.Sample(folder)
+    if count > len(real):
+        raise IntentError(f"the sample has {len(real):,} events; {count:,} are wanted: ask for fewer")
+    return real
 
 
 def _poisoned(records: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

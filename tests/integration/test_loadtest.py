@@ -4,12 +4,18 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
+from typer.testing import CliRunner
 
-from loadtest import pipeline
+from loadtest import pipeline, population, recovery, scale, soak, workload
+from loadtest.__main__ import app
 from worker.errors import IntentError
 
 pytestmark = pytest.mark.broker
@@ -102,3 +108,50 @@ def test_a_run_that_fails_leaves_no_topics_on_brokers_that_others_use(
     admin, deadline = AdminClient({"bootstrap.servers": kafka}), time.monotonic() + 15
     while left := [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith(pipeline._MARK)]:
         assert time.monotonic() < deadline, left
+
+
+@pytest.fixture
+def measured(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run a command on the tests' broker, with few simulated shoppers: its JSON, as printed and as written."""
+    for module in (recovery, scale, soak):
+        broker = nullcontext(SimpleNamespace(bootstrap_servers=kafka))
+        monkeypatch.setattr(module, "EmbeddedBroker", lambda *_, broker=broker, **__: broker)
+    monkeypatch.setattr(population, "_SIMULATED", 4_000)
+    monkeypatch.setattr(workload, "sample_folder", lambda: None)
+
+    def run(command: str, *options: str) -> Any:
+        done = CliRunner().invoke(app, [command, *options, "--out", str(tmp_path), "--json"])
+        if done.exception is not None:
+            raise done.exception
+        document = json.loads(done.stdout)
+        assert document == json.loads((tmp_path / f"{command}.json").read_text())
+        return document
+
+    return run
+
+
+def test_the_cost_of_users_is_measured(measured: Callable[..., Any]) -> None:
+    document = measured("scale", "--part", "users", "--events", "20000", "--users", "500")
+    (crowd,) = document["users"]
+    assert crowd["users"] == 500
+    assert min(crowd["events_per_s"], crowd["cpu_us_per_event"]) > 0
+    assert (document["throughput"], document["rebalances"]["phases"]) == ([], [])
+
+
+def test_a_soak_is_sampled_and_judged(measured: Callable[..., Any], tmp_path: Path) -> None:
+    document = measured("soak", "--minutes", "0.1", "--every", "0.5", "--rate", "100")
+    assert (document["rate"], document["capacity"], document["missing"]) == (100, None, 0)
+    assert document["verdicts"].keys() == soak.BOUNDS.keys()
+    first, *_, last = document["samples"]
+    assert min(first[name] for name in ("memory_mb", "handles", "threads", "tasks")) > 0
+    assert first["done_events"] < last["done_events"] <= 600
+    assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_state_is_rebuilt_reopened_and_taken_over(measured: Callable[..., Any]) -> None:
+    document = measured("recovery", "--records", "1000", "--stock-records", "1000", "--runs", "1", "--partitions", "2")
+    (ours,), (theirs,), (reopened,) = (document[name] for name in ("rebuilds", "stock_rebuilds", "reopened"))
+    assert (ours["records"], theirs["records"], reopened["records"]) == (1002, 1002, 0)
+    assert ours["memory_mb"] > 0
+    assert document["taken_over"]["seconds"] > 0
+    assert document["windows"]["source"] == "simulated shoppers"

@@ -3,13 +3,13 @@
 import io
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import pytest
 from rich.console import Console
 
-from loadtest import parts, standings, workload
+from loadtest import parts, pipeline, standings, workload
 from loadtest.contenders import light
 from loadtest.contenders.jobs import MODEL, RATING, Full, Light
 from loadtest.contenders.task import Taken, Task
@@ -17,6 +17,7 @@ from loadtest.sampler import Sampler
 from loadtest.stages import STAGES
 from loadtest.standings import Place, Target
 from worker import scores, window
+from worker.errors import IntentError, SettingError
 from worker.fold import fold
 from worker.stream import output
 from worker.watermark import Watermark
@@ -140,3 +141,38 @@ def test_each_part_of_the_worker_is_timed(tmp_path: Path) -> None:
     found = parts.measure(workload.make("full", 2 * parts.BATCH, sample=None).records, tmp_path)
     assert found.keys() == set(parts.PARTS)
     assert all(found[part] > 0 for part in ("decode", "fold a window", "encode scores", "append records"))
+
+
+def run_light(folder: Path, servers: str) -> None:
+    """One small run on brokers of the user's own."""
+    pipeline.pipeline(
+        job="light",
+        contender=[pipeline.Contender.BARE],
+        runs=1,
+        scale=0.001,
+        bootstrap_servers=servers,
+        folder=folder,
+    )
+
+
+def test_an_address_that_is_none_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"kafka.bootstrap_servers.*'no address'"):
+        run_light(tmp_path, "no address")
+
+
+def test_brokers_that_do_not_answer_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_ANSWER_S", 0.2)
+    with pytest.raises(IntentError, match=r"Kafka at localhost:1 .* does not answer"):
+        run_light(tmp_path, "localhost:1")
+
+
+@pytest.mark.parametrize("job", ["full", "both"])
+def test_a_sample_that_is_not_there_is_told_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, job: Literal["full", "both"]
+) -> None:
+    started: list[str | None] = []
+    monkeypatch.setenv("INTENT_GA360", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(pipeline, "_brokers", started.append)
+    with pytest.raises(IntentError, match=r"nowhere/hits.parquet does not exist"):
+        pipeline.pipeline(job=job, contender=[pipeline.Contender.BARE], folder=tmp_path / "out")
+    assert started == []

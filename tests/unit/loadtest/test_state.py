@@ -84,6 +84,15 @@ def test_a_stretch_does_not_end_before_each_partition_is_scored_again(tmp_path: 
     assert list(coming) == [0]
 
 
+def test_events_that_are_done_at_one_look_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fast machine is through with few events before it is asked again."""
+    member = Member(config.load({}), tmp_path, name="one")
+    monkeypatch.setattr(Member, "metrics", lambda *_: {"intent_events_total": 1000.0})
+    monkeypatch.setattr(scale, "_cpu_s", lambda _: 0.5)
+    with pytest.raises(IntentError, match="1,000 events were done before they could be timed; give more --events"):
+        scale._worked_off([member], 1000)
+
+
 def test_a_stretch_without_scores_is_told() -> None:
     with pytest.raises(IntentError, match=r"no score came in 2\.0 s \(killed\); give a higher --rate"):
         scale._phase("killed", [Seen("e", 0, 1.0, 0.1)], begin=5, end=7)
