@@ -296,12 +296,13 @@ def _events(kafka: Kafka, load: Workload, job: Job, counts: Sequence[int]) -> It
 @contextmanager
 def _outputs(kafka: Kafka, task: Task) -> Iterator[None]:
     """The run's own topics, gone afterwards with those that its contender made."""
-    _make_topics(kafka, task.scores, task.latest, task.dead_letters)
+    own = {task.scores, task.latest, task.dead_letters}
+    _make_topics(kafka, *own)
     try:
         yield
     finally:
-        made = clients.admin(kafka).list_topics(timeout=10).topics
-        _drop_topics(kafka, [topic for topic in made if task.group in topic])
+        listed = clients.admin(kafka).list_topics(timeout=10).topics  # what was made just now may be missing from it
+        _drop_topics(kafka, [*own.union(topic for topic in listed if task.group in topic)])
 
 
 def _make_topics(kafka: Kafka, *names: str) -> None:
