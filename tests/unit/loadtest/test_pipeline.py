@@ -19,6 +19,7 @@ from loadtest.standings import Place, Target
 from worker import scores, window
 from worker.errors import IntentError, SettingError
 from worker.fold import fold
+from worker.kafka import clients
 from worker.stream import output
 from worker.watermark import Watermark
 
@@ -176,3 +177,17 @@ def test_a_sample_that_is_not_there_is_told_before_anything_is_started(
     with pytest.raises(IntentError, match=r"nowhere/hits.parquet does not exist"):
         pipeline.pipeline(job=job, contender=[pipeline.Contender.BARE], folder=tmp_path / "out")
     assert started == []
+
+
+def test_topics_that_the_brokers_do_not_list_yet_are_removed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = SimpleNamespace(topics={"loadtest-1-changelog": None, "theirs": None})
+    monkeypatch.setattr(clients, "admin", lambda _: SimpleNamespace(list_topics=lambda **_: listed))
+    monkeypatch.setattr(pipeline, "_make_topics", lambda *_: None)
+    removed: list[str] = []
+    monkeypatch.setattr(pipeline, "_drop_topics", lambda _, names: removed.extend(names))
+    task: Any = SimpleNamespace(group="loadtest-1", **dict.fromkeys(("scores", "latest", "dead_letters"), ""))
+    task.scores, task.latest, task.dead_letters = (f"loadtest-1.{name}" for name in ("scores", "latest", "dlq"))
+    kafka: Any = None
+    with pipeline._outputs(kafka, task):
+        assert not removed
+    assert sorted(removed) == ["loadtest-1-changelog", "loadtest-1.dlq", "loadtest-1.latest", "loadtest-1.scores"]
