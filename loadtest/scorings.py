@@ -100,7 +100,7 @@ def cost_table(size: str, standings: Standings) -> Table:
     """What each scorer costs before it scores, and how far its scores are from the reference's."""
     shown = Table(title=f"{size}: starting, memory, scores", title_justify="left", caption_justify="left")
     peaks = ", ".join(
-        f"{name.removeprefix('peak-')} {median(found) / 1e12:.3f} TFLOP/s" for name, found in standings.peaks.items()
+        f"{name.removeprefix('peak-')} {median(found) / 1e12:.3g} TFLOP/s" for name, found in standings.peaks.items()
     )
     shown.caption = f"memory: of the device, or the process's growth on a CPU; the device's peak: {peaks}"
     columns = ("", "load s", "first score s", "memory MB", "most that a score differs", "by its batch")

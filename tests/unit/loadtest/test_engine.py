@@ -15,6 +15,7 @@ from loadtest import engine, scorings
 from loadtest.scorers import contest, runtimes, serve, sizes, work
 from loadtest.scorers.child import Child
 from loadtest.scorers.contest import Cell, Found, Place, Standings
+from loadtest.scorers.peak import Peak
 from loadtest.scorers.task import Ready, Task, Turn
 from worker import window
 from worker.errors import IntentError, SettingError
@@ -231,3 +232,11 @@ def test_without_a_compiler_inductor_is_left_out(monkeypatch: pytest.MonkeyPatch
     names, left_out, _ = engine._taking_part(["compile-fp32"], device="cpu")
     assert names == [contest.REFERENCE]
     assert "no C++ compiler" in left_out["compile-fp32"]
+
+
+@pytest.mark.parametrize(("flops_per_s", "side"), [(1e9, 256), (1e15, 2048)], ids=["slow", "fast"])
+def test_the_peak_is_of_products_that_do_not_take_minutes(
+    monkeypatch: pytest.MonkeyPatch, *, flops_per_s: float, side: int
+) -> None:
+    monkeypatch.setattr(Peak, "rate", lambda *_: flops_per_s)
+    assert Peak(dtype=torch.float32, device=torch.device("cpu"))._left.shape == (side, side)
