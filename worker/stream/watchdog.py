@@ -27,10 +27,14 @@ log = structlog.get_logger(__name__)
 def end_process(why: str, error: BaseException | None = None) -> NoReturn:
     """Log and exit non-zero at once, without a commit and without clean-up. Callable from any thread.
 
-    Where an error is `Fatal` and has no cause, its sentence says all there is to say: no traceback then.
+    Where an error is `Fatal` and has no cause, its sentence says all there is to say: no traceback then. Likewise where
+    one is at the bottom of an error that somebody else has made of it, as aiokafka does of what its assignor says.
     """
-    said = isinstance(error, Fatal) and error.__cause__ is None
-    shown = str(error) if said else repr(error) if error else None
+    bottom = error
+    while bottom is not None and bottom.__cause__ is not None:
+        bottom = bottom.__cause__
+    said = isinstance(bottom, Fatal)
+    shown = str(bottom) if said else repr(error) if error else None
     told = {"why": why, "error": shown, "exc_info": None if said else error}
     teller = threading.Thread(target=log.critical, args=("fatal",), kwargs=told, name="last words", daemon=True)
     try:

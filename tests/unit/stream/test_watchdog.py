@@ -49,6 +49,8 @@ except Exception as error:
         pytest.param("Fatal('set the clock') from None", "set the clock", False, id="it says all"),
         pytest.param("Fatal('no answer') from OSError(5)", "Fatal('no answer')", True, id="it has a cause"),
         pytest.param("OSError(5)", "OSError(5)", True, id="unexpected"),
+        pytest.param("OSError(5) from ValueError(6)", "OSError(5)", True, id="unexpected, with a cause"),
+        pytest.param("OSError(5) from Fatal('set the clock')", "set the clock", False, id="wrapped"),
     ],
 )
 def test_an_error_that_says_what_to_do_has_no_traceback(error: str, shown: str, *, traced: bool) -> None:
