@@ -89,13 +89,17 @@ def of_use(topic: str) -> Iterator[None]:
     try:
         yield
     except (KafkaException, SystemError) as error:
-        # The latter where a delivery was told with the error pending already, which is its cause then.
+        # The latter where a delivery was told with the error pending already: it is the cause then, or it was dropped.
         cause = error if isinstance(error, KafkaException) else error.__cause__
-        if not isinstance(cause, KafkaException):
+        if isinstance(cause, KafkaException):
+            why = cause.args[0].str()
+        elif "without setting an exception" in str(error):
+            why = "its producer failed, and librdkafka's line on standard error says why"
+        else:
             raise
         raise IntentError(
-            f"{topic} takes nothing more from here: {cause.args[0].str()}; allow this user WRITE on the topic where "
-            "that is not authorized, else try again"
+            f"{topic} takes nothing more from here: {why}; allow this user WRITE on the topic where that is not "
+            "authorized, else try again"
         ) from None
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 from pydantic import SecretStr
 
 from worker.errors import IntentError, SettingError
@@ -174,3 +174,37 @@ def test_a_certificate_that_is_none_is_named_by_all(tmp_path: Path, ask: Callabl
 )
 def test_java_reads_back_what_is_rendered(value: str, text: str) -> None:
     assert properties.render({"name": value}) == f"name={text}\n"
+
+
+NO_ID = KafkaException(KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED))
+
+
+def raised(error: Exception, cause: Exception | None = None) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        pytest.param(NO_ID, "Cluster authorization failed", id="as it is"),
+        pytest.param(
+            raised(SystemError("<class 'X'> returned a result with an exception set"), NO_ID),
+            "Cluster authorization failed",
+            id="as a cause",
+        ),
+        pytest.param(
+            SystemError("<method 'flush'> returned NULL without setting an exception"),
+            "librdkafka's line",
+            id="dropped",
+        ),
+    ],
+)
+def test_a_producer_of_no_use_is_told_in_a_sentence_whatever_became_of_its_error(error: Exception, why: str) -> None:
+    with pytest.raises(IntentError, match=f"events takes nothing more from here: .*{why}"), clients.of_use("events"):
+        raise error
+
+
+def test_another_error_of_the_interpreter_s_is_raised_as_it_is() -> None:
+    with pytest.raises(SystemError, match="bad call"), clients.of_use("events"):
+        raise SystemError("bad call")
