@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from loadtest import pipeline, population, recovery, scale, soak, workload
 from loadtest.__main__ import app
+from tests.loadtests import run_light
 from worker.errors import IntentError
 
 pytestmark = pytest.mark.broker
@@ -103,14 +104,7 @@ def test_a_run_that_fails_leaves_no_topics_on_brokers_that_others_use(
 
     before = there()  # other measurements of this process, which think the broker their own
     with pytest.raises(IntentError, match="the contender ended with 1"):
-        pipeline.pipeline(
-            job="light",
-            contender=[pipeline.Contender.BARE],
-            runs=1,
-            scale=0.001,
-            bootstrap_servers=kafka,
-            folder=tmp_path,
-        )
+        run_light(tmp_path, kafka)
     deadline = time.monotonic() + 15
     while left := there() - before:
         assert time.monotonic() < deadline, left

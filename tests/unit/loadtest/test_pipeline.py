@@ -16,6 +16,7 @@ from loadtest.contenders.task import Taken, Task
 from loadtest.sampler import Sampler
 from loadtest.stages import STAGES
 from loadtest.standings import Place, Target
+from tests.loadtests import run_light
 from worker import scores, window
 from worker.errors import IntentError, SettingError
 from worker.fold import fold
@@ -142,18 +143,6 @@ def test_each_part_of_the_worker_is_timed(tmp_path: Path) -> None:
     found = parts.measure(workload.make("full", 2 * parts.BATCH, sample=None).records, tmp_path)
     assert found.keys() == set(parts.PARTS)
     assert all(found[part] > 0 for part in ("decode", "fold a window", "encode scores", "append records"))
-
-
-def run_light(folder: Path, servers: str) -> None:
-    """One small run on brokers of the user's own."""
-    pipeline.pipeline(
-        job="light",
-        contender=[pipeline.Contender.BARE],
-        runs=1,
-        scale=0.001,
-        bootstrap_servers=servers,
-        folder=folder,
-    )
 
 
 def test_an_address_that_is_none_is_a_sentence(tmp_path: Path) -> None:
