@@ -12,6 +12,7 @@
 ``percentiles.json`` optional: quantiles of the validation slice's scores, behind the percentiles
 ``metrics.json``     optional: its numbers, as `intent evaluate` found them, for `intent model promote`
 ``drift.json``       optional: what traffic looked like, which drift is measured against
+``recipe.json``      optional: how it was trained, for `intent train --again`
 ``checksums.sha256`` SHA-256 of all of the above; ``sha256sum -c checksums.sha256`` checks them too
 ==================== =====================================================================================
 
@@ -77,11 +78,13 @@ FILES: Final = {
 HABITS: Final = "habits.safetensors"
 PERCENTILES: Final = "percentiles.json"
 METRICS: Final = "metrics.json"
+RECIPE: Final = "recipe.json"
 OPTIONAL: Final = {
     HABITS: 16 * 2**20,
     PERCENTILES: _JSON_BYTES,
     METRICS: _JSON_BYTES,
     drift.FILE: _JSON_BYTES,
+    RECIPE: _JSON_BYTES,
 }
 """Files that a bundle may lack and older workers pass over. One that is there is listed and checked like the others."""
 
@@ -102,6 +105,8 @@ class Bundle:
     percentiles: Percentiles | None = None
     metrics: Mapping[str, Any] | None = None
     drift: Reference | None = None
+    recipe: Mapping[str, Any] | None = None
+    """As `training.recipe` has it."""
     refitted: bool = False
     """Whether the weights learnt from the validation slice too, but for the visitors on whom it was calibrated."""
 
@@ -149,6 +154,8 @@ def save(folder: Path, bundle: Bundle) -> str:
         contents[METRICS] = _json(bundle.metrics)
     if bundle.drift is not None:
         contents[drift.FILE] = _json(bundle.drift.document())
+    if bundle.recipe is not None:
+        contents[RECIPE] = _json(bundle.recipe)
     listing = _listing(contents)
     with ExitStack() as files:  # moved into place once all are written, the last one first
         for name, content in {CHECKSUMS: listing, **contents}.items():
@@ -247,6 +254,7 @@ def load(folder: Path | None = None) -> Bundle:
         percentiles=percentiles,
         metrics=_parse(folder, METRICS, contents) if METRICS in contents else None,
         drift=reference,
+        recipe=_parse(folder, RECIPE, contents) if RECIPE in contents else None,
         refitted=config.get("refitted") is True,
     )
 

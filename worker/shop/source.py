@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -29,6 +29,10 @@ class Splits:
     def week_validation(self) -> int:
         """Where the 7-day horizon's validation begins: its labels end with the shorter horizons' validation."""
         return self.validation - WEEK_MS
+
+    def to_the_end(self) -> "Splits":
+        """The same, later by the test slice, which is empty then: for what learns from all that there is."""
+        return replace(self, validation=self.validation + self.end - self.test, test=self.end)
 
 
 class Source(Protocol):

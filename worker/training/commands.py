@@ -38,6 +38,7 @@ _Data = Annotated[
         "--data", exists=True, help="Folder of the GA360 sample; or, with --map, a CSV or Parquet table of events."
     ),
 ]
+_AGAIN = "Training a bundle again"
 _FURTHER = "Training a bundle further"
 _UNPROVEN = "Unproven on the sample, therefore off"
 _Runs = Annotated[
@@ -144,6 +145,13 @@ def train(
     device: options.Device = "auto",
     draws: Annotated[int, typer.Option(min=10, max=10_000, help="Resamples of the visitors for the intervals.")] = 200,
     runs: _Runs = Path("runs"),
+    again: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=_AGAIN,
+            help="Folder of a bundle whose recipe to repeat, from scratch, on all the data up to its end.",
+        ),
+    ] = None,
     former: Annotated[
         Path | None,
         typer.Option(
@@ -194,11 +202,14 @@ def train(
     sample's million events take 20 to 60 minutes on two cores. A run that was interrupted goes on with the same command
     and --resume.
 
-    With --from it continues a bundle on newer labels, few steps at a low rate (--windows 20480, and the --learning-rate
-    that suits --peft, unless given). The successor is compared with the former on visitors that taught it nothing; it
-    carries the differences, which `intent model promote` shows. The test slice is not read.
+    With --again it repeats a bundle's recipe on all the data, the test slice included, in half the time, and chooses
+    nothing: what serves should know the newest weeks, once it is measured without them. With --from it continues a
+    bundle on newer labels, few steps at a low rate (--windows 20480, and the --learning-rate that suits --peft, unless
+    given); the test slice is not read. Either successor is compared with the former on visitors that taught it
+    nothing, and carries the differences, which `intent model promote` shows.
 
     Examples: `intent train --data ../shared/data/ga360 --out my-bundle`;
+    `intent train --data ../shared/data/ga360 --again my-bundle --out served`;
     `intent train --data ../shared/data/ga360 --from my-bundle --since 2016-09-17 --out newer --peft lora`
 
     One's own shop, from a table: `intent train --data events.csv --map mapping.toml --out my-bundle`
@@ -208,13 +219,28 @@ def train(
     from worker.scoring.head import SIZES
     from worker.shop.source import opened
     from worker.training import further
+    from worker.training.again import Place
     from worker.training.finetune import Plan
     from worker.training.train import train as run
 
     where = options.place(device)
     bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(where))
     given = _given(context)
-    further.check(given, further=former is not None)
+    further.check(given)
+    if again is not None:
+        with options.progress() as progress:
+            done = further.train_again(
+                opened(data, mapping),
+                again,
+                bundle,
+                place=Place(device=where, bf16=bf16),
+                runs=runs,
+                draws=draws,
+                resume=resume,
+                progress=progress,
+            )
+        further.show(done, as_json=as_json)
+        return
     if former is not None:
         source = opened(data, mapping)
         asked = further.change(

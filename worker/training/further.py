@@ -1,4 +1,4 @@
-"""`intent train --from`: what its options mean together, and how it says what came of it."""
+"""`intent train --from` and `--again`: what their options mean together, and how they say what came of it."""
 
 import shlex
 import sys
@@ -11,39 +11,30 @@ from rich.progress import Progress
 from worker import options
 from worker.shop.source import Source
 from worker.terminal import line, out, say_json
-from worker.training import loop, succession, update
+from worker.training import again, loop, succession, update
 from worker.training.adapt import METHODS
 from worker.training.continual import Update
 from worker.training.finetune import Plan
-from worker.training.metrics import LEAST_USERS
 from worker.training.succession import day
 
-OPTIONS = ("since", "until", "peft", "head", "replay", "bound")
-"""Those that mean something with --from only; all that a fresh network is asked for means something without it only."""
-
-BOTH = (
-    "data",
-    "mapping",
-    "bundle",
-    "former",
-    "windows",
-    "learning_rate",
-    "seed",
-    "precision",
-    "device",
-    "draws",
-    "runs",
-    "as_json",
-)
+_FURTHER = ("since", "until", "peft", "head", "replay", "bound")
+"""Those that mean something with --from only."""
+_ALWAYS = ("data", "mapping", "bundle", "precision", "device", "draws", "runs", "as_json")
+_OF = {
+    "from": {*_ALWAYS, *_FURTHER, "former", "windows", "learning_rate", "seed"},
+    "again": {*_ALWAYS, "again", "resume"},
+}
+"""What goes with a bundle that is given; all else is for a fresh network."""
 
 
-def check(given: list[str], *, further: bool) -> None:
+def check(given: list[str]) -> None:
     """Options that were given and do not go together: `BadParameter`, one sentence that names one."""
+    bundle = "again" if "again" in given else "from" if "former" in given else None
     for option in given:
-        name = f"--{option.replace('_', '-')}"
-        if further and option not in {*OPTIONS, *BOTH}:
-            raise typer.BadParameter("the bundle that --from names has it settled", param_hint=name)
-        if not further and option in OPTIONS:
+        name = "--from" if option == "former" else f"--{option.replace('_', '-')}"
+        if bundle is not None and option not in _OF[bundle]:
+            raise typer.BadParameter(f"the bundle that --{bundle} names has it settled", param_hint=name)
+        if bundle is None and option in _FURTHER:
             raise typer.BadParameter("it needs --from, the bundle to train further", param_hint=name)
 
 
@@ -128,6 +119,38 @@ def train_further(
     )
 
 
+def train_again(
+    source: Source,
+    former: Path,
+    bundle: Path,
+    *,
+    place: again.Place,
+    runs: Path,
+    draws: int,
+    resume: Path | None,
+    progress: Progress,
+) -> update.Outcome:
+    """The run, shown on `progress`."""
+    task = progress.add_task("training", total=None)
+
+    def report(step: loop.Progress) -> None:
+        described = f"{step.stage}, loss {step.loss:.3f}"
+        progress.update(task, completed=step.windows, total=step.of_windows, description=described)
+
+    return again.again(
+        source,
+        former,
+        bundle,
+        place=place,
+        runs=runs,
+        draws=draws,
+        command=shlex.join(["intent", *sys.argv[1:]]),
+        say=lambda stage: line(stage, to=progress.console),
+        report=report,
+        resume=resume,
+    )
+
+
 def show(found: update.Outcome, *, as_json: bool) -> None:
     """The comparison with the former bundle, and where the new one is."""
     if as_json:
@@ -144,5 +167,5 @@ def show(found: update.Outcome, *, as_json: bool) -> None:
     if found.pairs:
         out.print(succession.table(found.pairs, before=found.before, after=found.version))
     else:
-        line(f"not compared: fewer than {LEAST_USERS} of the visitors who judge had either outcome, for every horizon")
+        line(succession.UNCOMPARED)
     line(f"{found.version} in {found.bundle}, from {found.before}; the history in {found.folder}")

@@ -6,7 +6,7 @@ Scores come from the code that serves, calibration included. Knows labels and wi
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,18 @@ from worker.shop.source import Source
 from worker.training import continual, windows
 from worker.training.examples import predict
 from worker.training.labels import NAMES, Bools, Events, labels
-from worker.training.metrics import Estimate, Labels, Probabilities, estimates, measure, resampled, resamples_tell
+from worker.training.metrics import (
+    LEAST_USERS,
+    Estimate,
+    Labels,
+    Probabilities,
+    estimates,
+    measure,
+    resampled,
+    resamples_tell,
+)
+
+UNCOMPARED: Final = f"Not compared: fewer than {LEAST_USERS} of these visitors had either outcome, for every horizon."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +137,23 @@ def table(pairs: list[Pair], *, before: str, after: str) -> Table:
         ]
         shown.add_row(pair.horizon, f"{pair.instants:,}", f"{pair.base_rate:.3f}", *cells)
     return shown
+
+
+def markdown(pairs: list[Pair]) -> str:
+    """For a model card."""
+    if not pairs:
+        return UNCOMPARED
+    rows = [
+        "| horizon | instants | AP before | AP | difference | AUC before | AUC | difference |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for pair in pairs:
+        cells = [
+            f"{pair.before[name]:.3f} | {pair.after[name]:.3f} | {pair.differences[name].signed()}"
+            for name in ("ap", "auc")
+        ]
+        rows.append(f"| {pair.horizon} | {pair.instants:,} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def document(before: Bundle, pairs: list[Pair], *, slice_: str) -> dict[str, Any]:

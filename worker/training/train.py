@@ -22,6 +22,7 @@ from worker.shop.source import Source, opened
 from worker.training import card, curves, evaluate, finetune, finish, habits, loop, windows
 from worker.training.labels import NAMES, Bools, Events, labels, member, require, untested
 from worker.training.loop import Progress
+from worker.training.recipe import Recipe
 from worker.training.runs import Run
 
 
@@ -74,7 +75,8 @@ def train(
     events, kept = windows.build(source, runs / "cache", say=say)
     used = ("train", "validation", "choice", "calibration", *(("refit", "refit calibration") if plan.refit else ()))
     inside = {which: member(events, which) for which in used}
-    _require_outcomes(source, events, inside)
+    require_outcomes(source, events, inside)
+    _require_choice(source, events, inside["choice"])
     if test and (short := untested(events.splits)):
         say(short)
     say(f"fine-tuning on {plan.windows:,} windows")
@@ -130,13 +132,15 @@ def train(
     which = "test" if test else "validation"
     measured = "validation, before the refit" if plan.refit and not test else which
     numbers = {"slice": measured, "draws": draws, "lines": evaluate.document(lines[which])}
-    label = bundle.save(out, replace(made, card=text, metrics=numbers))
+    until_ms = events.splits.test if plan.refit else events.splits.validation
+    recipe = Recipe(plan=plan, windows=int(best["windows"]), until_ms=until_ms).document()
+    label = bundle.save(out, replace(made, card=text, metrics=numbers, recipe=recipe))
     run.write("report.json", {which: evaluate.document(found) for which, found in lines.items()})
     return Outcome(folder=run.folder, bundle=out, version=label, validation=lines["validation"], test=lines["test"])
 
 
-def _require_outcomes(source: Source, events: Events, inside: Mapping[str, Bools]) -> None:
-    """Every slice needs instants for every horizon, those that teach both outcomes, and what chooses some of each."""
+def require_outcomes(source: Source, events: Events, inside: Mapping[str, Bools]) -> None:
+    """Raises `IntentError` where a slice of `inside` lacks instants for a horizon, or one that teaches an outcome."""
     y = labels(events)
     for which, rows in inside.items():
         require(
@@ -155,9 +159,13 @@ def _require_outcomes(source: Source, events: Events, inside: Mapping[str, Bools
                     f"within {horizon}, where both outcomes are needed; is the shop's order mapped to purchase in "
                     "the mapping's [types]?"
                 )
-    chosen_by = [y[rows, at] for at, rows in enumerate(inside["choice"].T)]
+
+
+def _require_choice(source: Source, events: Events, choice: Bools) -> None:
+    y = labels(events)
+    chosen_by = [y[rows, at] for at, rows in enumerate(choice.T)]
     if not any(bought.any() and not bought.all() for bought in chosen_by):
-        count = int(inside["choice"].any(axis=1).sum())
+        count = int(choice.any(axis=1).sum())
         raise IntentError(
             f"the {count:,} instants of {source.name} that choose a checkpoint, just before the test slice, have one "
             "outcome only within each horizon, so all checkpoints would be alike; take more visitors, or other days in "

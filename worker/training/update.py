@@ -84,7 +84,7 @@ def update(
     span = _span(change)
     # Not on those who judge: log loss and calibration are compared on them too. Drift: the time that the labels are of.
     made = finish.calibrated(
-        replace(was, version="", weights=weights(found.model)),
+        replace(was, version="", weights=weights(found.model), recipe=None),
         events,
         kept,
         parts.watched_new,
@@ -129,9 +129,7 @@ All above is of version {before}, which this one continues. Trained further on w
 One visitor in {groups} judges and taught nothing. On their instants, this version against the former, with the paired
 difference and its 95 % interval by resampling visitors:
 
-| horizon | instants | AP before | AP | difference | AUC before | AUC | difference |
-| --- | --: | --: | --: | --: | --: | --: | --: |
-{rows}
+{table}
 
 Log loss on older instants of watched visitors: {old_before:.4f} before, {old_after:.4f} now.
 """
@@ -156,15 +154,7 @@ def _section(
         method=change.method or "all of them",
         command=command,
         groups=continual.GROUPS,
-        rows="\n".join(
-            f"| {pair.horizon} | {pair.instants:,} | "
-            + " | ".join(
-                f"{pair.before[name]:.3f} | {pair.after[name]:.3f} | {pair.differences[name].signed()}"
-                for name in ("ap", "auc")
-            )
-            + " |"
-            for pair in pairs
-        ),
+        table=succession.markdown(pairs),
         old_before=found.history[0].get("old", float("nan")),
         old_after=best.get("old", float("nan")),
     )

@@ -132,6 +132,7 @@ def with_options(folder: Path) -> tuple[Bundle, Path]:
         percentiles=percentiles,
         metrics={"slice": "validation", "lines": []},
         drift=Reference(about="here", windows=12, visitors=7, features=(gaps,)),
+        recipe={"windows": 5},
     )
     bundles.save(folder, made)
     return made, folder
@@ -149,7 +150,7 @@ def test_what_is_optional_comes_back_too(tmp_path: Path) -> None:
     assert made.percentiles is not None
     assert back.percentiles is not None
     assert back.percentiles.quantiles == pytest.approx(made.percentiles.quantiles, abs=1e-7)
-    assert back.metrics == made.metrics
+    assert (back.metrics, back.recipe) == (made.metrics, made.recipe)
     assert back.habits is not None
     assert back.drift is not None
     assert made.drift is not None

@@ -328,4 +328,4 @@ def day_auc(bundle: Bundle, shop: Path, scratch: Path) -> float:
 
 
 def test_a_bundle_of_ones_own_shop_is_trained_further_on_its_own_table() -> None:
-    further.check(["former", "data", "mapping", "bundle", "since"], further=True)
+    further.check(["former", "data", "mapping", "bundle", "since"])

@@ -35,9 +35,10 @@ from worker.scoring.model import weights
 from worker.shop.ga360 import ORDER_COMPLETED, SPLITS, Sample
 from worker.training import evaluate, finetune, validation, windows
 from worker.training.examples import Examples, fresh
-from worker.training.labels import START, labels, member
+from worker.training.labels import START, TEST, labels, member
 from worker.training.loop import Progress
 from worker.training.metrics import LEAST_USERS
+from worker.training.recipe import Recipe
 from worker.training.runs import Run
 from worker.training.score import PERCENTILES, SCHEMA, score
 from worker.training.train import Outcome, train
@@ -118,6 +119,12 @@ def table(
 def test_the_card_tells_where_it_comes_from(small: Bundle) -> None:
     for word in ("intent train --data shop", "Test slice", "Limits", "R2 =", "windows=2048", "Refitted"):
         assert word in small.card
+
+
+def test_a_bundle_carries_how_it_was_trained(small: Bundle) -> None:
+    recipe = Recipe.of(small)
+    assert (recipe.plan, recipe.until_ms) == (FULL, TEST)
+    assert f"after {recipe.windows:,} windows" in " ".join(small.card.split())
 
 
 def test_every_instant_gets_a_score_and_no_other_event(shop: Path, small: Bundle, tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""How a bundle was trained, as it carries it, so that the same can be done again on later data. Pure."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import msgspec
+
+from worker.errors import IntentError
+from worker.scoring.bundle import RECIPE, Bundle
+from worker.training.finetune import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a run chose, or was told."""
+
+    plan: Plan
+    windows: int
+    """Of the plan's schedule, after which the run was best."""
+    until_ms: int
+    """UTC ms. No label that became known later has taught the bundle."""
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self:
+        """Raises `IntentError` where the bundle carries none, or one that no run can have left."""
+        whose = f"{bundle.name} {bundle.version}"
+        if bundle.recipe is None:
+            raise IntentError(
+                f"{whose} does not carry how it was trained ({RECIPE}); take one that `intent train` of this version "
+                "made without --from"
+            )
+        try:
+            found = msgspec.convert(bundle.recipe, cls)
+        except msgspec.ValidationError as error:
+            raise IntentError(f"{RECIPE} of {whose} is not what `intent train` writes: {error}") from None
+        plan = found.plan
+        if plan.shape != bundle.shape or plan.batch_windows < 1 or not 0 <= found.windows <= plan.windows:
+            raise IntentError(f"{RECIPE} of {whose} is not what `intent train` writes: it is of another network")
+        return found
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
