@@ -14,6 +14,7 @@ from worker.whole import written
 
 if TYPE_CHECKING:
     from worker.scoring.bundle import Bundle
+    from worker.shop.source import Source
 
 
 def evaluate(
@@ -60,8 +61,9 @@ def evaluate(
     ROC-AUC, average precision, log loss, Brier score, calibration error and lift at 1, 5 and 10 %: for each horizon,
     at every instant, at one decision point a session, by event number, channel, device, new or returning. The rivals
     learn from what the bundle learnt from, and are tuned and calibrated where it was: of a refitted bundle, all that
-    ends before the test slice but for the visitors that calibrate it, who are its validation. Intervals of 95 %
-    resample visitors; a difference to a rival is paired. A difference whose interval holds 0 may be chance.
+    ends before the test slice but for the visitors that calibrate it, who are its validation; of one by `train --again`
+    the test slice too, on which it is not measured. Intervals of 95 % resample visitors; a difference to a rival is
+    paired. A difference whose interval holds 0 may be chance.
 
     Choose on the validation slice; the test slice is for the model that is published, once.
 
@@ -78,9 +80,14 @@ def evaluate(
     from worker.training.labels import untested
 
     loaded = load(bundle)
-    _tell_of_succession(loaded, attach=attach)
+    if attach and (former := _former(loaded)) is not None:
+        raise IntentError(
+            f"--attach would replace what `intent model promote` compares: {loaded.name} {loaded.version} carries by "
+            f"how much it is better than {former}"
+        )
     place = Device.named(device).place
     source = opened(data, mapping)
+    _tell_what_flatters(loaded, source, which)
     if which == "test" and (short := untested(source.splits)):
         line(short, to=err)
     with err.status(f"reading {data}") as status:
@@ -126,21 +133,32 @@ def _refuse(report: Path | None, rivals: str, *, bundle: Path | None, attach: bo
             raise IntentError(f"{option} needs the package {package}; install intent-worker[training]")
 
 
-def _tell_of_succession(bundle: "Bundle", *, attach: bool) -> None:
-    """A bundle of `intent train --from` says in its numbers what it continues, and on which labels it was judged."""
-    former = (bundle.metrics or {}).get("against")
-    if former is None:
-        return
-    whose = f"{bundle.name} {bundle.version} continues {former}"
-    if attach:
-        raise IntentError(
-            f"--attach would replace what `intent model promote` compares: {whose}, and carries by how much"
+def _tell_what_flatters(bundle: "Bundle", source: "Source", which: str) -> None:
+    """What it may have learnt of the slice, though it is not told for certain."""
+    from worker.training.recipe import Recipe
+    from worker.training.succession import day
+
+    whose, former = f"{bundle.name} {bundle.version}", _former(bundle)
+    if bundle.recipe is not None:
+        until_ms = Recipe.of(bundle).until_ms
+        if which == "test" and until_ms > source.splits.test:
+            line(
+                f"{whose} has learnt what became known up to {day(until_ms)}: if these are its shop's events, what is "
+                "measured before that day flatters it",
+                to=err,
+            )
+    elif former is not None:
+        line(
+            f"{whose} continues {former}: what it learnt since (`intent model show`) flatters it where it lies in the "
+            "slice, and the rivals have not learnt it",
+            to=err,
         )
-    line(
-        f"{whose}: what it learnt since (`intent model show`) flatters it where it lies in the slice, and the rivals "
-        "have not learnt it",
-        to=err,
-    )
+
+
+def _former(bundle: "Bundle") -> str | None:
+    """A bundle of `intent train --from` or `--again` says in its numbers which one it is compared with."""
+    former: str | None = (bundle.metrics or {}).get("against")
+    return former
 
 
 def _write(path: Path, text: str) -> None:

@@ -59,6 +59,7 @@ def document(evaluation: Evaluation) -> Document:
             "version": evaluation.version,
             "slice": evaluation.which,
             "refitted": evaluation.refitted,
+            "learnt_until": evaluation.learnt_until,
             "draws": evaluation.draws,
             "every": EVERY,
             "lines": [asdict(line) for line in lines(evaluation.comparisons)],

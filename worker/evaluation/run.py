@@ -22,11 +22,13 @@ from worker.scoring.aggregates import NAMES as AGGREGATES
 from worker.scoring.batch import Batch, Floats
 from worker.scoring.bundle import Bundle, save
 from worker.scoring.percentile import Percentiles
-from worker.shop.source import Source
+from worker.shop.source import Source, Splits
 from worker.training import calibrate, finetune, windows
 from worker.training.features import CATEGORIES, Features
 from worker.training.labels import Bools, Events, labels, member, require
 from worker.training.metrics import LEAST_USERS
+from worker.training.recipe import Recipe
+from worker.training.succession import day
 
 Which = Literal["validation", "test"]
 Rivals = Literal["none", "trees", "all"]
@@ -49,22 +51,29 @@ class Evaluation:
     comparisons: list[Comparison]
     scored: Scored
     refitted: bool
-    """Whether bundle and rivals learnt from all that ends before the test slice."""
+    """Whether bundle and rivals learnt from all that ends before `learnt_until`, a day."""
+    learnt_until: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learnt:
-    """The slices (`labels.SLICES`) that a bundle learnt from and was calibrated on."""
+    """The slices (`labels.SLICES`) that a bundle learnt from and was calibrated on, and where they begin and end."""
 
     train: str
     calibration: str
+    splits: Splits
 
     @classmethod
-    def by(cls, bundle: Bundle) -> "Learnt":
-        """A refit learnt from validation too, but for the visitors that calibrate it."""
+    def by(cls, bundle: Bundle, source: Source) -> "Learnt":
+        """A refit learnt from validation too, but for the visitors that calibrate it; `train --again` from the test
+        slice as well: then that is empty, and those visitors' last weeks are in it.
+        """
+        splits = source.splits
+        if bundle.recipe is not None and Recipe.of(bundle).knows(source):
+            splits = splits.to_the_end()
         if bundle.refitted:
-            return cls(train="refit", calibration="refit calibration")
-        return cls(train="train", calibration="validation")
+            return cls(train="refit", calibration="refit calibration", splits=splits)
+        return cls(train="train", calibration="validation", splits=splits)
 
     def measured(self, which: Which) -> str:
         """The slice that taught it nothing."""
@@ -90,8 +99,15 @@ def evaluate(
     `IntentError` for data that lacks the slice.
     """
     report("folding events into windows")
+    learnt = Learnt.by(bundle, source)
+    if which == "test" and learnt.splits.test == learnt.splits.end:
+        raise IntentError(
+            f"the test slice of {source.name} has taught {bundle.name} {bundle.version}, so that nothing measured "
+            "there would be true: take --slice validation, the last weeks of visitors who were held out, or later data, or "
+            "the bundle whose recipe it repeats (`intent model show`)"
+        )
     events, kept = windows.build(source, cache, say=say)
-    learnt = Learnt.by(bundle)
+    events = replace(events, splits=learnt.splits)
     inside = member(events, learnt.measured(which))
     places = np.flatnonzero(inside.any(axis=1))
     if not len(places):
@@ -129,6 +145,7 @@ def evaluate(
         comparisons=comparisons,
         scored=scored,
         refitted=bundle.refitted,
+        learnt_until=day(learnt.splits.test),
     )
 
 
@@ -139,8 +156,9 @@ def attach(
 
     The version that it has from now on.
     """
+    learnt = Learnt.by(bundle, source)
     events, kept = windows.build(source, cache)
-    inside = member(events, Learnt.by(bundle).measured("validation"))
+    inside = member(replace(events, splits=learnt.splits), learnt.measured("validation"))
     require(inside, "validation", of=source.name, why="percentiles are of the scores there, and --attach writes them")
     places = np.flatnonzero(inside.any(axis=1))
     out = finetune.predict(bundle.weights, bundle.vocabulary, kept, places, device=device)

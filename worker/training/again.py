@@ -102,7 +102,8 @@ def again(
         pairs,
         slice_=f"visitors that calibrate, {day(max(recipe.until_ms, splits.week_validation))} to {day(splits.end)}",
     )
-    made = replace(made, recipe=Recipe(plan=plan, windows=recipe.windows, until_ms=splits.end).document())
+    repeated = Recipe.by(source, plan, windows=recipe.windows, until_ms=splits.end)
+    made = replace(made, recipe=repeated.document())
     card = _card(was, made, recipe, pairs, taught=int(taught.any(axis=1).sum()), until=day(splits.end), command=command)
     version = bundles.save(out, replace(made, card=card, metrics=metrics))
     run.write("report.json", [asdict(pair) for pair in pairs])

@@ -7,7 +7,9 @@ import msgspec
 
 from worker.errors import IntentError
 from worker.scoring.bundle import RECIPE, Bundle
+from worker.shop.source import Source
 from worker.training.finetune import Plan
+from worker.training.runs import fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,13 @@ class Recipe:
     """Of the plan's schedule, after which the run was best."""
     until_ms: int
     """UTC ms. No label that became known later has taught the bundle."""
+    data: tuple[str, ...]
+    """SHA-256 of each file that taught it."""
+
+    @classmethod
+    def by(cls, source: Source, plan: Plan, *, windows: int, until_ms: int) -> Self:
+        """Of a run on this source."""
+        return cls(plan=plan, windows=windows, until_ms=until_ms, data=tuple(fingerprint(source.files).values()))
 
     @classmethod
     def of(cls, bundle: Bundle) -> Self:
@@ -37,6 +46,11 @@ class Recipe:
         if plan.shape != bundle.shape or plan.batch_windows < 1 or not 0 <= found.windows <= plan.windows:
             raise IntentError(f"{RECIPE} of {whose} is not what `intent train` writes: it is of another network")
         return found
+
+    def knows(self, source: Source) -> bool:
+        """Whether the source's test slice has taught the bundle. Another shop's may be of the same weeks, or older."""
+        ours = set(self.data) & set(fingerprint(source.files).values())
+        return bool(ours) and self.until_ms > source.splits.test
 
     def document(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -133,8 +133,8 @@ def train(
     measured = "validation, before the refit" if plan.refit and not test else which
     numbers = {"slice": measured, "draws": draws, "lines": evaluate.document(lines[which])}
     until_ms = events.splits.test if plan.refit else events.splits.validation
-    recipe = Recipe(plan=plan, windows=int(best["windows"]), until_ms=until_ms).document()
-    label = bundle.save(out, replace(made, card=text, metrics=numbers, recipe=recipe))
+    recipe = Recipe.by(source, plan, windows=int(best["windows"]), until_ms=until_ms)
+    label = bundle.save(out, replace(made, card=text, metrics=numbers, recipe=recipe.document()))
     run.write("report.json", {which: evaluate.document(found) for which, found in lines.items()})
     return Outcome(folder=run.folder, bundle=out, version=label, validation=lines["validation"], test=lines["test"])
 

@@ -17,6 +17,11 @@ from tests.unit.training import samples
 from worker import cli
 from worker.errors import IntentError
 from worker.scoring import bundle as bundles
+from worker.shop.ga360 import Sample, parse_time
+from worker.training import windows
+from worker.training.finetune import Plan
+from worker.training.labels import END, TEST, held_out
+from worker.training.recipe import Recipe
 
 Run = Callable[..., Result]
 
@@ -76,6 +81,41 @@ def test_a_bundle_that_continues_another_is_told_to_flatter_itself(run: Run, tmp
     refused = run("--bundle", tmp_path / "bundle", "--attach")
     assert "--attach would replace" in str(refused.exception)
     assert bundles.load(tmp_path / "bundle").metrics == made.metrics
+
+
+def test_a_bundle_that_learnt_the_test_slice_is_measured_on_visitors_it_did_not_learn(tmp_path: Path) -> None:
+    shop = samples.shop(tmp_path, visitors=3_000, seed=8)
+    plan = Plan(shape=making.bundle().shape)
+    recipe = Recipe.by(Sample(shop), plan, windows=0, until_ms=END)
+    made = replace(making.bundle(), refitted=True, recipe=recipe.document())
+    version = bundles.save(tmp_path / "bundle", made)
+    options = ["--data", str(shop), "--bundle", str(tmp_path / "bundle"), "--runs", str(tmp_path / "runs")]
+
+    def run(*more: str) -> Result:
+        return CliRunner().invoke(cli.app, ["evaluate", *options, "--rivals", "none", "--draws", "10", *more])
+
+    refused = run("--slice", "test")
+    assert isinstance(refused.exception, IntentError)
+    assert f"has taught {made.name} {version}, so that nothing measured there would be true" in str(refused.exception)
+    told = run("--slice", "validation", "--json")
+    assert told.exit_code == 0, told.output
+    document = json.loads(told.stdout)
+    assert document["learnt_until"] == "2016-10-16"
+    events, _ = windows.build(Sample(shop), tmp_path / "cache")
+    weeks = (events.time_ms >= parse_time("2016-10-02")) & (events.time_ms + 86_400_000 <= END)
+    measured = weeks & events.instant & held_out(events.visitor, one_in=6)
+    (day,) = (line for line in document["lines"] if (line["horizon"], line["population"]) == ("24 h", "every instant"))
+    assert day["instants"] == measured.sum()
+
+
+def test_later_events_that_may_be_its_own_shops_are_told_of(run: Run, shop: Path, tmp_path: Path) -> None:
+    plan = Plan(shape=making.bundle().shape)
+    for until_ms, told in ((TEST, False), (END, True)):
+        recipe = replace(Recipe.by(Sample(shop), plan, windows=0, until_ms=until_ms), data=("0" * 64,))
+        bundles.save(tmp_path / "bundle", replace(making.bundle(), refitted=True, recipe=recipe.document()))
+        result = run("--bundle", tmp_path / "bundle", "--rivals", "none", "--slice", "test")
+        assert result.exit_code == 0, result.output
+        assert ("has learnt what became known up to 2016-10-16: if these are" in result.stderr) is told
 
 
 def test_what_would_fail_later_is_refused_at_once(run: Run, made: Path, tmp_path: Path) -> None:

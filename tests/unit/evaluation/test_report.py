@@ -25,6 +25,7 @@ def evaluation(noise: dict[str, float]) -> Evaluation:
         version="0123456789ab",
         which="validation",
         refitted=False,
+        learnt_until="2016-10-01",
         draws=20,
         comparisons=compare(scored, draws=20),
         scored=scored,

@@ -17,10 +17,12 @@ from worker.scoring.aggregates import NAMES
 from worker.scoring.batch import Batch
 from worker.scoring.encode import CONTEXT
 from worker.scoring.head import Shape
-from worker.shop.ga360 import Sample
+from worker.shop.ga360 import SPLITS, Sample
 from worker.training import trees, windows
 from worker.training.features import Features
+from worker.training.finetune import Plan
 from worker.training.labels import labels
+from worker.training.recipe import Recipe
 from worker.training.trees import Booster
 
 
@@ -153,12 +155,20 @@ def test_a_refit_grows_as_many_trees_as_were_best_before_it_on_what_it_learns_fr
     assert Booster(model_file=tmp_path / "trees-1.txt").num_trees() == grown[3][1]
 
 
-def test_who_is_measured_has_taught_nothing_and_rivals_learn_from_the_same() -> None:
+def test_who_is_measured_has_taught_nothing_and_rivals_learn_from_the_same(shop: Path) -> None:
     plain, refitted = making.bundle(), replace(making.bundle(), refitted=True)
-    assert Learnt.by(plain) == Learnt(train="train", calibration="validation")
-    assert Learnt.by(refitted) == Learnt(train="refit", calibration="refit calibration")
-    assert [Learnt.by(refitted).measured(which) for which in ("test", "validation")] == ["test", "refit calibration"]
-    assert Learnt.by(plain).measured("validation") == "validation"
+    source = Sample(shop)
+    assert Learnt.by(plain, source) == Learnt(train="train", calibration="validation", splits=SPLITS)
+    refit = Learnt(train="refit", calibration="refit calibration", splits=SPLITS)
+    assert Learnt.by(refitted, source) == refit
+    assert [refit.measured(which) for which in ("test", "validation")] == ["test", "refit calibration"]
+    assert Learnt.by(plain, source).measured("validation") == "validation"
+    plan = Plan(shape=refitted.shape)
+    for until_ms, splits in ((SPLITS.test, SPLITS), (SPLITS.end, SPLITS.to_the_end())):
+        recipe = Recipe.by(source, plan, windows=0, until_ms=until_ms)
+        assert Learnt.by(replace(refitted, recipe=recipe.document()), source) == replace(refit, splits=splits)
+        elsewhere = replace(recipe, data=("0" * 64,)).document()  # as late, and of another shop
+        assert Learnt.by(replace(refitted, recipe=elsewhere), source) == refit
 
 
 def test_features_are_the_windows_own_and_the_newest_event_is_the_newest(shop: Path, tmp_path: Path) -> None:

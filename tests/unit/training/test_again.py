@@ -1,5 +1,6 @@
 """A bundle's recipe on all the data: what teaches it, what it says of itself, and when there is nothing to repeat."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ PLAN = finetune.Plan(
     bf16=False,
     shape=Shape(layers=1, hidden=32, heads=1, head_width=16, members=1, aside=1, apart=True),
 )
-RECIPE = Recipe(plan=PLAN, windows=2_048, until_ms=TEST)
+RECIPE = Recipe(plan=PLAN, windows=2_048, until_ms=TEST, data=("0" * 64,))
 QUICK = replace(RECIPE, windows=128, plan=replace(PLAN, head_windows=128))
 HERE = Place(device="cpu", bf16=False)
 
@@ -160,11 +161,13 @@ def test_the_network_is_that_of_the_same_run_on_all_the_data(
 
 
 def test_it_says_what_it_is_and_carries_the_comparison(
-    former: Path, made: Bundle, whole: Outcome, data: tuple[Events, Windows]
+    shop: Path, former: Path, made: Bundle, whole: Outcome, data: tuple[Events, Windows]
 ) -> None:
     was = bundles.load(former)
     assert (made.name, made.refitted) == (was.name, True)
-    assert Recipe.of(made) == replace(RECIPE, until_ms=END)
+    repeated = Recipe.of(made)
+    assert repeated == replace(RECIPE, until_ms=END, data=repeated.data)
+    assert hashlib.sha256((shop / "hits.parquet").read_bytes()).hexdigest() in repeated.data
     for part in (made.habits, made.percentiles, made.drift):
         assert part is not None
     about, _, rest = made.card.partition("\n## ")
