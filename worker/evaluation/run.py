@@ -103,8 +103,8 @@ def evaluate(
     if which == "test" and learnt.splits.test == learnt.splits.end:
         raise IntentError(
             f"the test slice of {source.name} has taught {bundle.name} {bundle.version}, so that nothing measured "
-            "there would be true: take --slice validation, the last weeks of visitors who were held out, or later data, or "
-            "the bundle whose recipe it repeats (`intent model show`)"
+            "there would be true: take --slice validation, the last weeks of visitors who were held out, or later "
+            "data, or the bundle whose recipe it repeats (`intent model show`)"
         )
     events, kept = windows.build(source, cache, say=say)
     events = replace(events, splits=learnt.splits)
