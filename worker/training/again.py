@@ -39,6 +39,7 @@ def again(
     former: Path,
     out: Path,
     *,
+    name: str | None = None,
     place: Place,
     runs: Path,
     draws: int,
@@ -49,8 +50,8 @@ def again(
 ) -> Outcome:
     """Repeats the run of the bundle in `former` and writes the new one to `out`. As long as a refit.
 
-    `resume` is the folder of an interrupted run of the same. Raises `IntentError` where the bundle does not say how it
-    was trained, or the data hold nothing that it has not learnt.
+    `name` is the new one's, by default the former's. `resume` is the folder of an interrupted run of the same. Raises
+    `IntentError` where the bundle does not say how it was trained, or the data hold nothing that it has not learnt.
     """
     was = bundles.load(former)
     recipe = Recipe.of(was)
@@ -68,7 +69,7 @@ def again(
     say(f"folding the events of {source.name} into windows")
     events, kept = windows.build(source, runs / "cache", say=say)
     splits = events.splits.to_the_end()
-    if splits.end <= recipe.until_ms:
+    if recipe.knows(source) and splits.end <= recipe.until_ms:
         raise IntentError(
             f"{was.name} {was.version} has learnt all that became known up to {day(recipe.until_ms)}, and "
             f"{source.name} ends on {day(splits.end)}; give later data"
@@ -81,7 +82,11 @@ def again(
     trained = finetune.finetune(events, kept, plan, report=step, refit=recipe.windows, keep=run.checkpoints, say=say)
     say("calibrating, learning habits, weighing reason codes, counting what is usual")
     made = finish.calibrated(
-        finish.bare(was.name, plan.shape, trained.vocabulary, trained.model), events, kept, held_out, device=plan.device
+        finish.bare(name or was.name, plan.shape, trained.vocabulary, trained.model),
+        events,
+        kept,
+        held_out,
+        device=plan.device,
     )
     made = finish.completed(
         replace(made, refitted=True, habits=habits.fit(events, kept, seed=plan.seed)),

@@ -233,6 +233,7 @@ def train(
                 opened(data, mapping),
                 again,
                 bundle,
+                name=name if "name" in given else None,
                 place=Place(device=where, bf16=bf16),
                 runs=runs,
                 draws=draws,

@@ -22,7 +22,7 @@ _FURTHER = ("since", "until", "peft", "head", "replay", "bound")
 _ALWAYS = ("data", "mapping", "bundle", "precision", "device", "draws", "runs", "as_json")
 _OF = {
     "from": {*_ALWAYS, *_FURTHER, "former", "windows", "learning_rate", "seed"},
-    "again": {*_ALWAYS, "again", "resume"},
+    "again": {*_ALWAYS, "again", "name", "resume"},
 }
 """What goes with a bundle that is given; all else is for a fresh network."""
 
@@ -124,6 +124,7 @@ def train_again(
     former: Path,
     bundle: Path,
     *,
+    name: str | None,
     place: again.Place,
     runs: Path,
     draws: int,
@@ -141,6 +142,7 @@ def train_again(
         source,
         former,
         bundle,
+        name=name,
         place=place,
         runs=runs,
         draws=draws,

@@ -61,6 +61,8 @@ def compare(
     outcome is left out: one buyer's instants would make an interval, and hold a promotion up.
     """
     places = np.flatnonzero(member.any(axis=1))
+    if not len(places):
+        return []
     y, inside, visitor = labels(events)[places], member[places], events.visitor[places]
     old, new = (
         each.calibration.probabilities(predict(each.weights, each.vocabulary, kept, places, device=device))
@@ -112,7 +114,7 @@ def compared(
     """
     events, kept = windows.build(source, runs / "cache", say=say)
     member = continual.known(events, from_ms=since_ms, until_ms=until_ms)
-    pairs = compare(before, after, events, kept, member, draws=draws) if member.any() else []
+    pairs = compare(before, after, events, kept, member, draws=draws)
     span = f"{day(since_ms)} to {day(until_ms)}"
     if not pairs:
         raise IntentError(f"too few labels of {source.name} became known {span} to compare two bundles on")

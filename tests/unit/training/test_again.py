@@ -215,6 +215,19 @@ def test_a_killed_run_goes_on_to_the_same_bundle(shop: Path, former: Path, whole
     assert run(shop, former, tmp_path, resume=folder).version == whole.version
 
 
+def test_another_shops_data_may_be_older(shop: Path, whole: Outcome, tmp_path: Path) -> None:
+    """Nothing of it is known to the former, and by its time alone nothing can be compared."""
+    recipe = replace(QUICK, until_ms=END + 9 * DAY).document()
+    bundles.save(tmp_path / "former", replace(bundles.load(whole.bundle), recipe=recipe))
+    places = ["--data", shop, "--again", tmp_path / "former", "--out", tmp_path / "out", "--runs", tmp_path / "runs"]
+    result = invoke(*places, "--name", "mine", "--precision", "float32")
+    assert result.exit_code == 0, result.output
+    made = bundles.load(tmp_path / "out")
+    assert (made.name, Recipe.of(made).until_ms) == ("mine", END)
+    assert "Not compared" in result.output
+    assert "Not compared" in made.card
+
+
 def test_without_later_data_there_is_nothing_to_do(shop: Path, whole: Outcome, tmp_path: Path) -> None:
     with pytest.raises(
         IntentError, match=r"has learnt all that became known up to 2016-10-16, and .* ends on 2016-10-16"
