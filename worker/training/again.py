@@ -109,7 +109,9 @@ def again(
     )
     repeated = Recipe.by(source, plan, windows=recipe.windows, until_ms=splits.end)
     made = replace(made, recipe=repeated.document())
-    card = _card(was, made, recipe, pairs, taught=int(taught.any(axis=1).sum()), until=day(splits.end), command=command)
+    card = _card(
+        was, made, recipe, pairs, taught=int(taught.any(axis=1).sum()), until=day(splits.end), command=run.command
+    )
     version = bundles.save(out, replace(made, card=card, metrics=metrics))
     run.write("report.json", [asdict(pair) for pair in pairs])
     return Outcome(

@@ -71,6 +71,11 @@ class Run:
             file.write("\n")  # behind a line that a full disk may have cut off
         return cls(folder, settings)
 
+    @property
+    def command(self) -> str:
+        """What began it, however often it was resumed."""
+        return str(self.settings["command"])
+
     def add(self, progress: Progress) -> None:
         """A step, at the end of the history."""
         with (self.folder / _HISTORY).open("a") as file:

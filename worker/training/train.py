@@ -114,7 +114,7 @@ def train(
     text = card.write(
         name=name,
         data=source.about,
-        command=command,
+        command=run.command,
         plan=plan,
         parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
         train=int(inside["refit" if plan.refit else "train"].any(axis=1).sum()),

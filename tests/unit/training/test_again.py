@@ -110,7 +110,7 @@ def run(shop: Path, former: Path, folder: Path, *, kill_at: str | None = None, r
         place=HERE,
         runs=folder / "runs",
         draws=20,
-        command="intent train --again former",
+        command="intent train --again former" + (" --resume" if resume else ""),
         say=lambda _: None,
         report=report,
         resume=resume,
@@ -212,7 +212,7 @@ def test_a_killed_run_goes_on_to_the_same_bundle(shop: Path, former: Path, whole
         run(shop, former, tmp_path, kill_at=finetune.REFIT + finetune.ALL)
     assert not (tmp_path / "bundle").exists()
     (folder,) = (tmp_path / "runs").glob("shop-again-*")
-    assert run(shop, former, tmp_path, resume=folder).version == whole.version
+    assert run(shop, former, tmp_path, resume=folder).version == whole.version  # its card tells the first command
 
 
 def test_another_shops_data_may_be_older(shop: Path, whole: Outcome, tmp_path: Path) -> None:
