@@ -140,11 +140,11 @@ def _tell_what_flatters(bundle: "Bundle", source: "Source", which: str) -> None:
 
     whose, former = f"{bundle.name} {bundle.version}", _former(bundle)
     if bundle.recipe is not None:
-        until_ms = Recipe.of(bundle).until_ms
-        if which == "test" and until_ms > source.splits.test:
+        recipe = Recipe.of(bundle)
+        if which == "test" and recipe.until_ms > source.splits.test and not recipe.knows(source):
             line(
-                f"{whose} has learnt what became known up to {day(until_ms)}: if these are its shop's events, what is "
-                "measured before that day flatters it",
+                f"{whose} has learnt what became known up to {day(recipe.until_ms)}: if these are its shop's events, "
+                "what is measured before that day flatters it",
                 to=err,
             )
     elif former is not None:

@@ -97,6 +97,7 @@ def test_a_bundle_that_learnt_the_test_slice_is_measured_on_visitors_it_did_not_
     refused = run("--slice", "test")
     assert isinstance(refused.exception, IntentError)
     assert f"has taught {made.name} {version}, so that nothing measured there would be true" in str(refused.exception)
+    assert "flatters" not in refused.stderr
     told = run("--slice", "validation", "--json")
     assert told.exit_code == 0, told.output
     document = json.loads(told.stdout)
