@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -14,7 +14,7 @@ from worker import scores, window
 from worker.errors import IntentError, SettingError
 from worker.fold import Batch, Updated
 from worker.scores import HORIZONS, Rating
-from worker.whole import put, unfinished
+from worker.whole import beside, put
 
 ROW_GROUP_ROWS: Final = 65_536
 """Enough for good compression, and about 30 MB in memory before a group is written."""
@@ -62,15 +62,16 @@ class ParquetSink:
     def __init__(self, path: Path, *, topic: str, origin: Mapping[str, object]) -> None:
         self.rows = 0
         self._path = path
-        self._partial = path.with_name(unfinished(path.name))
+        self._held = ExitStack()
         self._topic = topic
         self._waiting: list[tuple[object, ...]] = []
         schema = SCHEMA.with_metadata({"intent.replay": json.dumps(origin)})
         with _writing(path, SettingError):
             try:
+                self._partial = self._held.enter_context(beside(path))
                 self._writer = pq.ParquetWriter(self._partial, schema, compression="zstd")
             except BaseException:  # a signal's as well: what was not entered is not left either
-                self._partial.unlink(missing_ok=True)
+                self._held.close()
                 raise
 
     def write(self, partition: int, batch: Batch, ratings: Sequence[Rating]) -> None:
@@ -140,7 +141,7 @@ class ParquetSink:
         finally:
             with suppress(OSError, pa.ArrowException):  # what ended the replay is the error to tell
                 self._writer.close()
-            self._partial.unlink(missing_ok=True)
+            self._held.close()
 
 
 @contextmanager

@@ -22,6 +22,12 @@ _FULL_WAIT_S: Final = 0.05
 _ANSWER_S: Final = 10.0
 _MAX_DELAY_MS: Final = 3_600_000
 _SERVE_EVERY: Final = 1024  # delivery reports wait in memory until they are asked for
+_GIVEN_UP_S: Final = 120
+"""From when a record is queued. Brokers that hold a client back by a quota let much through at once, and then read
+nothing for most of a minute: they take what it has given up by then all the same.
+"""
+_LATELY_S: Final = 5.0
+_FEW: Final = 1000
 
 
 class Sends(Protocol):
@@ -59,7 +65,7 @@ def connect(settings: Settings, *, max_queued: int = 100_000) -> Producer:
         "linger.ms": 5,
         "compression.type": "lz4",
         "queue.buffering.max.messages": max_queued,
-        "message.timeout.ms": 30_000,
+        "message.timeout.ms": _GIVEN_UP_S * 1000,
     }
     with clients.accepted():
         producer = Producer(config)
@@ -98,6 +104,7 @@ class Publisher:
         self._monotonic_s = monotonic_s
         self._wall_s = wall_s
         self._first_error = ""
+        self._pace = _Pace()
 
     def run(self, records: Iterable[Outgoing], *, stopped: Callable[[], bool] = lambda: False) -> None:
         """Sends until the records end or `stopped`; then `finish` must follow. Blocks; due times in ascending order.
@@ -115,6 +122,9 @@ class Publisher:
                 at_s = self._monotonic_s() - start_s
             if stopped():
                 break
+            if due_s is None:
+                self._wait_for_answers()
+                at_s = self._monotonic_s() - start_s
             scheduled_s = at_s if due_s is None else due_s
             self._send(key, value, timestamp_ms=int(start_ms + scheduled_s * 1000))
             at_s = self._monotonic_s() - start_s
@@ -124,7 +134,7 @@ class Publisher:
             if self.sent % _SERVE_EVERY == 0:
                 self._poll(0)
 
-    def finish(self, *, timeout_s: float = 40.0) -> None:
+    def finish(self, *, timeout_s: float = _GIVEN_UP_S + 10.0) -> None:
         """Waits for the outstanding acknowledgements. Raises `IntentError` when a record was not delivered."""
         with clients.of_use(self._topic):
             left = self._producer.flush(timeout_s)
@@ -132,8 +142,19 @@ class Publisher:
             reason = self._first_error or f"no answer within {timeout_s:.0f} s"
             raise IntentError(
                 f"{self.failed + left} of {self.sent} events were not delivered to {self._topic}: {reason}; "
-                "is Kafka running, and its disk not full?"
+                "is Kafka running, its disk not full, and no quota too low for so many?"
             )
+
+    def _wait_for_answers(self) -> None:
+        """Without a schedule, while more is under way than is answered before it is given up: of a full queue half was,
+        by brokers that were well, and slow.
+
+        Not once a record has failed: then the brokers may be away, and each few would wait for their whole time.
+        """
+        wait_s = 0.0
+        while not self.failed and self.sent - self.acked >= self._pace.allowed(self.acked, self._monotonic_s()):
+            self._poll(wait_s)
+            wait_s = _FULL_WAIT_S
 
     def _send(self, key: bytes | None, value: bytes | None, *, timestamp_ms: int) -> None:
         while True:
@@ -158,3 +179,19 @@ class Publisher:
         else:
             self.failed += 1
             self._first_error = self._first_error or error.str()
+
+
+class _Pace:
+    """How many records may wait for their answers: those of twice the last few seconds, and a few in any case."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+        self._acked = 0
+        self._lately = 0
+
+    def allowed(self, acked: int, now_s: float) -> int:
+        """`acked` is all that were answered by now."""
+        if self._since_s is None or now_s - self._since_s >= _LATELY_S:
+            self._lately = acked - self._acked
+            self._since_s, self._acked = now_s, acked
+        return max(_FEW, 2 * max(self._lately, acked - self._acked))

@@ -39,6 +39,7 @@ from worker.stream.assignment import Partitions
 from worker.stream.assignor import Assignor
 from worker.stream.consumer import Transport
 from worker.stream.partition import Shared
+from worker.stream.quota import quota
 from worker.stream.shadow import Shadow
 from worker.stream.table import Table, Tables
 from worker.stream.transaction import producer
@@ -47,6 +48,7 @@ from worker.stream.watchdog import EXIT_FATAL, Watchdog, end_process, exit_now
 _FETCH_BYTES: Final = 4 << 20
 _FETCH_RECORDS: Final = 20_000
 """Taken at once, of what has been fetched. A batch may hold millions of seven bytes, or tell of as many unread ones."""
+_RECOVERY: Final = "progress in recovery (`worker.recovery_timeout_s`)"
 _LOOP_STALL_S: Final = 60.0
 _BEAT_S: Final = 1.0
 _CONNECTIONS: Final = 100
@@ -169,7 +171,7 @@ class IntentApp(faust.App):
     async def open_partitions(self, assigned: Iterable[TP], generation: int) -> None:
         """New assignment: fence the former owners. A failure is fatal: the group would wait for a worker that hangs."""
         self.metrics.rebalances_total.inc()
-        self.watchdog.arm("recovery", self.settings.worker.recovery_timeout_s)
+        self.watchdog.arm(_RECOVERY, self.settings.worker.recovery_timeout_s)
         sources = [tp for tp in assigned if tp.topic == self.settings.topics.events]
         log.info("assigned", partitions=sorted(tp.partition for tp in sources), generation=generation)
         try:
@@ -184,7 +186,7 @@ class IntentApp(faust.App):
         except Fatal as error:
             end_process(str(error))
         if self.partitions.recovered:
-            self.watchdog.disarm("recovery")
+            self.watchdog.disarm(_RECOVERY)
 
     async def close_partitions(self) -> None:
         """Revoked or stopping: finish the batches in hand, or give them up. Fatal when a commit does not end."""
@@ -203,7 +205,7 @@ class IntentApp(faust.App):
     def recovery_progressed(self) -> None:
         """Changelog records of own partitions were read back."""
         self.partitions.progressed()
-        self.watchdog.arm("recovery", self.settings.worker.recovery_timeout_s)
+        self.watchdog.arm(_RECOVERY, self.settings.worker.recovery_timeout_s)
 
     # -- Faust's hooks -------------------------------------------------------------------------------------------------
 
@@ -253,11 +255,13 @@ class IntentApp(faust.App):
 
     async def _wait_in_recovery(self, wait: Callable[..., Any], waited: Any, timeout: Any = None) -> None:  # noqa: ASYNC109 - its
         """Faust's recovery takes a broker call that exceeds its time for its own end, and leaves without a word."""
+        begin = time.monotonic()
         try:
             await wait(waited, timeout)
         except ServiceStopped as error:
             if not (self.should_stop or self.recovery.should_stop):
-                end_process("recovery gave up: the brokers did not answer in time", error)
+                cause = quota.blamed(begin) or "the brokers did not answer in time"
+                end_process(f"recovery gave up: {cause}", error)
             raise
 
     def _close_connections(self) -> None:

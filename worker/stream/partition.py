@@ -5,6 +5,7 @@ feeds records in, nor the other partitions.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from worker.stream import folder, hanging, transaction
 from worker.stream.fetchqueue import FetchQueue, Share
 from worker.stream.hanging import Topics
 from worker.stream.output import render, source_offset
+from worker.stream.quota import quota
 from worker.stream.shadow import Shadow
 from worker.stream.table import Store
 from worker.watermark import Watermark
@@ -238,13 +240,13 @@ class Partition:
     async def _in_time(self) -> AsyncIterator[None]:
         """Around a transaction."""
         limit_s = self._shared.settings.worker.transaction_timeout_s
+        begin = time.monotonic()
         try:
             async with asyncio.timeout(limit_s):
                 yield
         except TimeoutError as error:
-            raise Fatal(
-                f"it was not over after {limit_s:g} s (`worker.transaction_timeout_s`); look at the brokers"
-            ) from error
+            cause = quota.blamed(begin) or "look at the brokers"
+            raise Fatal(f"it was not over after {limit_s:g} s (`worker.transaction_timeout_s`); {cause}") from error
 
     def store(self, windows: Changes, mark: Watermark, changelog_offset: int) -> None:
         """Windows, watermark and changelog offset, as one write."""

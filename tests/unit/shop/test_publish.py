@@ -112,6 +112,71 @@ def test_without_a_schedule_everything_goes_at_once() -> None:
     assert sender.sent == 5000
 
 
+class SlowKafka(FakeKafka):
+    """Answers in their order, so many a second at most; what has waited for 30 s is given up."""
+
+    def __init__(self, *, per_s: float) -> None:
+        super().__init__(capacity=100_000, ack_per_poll=0)
+        self._per_s = per_s
+        self._answered = 0
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None = None,
+        key: bytes | None = None,
+        *,
+        timestamp: int = 0,
+        on_delivery: Callable[[Any, Any], None] | None = None,
+    ) -> None:
+        super().produce(topic, value, key, timestamp=timestamp, on_delivery=on_delivery)
+        assert on_delivery is not None
+        self.waiting[-1] = on_delivery
+
+    def poll(self, timeout: float = 0.0) -> int:
+        self.now_s += timeout
+        while self.waiting and self._answered < self.now_s * self._per_s:
+            waited_s = self.now_s - self.sent[self._answered][0]
+            self._answered += 1
+            self.waiting.popleft()(Refusal() if waited_s > 30 else None, None)
+        return 0
+
+    def flush(self, timeout: float = 0.0) -> int:
+        end_s = self.now_s + timeout
+        while self.waiting and self.now_s < end_s:
+            self.poll(0.05)
+        return len(self.waiting)
+
+
+@pytest.mark.parametrize(("per_s", "seconds"), [(60, 90), (500, 90), (5000, 12)])
+def test_without_a_schedule_no_more_waits_than_slow_brokers_answer_in_time(per_s: int, seconds: int) -> None:
+    kafka = SlowKafka(per_s=per_s)
+    sender = publisher(kafka)
+    count = per_s * seconds
+    sender.run(Outgoing(None, b"k", b"v") for _ in range(count))
+    sender.finish()
+    assert (sender.sent, sender.acked, sender.failed) == (count, count, 0)
+    assert kafka.now_s == pytest.approx(seconds, rel=0.05), "and the brokers always have something to do"
+
+
+def test_without_a_schedule_brokers_that_are_away_hold_up_nothing_for_long() -> None:
+    class Away(SlowKafka):
+        def poll(self, timeout: float = 0.0) -> int:
+            self.now_s += timeout
+            while self.waiting and self.now_s - self.sent[self._answered][0] > 30:
+                self._answered += 1
+                self.waiting.popleft()(Refusal(), None)
+            return 0
+
+    kafka = Away(per_s=0)
+    sender = publisher(kafka)
+    sender.run(Outgoing(None, b"k", b"v") for _ in range(50_000))
+    assert sender.sent == 50_000
+    assert kafka.now_s < 31
+    with pytest.raises(IntentError, match="and no quota too low"):
+        sender.finish()
+
+
 def test_undelivered_events_fail_at_the_end_with_the_first_reason() -> None:
     kafka = FakeKafka()
     kafka.refuse = {b"3", b"7"}

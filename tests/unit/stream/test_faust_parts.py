@@ -42,7 +42,7 @@ from aiokafka.structs import TopicPartition
 from faust.sensors import Monitor
 from faust.stores.rocksdb import Store as RocksDBStore
 from faust.tables.manager import TableManager
-from faust.tables.recovery import Recovery
+from faust.tables.recovery import Recovery, ServiceStopped
 from faust.transport.conductor import Conductor
 from faust.transport.consumer import Consumer as PlainConsumer
 from faust.transport.consumer import Fetcher, ThreadDelegateConsumer
@@ -64,6 +64,7 @@ from worker.ops.metrics import Metrics
 from worker.stream import app as stream
 from worker.stream import consumer, records, unpack
 from worker.stream.app import IntentApp, Runner
+from worker.stream.quota import Quota
 from worker.stream.records import Portions, Records
 from worker.stream.table import Store, Table, Tables
 
@@ -550,6 +551,30 @@ async def test_a_long_transaction_is_no_reason_to_restart(monkeypatch: pytest.Mo
         monkeypatch.setattr(app, "condition", lambda: state)
         alive.append((await app._livez(None)).status)
     assert alive == [200, 503]
+
+
+async def test_a_recovery_that_gives_up_tells_the_quota_that_held_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def given_up(*_: object) -> None:
+        raise ServiceStopped
+
+    said: list[str] = []
+    monkeypatch.setattr(stream, "end_process", lambda why, _: said.append(why))
+    app, held = intent_app(), Quota()
+    monkeypatch.setattr(stream, "quota", held)
+    for throttle_time_ms in (0, 40_000):
+        held.heed(SimpleNamespace(throttle_time_ms=throttle_time_ms))
+        with pytest.raises(ServiceStopped):
+            await app._wait_in_recovery(given_up, None)
+    assert said[0] == "recovery gave up: the brokers did not answer in time"
+    assert said[1].startswith("recovery gave up: Kafka holds this worker back by a quota, for 40 s")
+
+
+async def test_a_recovery_without_progress_is_told_by_its_setting() -> None:
+    app = intent_app(recovery_timeout_s=77)
+    app.recovery_progressed()
+    assert {name: within_s for name, (_, within_s) in app.watchdog._deadlines.items()} == {
+        "progress in recovery (`worker.recovery_timeout_s`)": 77
+    }
 
 
 async def test_a_stall_is_told_once_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

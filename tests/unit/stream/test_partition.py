@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from worker.ops.metrics import Metrics
 from worker.stream.assignment import Partitions
 from worker.stream.output import Rendered
 from worker.stream.partition import Partition, Shared
+from worker.stream.quota import Quota
 from worker.watermark import Watermark
 
 SOURCE = TP("events", 3)
@@ -121,8 +123,13 @@ async def test_a_commit_that_takes_too_long_is_told_by_the_setting(
     monkeypatch.setattr("worker.stream.partition.render", lambda *_, **__: nothing)
     monkeypatch.setattr("worker.stream.transaction.commit", unanswered)
     part = await opened(partitions, done=-1)
-    with pytest.raises(Fatal, match=r"not over after 30 s \(`worker\.transaction_timeout_s`\)"):
+    with pytest.raises(Fatal, match=r"not over after 30 s \(`worker\.transaction_timeout_s`\); look at the brokers"):
         await part.publish(None, ())  # type: ignore[arg-type]  # nobody looks at it
+    held = Quota()
+    held.heed(SimpleNamespace(throttle_time_ms=187_000))
+    monkeypatch.setattr("worker.stream.partition.quota", held)
+    with pytest.raises(Fatal, match=r"holds this worker back by a quota, for 187 s .*`producer_byte_rate`"):
+        await part.publish(None, ())  # type: ignore[arg-type]  # as above
 
 
 async def test_a_partition_without_events_is_heard_of_all_the_same(
