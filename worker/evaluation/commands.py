@@ -62,8 +62,9 @@ def evaluate(
     at every instant, at one decision point a session, by event number, channel, device, new or returning. The rivals
     learn from what the bundle learnt from, and are tuned and calibrated where it was: of a refitted bundle, all that
     ends before the test slice but for the visitors that calibrate it, who are its validation; of one by `train --again`
-    the test slice too, on which it is not measured. Intervals of 95 % resample visitors; a difference to a rival is
-    paired. A difference whose interval holds 0 may be chance.
+    the test slice too, on which it is not measured. A bundle of another shop has learnt nothing of this data, and its
+    rivals have. Intervals of 95 % resample visitors; a difference to a rival is paired. A difference whose interval
+    holds 0 may be chance. Targets are the shipped bundle's.
 
     Choose on the validation slice; the test slice is for the model that is published, once.
 

@@ -90,10 +90,10 @@ class Table:
         """Of the file alone: who runs the shop knows the rest."""
         splits = self.splits
         return (
-            f"`{self.path.name}`, {self.rows:,} rows, {_day(self._times[0])} to {_day(self._times[-1])}.\n\n"
-            f"Split by time, each instant's horizon inside its slice: validation from {_day(splits.validation)}, test "
-            f"from {_day(splits.test)} (UTC).\n7 d: trained until two weeks before validation begins, validated from "
-            "the week before it on\n(visitors held out of that week's training)."
+            f"`{self.path.name}`, {self.rows:,} rows, {self._day(self._times[0])} to {self._day(self._times[-1])}.\n\n"
+            f"Split by time, each instant's horizon inside its slice: validation from {self._day(splits.validation)}, "
+            f"test from {self._day(splits.test)} ({self._zone}).\n7 d: trained until two weeks before validation "
+            "begins, validated from the week before it on\n(visitors held out of that week's training)."
         )
 
     @property
@@ -109,7 +109,7 @@ class Table:
         if not start < borders[0] < borders[1] < end:
             raise SettingError(
                 f"the mapping's `splits` are not in order: start, validation, test, end; {self.path} has events from "
-                f"{_day(self._times[0])} to {_day(self._times[-1])}"
+                f"{self._day(self._times[0])} to {self._day(self._times[-1])} ({self._zone})"
             )
         return Splits(start=start, validation=borders[0], test=borders[1], end=end)
 
@@ -176,8 +176,16 @@ class Table:
         if not isinstance(at, dt.datetime):
             at = dt.datetime(at.year, at.month, at.day)  # noqa: DTZ001 - the zone comes next
         if at.tzinfo is None:
-            at = at.replace(tzinfo=ZoneInfo(self.mapping.time.zone or "UTC"))
+            at = at.replace(tzinfo=self._zone)
         return round(at.timestamp() * 1000)
+
+    @property
+    def _zone(self) -> ZoneInfo:
+        """Where the shop's day begins: a date is told in the zone that the mapping's own dates are read in."""
+        return ZoneInfo(self.mapping.time.zone or "UTC")
+
+    def _day(self, time_ms: int) -> str:
+        return dt.datetime.fromtimestamp(int(time_ms) / 1000, self._zone).date().isoformat()
 
     def _bounds(self, from_ms: int | None, to_ms: int | None) -> tuple[int, int]:
         first = 0 if from_ms is None else int(np.searchsorted(self._times, from_ms))
@@ -325,7 +333,3 @@ def _whole(field: str, told: str) -> int:
         return int(float(told))
     except (ValueError, OverflowError):
         raise ValueError(f"{field} is {told!r}, which is no whole number; give one in digits") from None
-
-
-def _day(time_ms: int) -> str:
-    return dt.datetime.fromtimestamp(int(time_ms) / 1000, dt.UTC).date().isoformat()

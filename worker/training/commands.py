@@ -212,7 +212,7 @@ def train(
     `intent train --data ../shared/data/ga360 --again my-bundle --out served`;
     `intent train --data ../shared/data/ga360 --from my-bundle --since 2016-09-17 --out newer --peft lora`
 
-    One's own shop, from a table: `intent train --data events.csv --map mapping.toml --out my-bundle`
+    One's own shop, from a table: `intent train --data events.csv --map mapping.toml --name my-shop --out my-bundle`
     """
     from dataclasses import replace
 

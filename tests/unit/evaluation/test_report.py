@@ -98,6 +98,15 @@ def test_the_page_loads_nothing(page: str) -> None:
     assert page.count("<svg") == 6  # differences, reliability, precision, gains, lift, slices
 
 
+@pytest.mark.parametrize("refitted", [False, True])
+def test_the_page_says_of_no_bundle_that_it_learnt_this_data(document: dict[str, Any], *, refitted: bool) -> None:
+    shown = plain(report.page(document | {"refitted": refitted}))
+    assert "bundle, if this is the data that it was trained on" in shown
+    assert "Bundle and rivals learnt" not in shown
+    assert "all scorers were" not in shown
+    assert "What the shipped bundle was to reach" in shown
+
+
 def test_without_rivals_there_is_a_page_all_the_same() -> None:
     alone = report.document(evaluation({BUNDLE: 0.2}))
     page = report.page(alone)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import gzip
+import re
 import sys
 import tracemalloc
 from collections.abc import Sequence
@@ -644,6 +645,19 @@ def test_slices_by_dates_or_shares(tmp_path: Path) -> None:
     assert table.time("2024-03-01") == start + 60 * day
     with pytest.raises(SettingError, match="not in order"):
         _ = small(tmp_path, rows, LEAST + "[splits]\nvalidation = 2024-03-01\ntest = 0.1").splits
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/Los_Angeles", "UTC"])
+def test_days_are_told_in_the_zone_that_they_are_given_in(tmp_path: Path, zone: str) -> None:
+    rows: list[tuple[object, object, object]] = [
+        (1, f"2024-0{month}-01T12:00:00Z", "page_view") for month in (1, 2, 3, 4, 5)
+    ]
+    named = LEAST + f'[time]\nzone = "{zone}"\n[splits]\nvalidation = 2024-03-01\n'
+    about = small(tmp_path, rows, named + "test = 2024-04-01").about
+    assert f"validation from 2024-03-01, test from 2024-04-01 ({zone})" in about
+    assert "2024-01-01 to 2024-05-01" in about
+    with pytest.raises(SettingError, match=re.escape(f"from 2024-01-01 to 2024-05-01 ({zone})")):
+        _ = small(tmp_path, rows, named + "test = 2024-02-01").splits
 
 
 def test_the_example_maps_what_its_query_selects() -> None:

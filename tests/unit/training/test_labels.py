@@ -1,10 +1,12 @@
 """Labels and slices on hand-made events: what counts, what never does, and what no slice may see of another."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from worker.shop import mapping
 from worker.shop.ga360 import SPLITS, parse_time
 from worker.training.labels import (
     AUXILIARY,
@@ -266,6 +268,30 @@ def test_a_test_slice_too_short_for_a_horizon_says_so(days: float, names: str) -
     told = untested(replace(SPLITS, end=SPLITS.test + round(days * 86_400_000)))
     assert names in told
     assert bool(told) == bool(names)
+
+
+@pytest.mark.parametrize(("days", "taught"), [(19.9, False), (20.5, True), (31, True)])
+def test_how_long_a_table_must_be_is_as_the_mappings_page_says(days: float, *, taught: bool) -> None:
+    page = " ".join((Path(__file__).parents[3] / "deploy/mappings/README.md").read_text().split())
+    assert "first week of a month, and nothing of 20 days" in page
+    shares, span = mapping.Slices(), round(days * DAY)
+    assert isinstance(shares.validation, float)
+    assert isinstance(shares.test, float)
+    splits = replace(
+        SPLITS,
+        start=0,
+        validation=round(span * shares.validation),
+        test=round(span * shares.test),
+        end=span,
+        outages=(),
+    )
+    each = np.arange(0, span, DAY // 24)
+    zeros = np.zeros(len(each), np.int64)
+    no = np.zeros(len(each), np.bool_)
+    events = Events(visitor=zeros, session=zeros, time_ms=each, kind=zeros, instant=~no, purchase=no, splits=splits)
+    last = each[member(events, "train")[:, 2]].max(initial=-1) / DAY
+    assert (last >= 0) == taught
+    assert last < 8
 
 
 def test_decision_points_are_one_a_session() -> None:
