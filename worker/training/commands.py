@@ -56,7 +56,11 @@ def train(
     *,
     mapping: options.Map = None,
     name: Annotated[
-        str, typer.Option(callback=_named, help="The model's name in scores, metrics and the store.")
+        str,
+        typer.Option(
+            callback=_named,
+            help="The model's name in scores, metrics and the store; with --again or --from, by default theirs.",
+        ),
     ] = "shop-tiny",
     windows: Annotated[
         int, typer.Option(min=1_000, help="Windows to draw, repeats included; early stopping may use fewer.")
@@ -227,13 +231,14 @@ def train(
     bf16 = precision == "bf16" or (precision == "auto" and _has_bf16(where))
     given = _given(context)
     further.check(given)
+    renamed = name if "name" in given else None
     if again is not None:
         with options.progress() as progress:
             done = further.train_again(
                 opened(data, mapping),
                 again,
                 bundle,
-                name=name if "name" in given else None,
+                name=renamed,
                 place=Place(device=where, bf16=bf16),
                 runs=runs,
                 draws=draws,
@@ -258,7 +263,7 @@ def train(
         plan = Plan(seed=seed, bf16=bf16, device=where)
         with options.progress() as progress:
             done = further.train_further(
-                source, former, bundle, asked=asked, plan=plan, runs=runs, draws=draws, progress=progress
+                source, former, bundle, name=renamed, asked=asked, plan=plan, runs=runs, draws=draws, progress=progress
             )
         further.show(done, as_json=as_json)
         return

@@ -19,10 +19,10 @@ from worker.training.succession import day
 
 _FURTHER = ("since", "until", "peft", "head", "replay", "bound")
 """Those that mean something with --from only."""
-_ALWAYS = ("data", "mapping", "bundle", "precision", "device", "draws", "runs", "as_json")
+_ALWAYS = ("data", "mapping", "bundle", "name", "precision", "device", "draws", "runs", "as_json")
 _OF = {
     "from": {*_ALWAYS, *_FURTHER, "former", "windows", "learning_rate", "seed"},
-    "again": {*_ALWAYS, "again", "name", "resume"},
+    "again": {*_ALWAYS, "again", "resume"},
 }
 """What goes with a bundle that is given; all else is for a fresh network."""
 
@@ -88,6 +88,7 @@ def train_further(
     former: Path,
     bundle: Path,
     *,
+    name: str | None,
     asked: Update,
     plan: Plan,
     runs: Path,
@@ -109,6 +110,7 @@ def train_further(
         source,
         former,
         bundle,
+        name=name,
         change=asked,
         plan=plan,
         runs=runs,

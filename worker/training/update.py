@@ -41,6 +41,7 @@ def update(
     former: Path,
     out: Path,
     *,
+    name: str | None = None,
     change: continual.Update,
     plan: finetune.Plan,
     runs: Path,
@@ -49,7 +50,8 @@ def update(
     say: Callable[[str], None],
     report: Callable[[loop.Progress], None],
 ) -> Outcome:
-    """Trains the bundle in `former` further and writes its successor to `out`. Minutes.
+    """Trains the bundle in `former` further and writes its successor to `out`, under its own `name` or the former's.
+    Minutes.
 
     Raises `IntentError` when there is nothing new to learn from, or when no checkpoint was better on the watched
     visitors within the bound on what may be forgotten; `out` is then left alone.
@@ -84,7 +86,7 @@ def update(
     span = _span(change)
     # Not on those who judge: log loss and calibration are compared on them too. Drift: the time that the labels are of.
     made = finish.calibrated(
-        replace(was, version="", weights=weights(found.model), recipe=None),
+        replace(was, name=name or was.name, version="", weights=weights(found.model), recipe=None),
         events,
         kept,
         parts.watched_new,

@@ -229,13 +229,15 @@ def test_a_successor_says_what_it_continues_and_carries_the_comparison(
     before = bundles.load(former)
     options = ["--from", former, "--since", "2016-08-20", "--windows", 2048, "--learning-rate", 0.003, "--draws", 20]
     places = ["--data", shop, "--out", tmp_path / "out", "--runs", tmp_path / "runs"]
-    result = invoke(*places, *options, "--precision", "float32", "--peft", "ia3", "--bound", 1, "--json")
+    result = invoke(
+        *places, *options, "--precision", "float32", "--peft", "ia3", "--bound", 1, "--name", "mine", "--json"
+    )
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
     made = bundles.load(tmp_path / "out")
     assert (said["version"], said["from"]) == (made.version, before.version)
     assert made.version != before.version
-    assert made.name == before.name
+    assert (before.name, made.name) == ("shop", "mine")
     assert made.percentiles is not None
     assert made.drift is not None
     parts = continual.split(events, since_ms=parse_time("2016-08-20"), until_ms=TEST)
