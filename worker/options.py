@@ -5,6 +5,8 @@ Says errors as typer does.
 
 import os
 import re
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,6 +123,11 @@ def place(device: str) -> str:
     if device == "cuda" and not cuda:
         raise typer.BadParameter("torch finds no CUDA device; use auto or cpu", param_hint="--device")
     return "cuda" if cuda and device != "cpu" else "cpu"
+
+
+def command_line() -> str:
+    """As it was given, for model cards and the folders of runs."""
+    return shlex.join(["intent", *sys.argv[1:]])
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """`intent train`: what it takes and how it says what came of it."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -312,7 +310,7 @@ def train(
             plan=plan,
             runs=runs,
             draws=draws,
-            command=shlex.join(["intent", *sys.argv[1:]]),
+            command=options.command_line(),
             say=lambda stage: line(stage, to=progress.console),
             report=report,
             resume=resume,

@@ -1,7 +1,5 @@
 """`intent train --from` and `--again`: what their options mean together, and how they say what came of it."""
 
-import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -115,7 +113,7 @@ def train_further(
         plan=plan,
         runs=runs,
         draws=draws,
-        command=shlex.join(["intent", *sys.argv[1:]]),
+        command=options.command_line(),
         say=lambda stage: line(stage, to=progress.console),
         report=report,
     )
@@ -148,7 +146,7 @@ def train_again(
         place=place,
         runs=runs,
         draws=draws,
-        command=shlex.join(["intent", *sys.argv[1:]]),
+        command=options.command_line(),
         say=lambda stage: line(stage, to=progress.console),
         report=report,
         resume=resume,

@@ -1,7 +1,6 @@
 """A bundle's recipe on all the data: what teaches it, what it says of itself, and when there is nothing to repeat."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,8 @@ from worker.training.recipe import Recipe
 from worker.training.update import Outcome
 from worker.training.windows import Windows
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DAY = 86_400_000
 PLAN = finetune.Plan(
     windows=4_096,
@@ -49,15 +50,6 @@ HERE = Place(device="cpu", bf16=False)
 
 class Killed(Exception):
     """Planted."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """With several, sums may be taken in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,8 @@ from worker.training.score import PERCENTILES, SCHEMA, score
 from worker.training.train import Outcome, train
 from worker.watermark import Watermark
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLAN = finetune.Plan(
     windows=4_000,
     batch_windows=128,
@@ -362,15 +364,6 @@ def run(
         resume=resume,
         test=False,
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """With several, sums may be taken in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
