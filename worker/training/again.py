@@ -23,7 +23,7 @@ from worker.training.recipe import Recipe
 from worker.training.runs import Run
 from worker.training.succession import day
 from worker.training.train import require_outcomes
-from worker.training.update import Outcome
+from worker.training.update import Outcome, saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,17 +112,9 @@ def again(
     card = _card(
         was, made, recipe, pairs, taught=int(taught.any(axis=1).sum()), until=day(splits.end), command=run.command
     )
-    version = bundles.save(out, replace(made, card=card, metrics=metrics))
-    run.write("report.json", [asdict(pair) for pair in pairs])
-    return Outcome(
-        folder=run.folder,
-        bundle=out,
-        version=version,
-        before=was.version,
-        pairs=pairs,
-        history=trained.history,
-        trained_parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
-    )
+    made = replace(made, card=card, metrics=metrics)
+    parameters = sum(parameter.numel() for parameter in trained.model.parameters())
+    return saved(made, out, was, pairs, run, history=trained.history, trained_parameters=parameters)
 
 
 _SECTION: Final = """

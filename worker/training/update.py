@@ -107,7 +107,22 @@ def update(
     pairs = succession.compare(was, made, events, kept, parts.judging, draws=draws, device=plan.device)
     card = was.card + _section(was, change, pairs, found, span=span, command=command)
     metrics = succession.document(was, pairs, slice_=f"visitors that judge, labels known {span}")
-    version = bundles.save(out, replace(made, card=card, metrics=metrics))
+    made = replace(made, card=card, metrics=metrics)
+    return saved(made, out, was, pairs, run, history=found.history, trained_parameters=found.trained_parameters)
+
+
+def saved(
+    made: Bundle,
+    out: Path,
+    was: Bundle,
+    pairs: list[succession.Pair],
+    run: Run,
+    *,
+    history: loop.History,
+    trained_parameters: int,
+) -> Outcome:
+    """Writes a successor of `was`, and the comparison into the run's folder."""
+    version = bundles.save(out, made)
     run.write("report.json", [asdict(pair) for pair in pairs])
     return Outcome(
         folder=run.folder,
@@ -115,8 +130,8 @@ def update(
         version=version,
         before=was.version,
         pairs=pairs,
-        history=found.history,
-        trained_parameters=found.trained_parameters,
+        history=history,
+        trained_parameters=trained_parameters,
     )
 
 
