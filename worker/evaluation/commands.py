@@ -3,7 +3,7 @@
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,10 +11,6 @@ from worker import options
 from worker.errors import IntentError
 from worker.terminal import err, line, out, say_json
 from worker.whole import written
-
-if TYPE_CHECKING:
-    from worker.scoring.bundle import Bundle
-    from worker.shop.source import Source
 
 
 def evaluate(
@@ -79,16 +75,16 @@ def evaluate(
     from worker.scoring.device import Device
     from worker.shop.source import opened
     from worker.training.labels import untested
+    from worker.training.succession import former
 
     loaded = load(bundle)
-    if attach and (former := _former(loaded)) is not None:
+    if attach and (before := former(loaded)) is not None:
         raise IntentError(
-            f"--attach would replace what `intent model promote` compares: {loaded.name} {loaded.version} carries by "
-            f"how much it is better than {former}"
+            f"--attach would replace what `intent model promote` compares: {loaded.name} {loaded.version} carries its "
+            f"differences from {before}"
         )
     place = Device.named(device).place
     source = opened(data, mapping)
-    _tell_what_flatters(loaded, source, which)
     if which == "test" and (short := untested(source.splits)):
         line(short, to=err)
     with err.status(f"reading {data}") as status:
@@ -132,34 +128,6 @@ def _refuse(report: Path | None, rivals: str, *, bundle: Path | None, attach: bo
     for package, option in needed.items():
         if option is not None and find_spec(package) is None:
             raise IntentError(f"{option} needs the package {package}; install intent-worker[training]")
-
-
-def _tell_what_flatters(bundle: "Bundle", source: "Source", which: str) -> None:
-    """What it may have learnt of the slice, though it is not told for certain."""
-    from worker.training.recipe import Recipe
-    from worker.training.succession import day
-
-    whose, former = f"{bundle.name} {bundle.version}", _former(bundle)
-    if bundle.recipe is not None:
-        recipe = Recipe.of(bundle)
-        if which == "test" and recipe.until_ms > source.splits.test and not recipe.knows(source):
-            line(
-                f"{whose} has learnt what became known up to {day(recipe.until_ms)}: if these are its shop's events, "
-                "what is measured before that day flatters it",
-                to=err,
-            )
-    elif former is not None:
-        line(
-            f"{whose} continues {former}: what it learnt since (`intent model show`) flatters it where it lies in the "
-            "slice, and the rivals have not learnt it",
-            to=err,
-        )
-
-
-def _former(bundle: "Bundle") -> str | None:
-    """A bundle of `intent train --from` or `--again` says in its numbers which one it is compared with."""
-    former: str | None = (bundle.metrics or {}).get("against")
-    return former
 
 
 def _write(path: Path, text: str) -> None:

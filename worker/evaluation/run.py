@@ -28,7 +28,7 @@ from worker.training.features import CATEGORIES, Features
 from worker.training.labels import Bools, Events, labels, member, require
 from worker.training.metrics import LEAST_USERS
 from worker.training.recipe import Recipe
-from worker.training.succession import day
+from worker.training.succession import day, former
 
 Which = Literal["validation", "test"]
 Rivals = Literal["none", "trees", "all"]
@@ -95,8 +95,8 @@ def evaluate(
     """Half a minute for the bundle alone; with rivals two the first time, four more for `all` of them.
 
     Rivals learn from what the bundle learnt from. Of a refitted bundle's validation slice, the visitors count that were
-    held out of the refit. `report` hears what is being done, `say` what of the source became no event. Raises
-    `IntentError` for data that lacks the slice.
+    held out of the refit. `report` hears what is being done, `say` what of the source became no event, and what may
+    flatter the bundle. Raises `IntentError` for data that lacks the slice, or whose test slice has taught the bundle.
     """
     report("folding events into windows")
     learnt = Learnt.by(bundle, source)
@@ -106,6 +106,8 @@ def evaluate(
             "there would be true: take --slice validation, the last weeks of visitors who were held out, or later "
             "data, or the bundle whose recipe it repeats (`intent model show`)"
         )
+    if flattered := _flattered(bundle, source, which):
+        say(flattered)
     events, kept = windows.build(source, cache, say=say)
     events = replace(events, splits=learnt.splits)
     inside = member(events, learnt.measured(which))
@@ -164,6 +166,24 @@ def attach(
     out = finetune.predict(bundle.weights, bundle.vocabulary, kept, places, device=device)
     percentiles = Percentiles.fit(bundle.calibration.probabilities(out), inside[places])
     return save(folder, replace(bundle, percentiles=percentiles, metrics=metrics))
+
+
+def _flattered(bundle: Bundle, source: Source, which: Which) -> str:
+    """What the bundle may have learnt of the slice, though it is not known for certain; empty for nothing."""
+    whose, before = f"{bundle.name} {bundle.version}", former(bundle)
+    if bundle.recipe is None and before is not None:
+        return (
+            f"{whose} continues {before}: what it learnt since (`intent model show`) flatters it where it lies in the "
+            "slice, and the rivals have not learnt it"
+        )
+    if bundle.recipe is not None and which == "test":
+        until_ms = Recipe.of(bundle).until_ms
+        if until_ms > source.splits.test:
+            return (
+                f"{whose} has learnt what became known up to {day(until_ms)}: if these are its shop's events, what is "
+                "measured before that day flatters it"
+            )
+    return ""
 
 
 def some(pool: NDArray[np.int64], *, share: float) -> NDArray[np.int64]:

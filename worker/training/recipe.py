@@ -1,4 +1,7 @@
-"""How a bundle was trained, as it carries it, so that the same can be done again on later data. Pure."""
+"""How a bundle was trained, as it carries it, so that the same can be done again on later data.
+
+Reads no more of the data than its checksums.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -49,8 +52,7 @@ class Recipe:
 
     def knows(self, source: Source) -> bool:
         """Whether the source's test slice has taught the bundle. Another shop's may be of the same weeks, or older."""
-        ours = set(self.data) & set(fingerprint(source.files).values())
-        return bool(ours) and self.until_ms > source.splits.test
+        return self.until_ms > source.splits.test and not set(self.data).isdisjoint(fingerprint(source.files).values())
 
     def document(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -167,6 +167,12 @@ def document(before: Bundle, pairs: list[Pair], *, slice_: str) -> dict[str, Any
     }
 
 
+def former(bundle: Bundle) -> str | None:
+    """The version that the bundle's numbers are compared with, where they are a `document`."""
+    version: str | None = (bundle.metrics or {}).get("against")
+    return version
+
+
 def day(time_ms: int) -> str:
     """``2016-09-17``."""
     return rfc3339(time_ms)[:10]
